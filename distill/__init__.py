@@ -1,0 +1,1 @@
+"""The Delta Denoising Score, and the students distilled with it."""

@@ -1,0 +1,1 @@
+"""Orchestration: recipes, flows and the command."""

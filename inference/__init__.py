@@ -1,0 +1,1 @@
+"""What ships: export, and a runtime without PyTorch."""

@@ -1,0 +1,1 @@
+"""What a scene is, who paints it and how it is kept."""

@@ -1,0 +1,40 @@
+"""The project's errors, one small tree.
+
+    DistilleryError          bad input; its message is one line that says what was wrong and what to do
+    ├── RecipeError          a recipe, a template or an override
+    ├── TeacherError         a diffusion model that cannot be loaded or cannot do what is asked
+    ├── DatasetError         a data set folder that is missing, foreign or broken
+    ├── TrainingError        a training that cannot start, go on or be resumed
+    ├── ExportError          a student that cannot be exported, or whose export fails parity
+    └── RunError             a run folder that does not fit the recipe
+
+`inference.runtime` stands alone and has its own, which derive from ValueError.
+"""
+
+
+class DistilleryError(Exception):
+    """Root of the errors that a person can mend; the command prints it in one line and exits with 2."""
+
+
+class RecipeError(DistilleryError):
+    """A recipe, a template or an override is wrong."""
+
+
+class TeacherError(DistilleryError):
+    """The teacher cannot be loaded, or cannot do what was asked of it."""
+
+
+class DatasetError(DistilleryError):
+    """A data set folder is missing, belongs to another recipe, or is broken."""
+
+
+class TrainingError(DistilleryError):
+    """A training cannot start, go on or be resumed."""
+
+
+class ExportError(DistilleryError):
+    """A student cannot be exported, or its export disagrees with PyTorch."""
+
+
+class RunError(DistilleryError):
+    """A run folder does not fit the recipe that is to be run in it."""

@@ -1,0 +1,1 @@
+"""The embedded teacher: its drawn world, its training, its weights."""
