@@ -1,0 +1,456 @@
+"""Trains the miniature teacher on drawn scenes and writes it as a diffusers folder.
+
+    python -m synth.miniature.train draw   --out work --num-scenes 120000
+    python -m synth.miniature.train vae    --out work --minutes 8
+    python -m synth.miniature.train unet   --out work --minutes 18
+    python -m synth.miniature.train reader --out work --minutes 2
+    python -m synth.miniature.train assemble --out work --folder synth/miniature/weights
+
+Each stage keeps a checkpoint in `--out` (safetensors and JSON) and goes on from it when called again; the learning
+rate follows the time trained so far against `--minutes`, so that a stage may be cut into several calls
+(`--stop-after`). On a GPU all of it takes half an hour; on two CPU cores, days: give the hours you have.
+"""
+
+import argparse
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from synth.miniature import models
+from synth.miniature.captions import captions
+from synth.miniature.world import render, sample_scene
+from synth.seeds import derive_seed
+
+SIZE = 128
+CAPTIONS_PER_SCENE = 4
+
+
+# Drawing
+
+
+def draw(out: Path, num_scenes: int) -> None:
+    """`images.npy`, uint8 (N, 128, 128, 3), and `captions.json`, scenes 0 to N - 1 of the train split."""
+    if (out / "captions.json").exists():
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    images = np.lib.format.open_memmap(out / "images.npy", "w+", np.uint8, (num_scenes, SIZE, SIZE, 3))
+    texts: list[list[str]] = []
+    with ProcessPoolExecutor() as pool:
+        spans = [(start, min(start + 500, num_scenes)) for start in range(0, num_scenes, 500)]
+        for (start, stop), (drawn, said) in zip(spans, pool.map(_draw_span, spans), strict=True):
+            images[start:stop] = drawn
+            texts.extend(said)
+    images.flush()
+    (out / "captions.json").write_text(json.dumps(texts))
+    print(f"drew {num_scenes} scenes")
+
+
+def _draw_span(span: tuple[int, int]) -> tuple[NDArray[np.uint8], list[list[str]]]:
+    scenes = [sample_scene("train", index) for index in range(*span)]
+    images = np.stack([render(scene, SIZE).image for scene in scenes])
+    return images, [captions(scene, CAPTIONS_PER_SCENE) for scene in scenes]
+
+
+def unseen(num: int) -> tuple[NDArray[np.uint8], list[str]]:
+    """Scenes of the development split with a caption each."""
+    scenes = [sample_scene("development", index) for index in range(num)]
+    return np.stack([render(scene, SIZE).image for scene in scenes]), [
+        captions(scene, 1)[0] for scene in scenes
+    ]
+
+
+# The loop that the stages share
+
+
+@dataclass
+class Run:
+    """One stage's training: networks, their moving average, the optimiser, and where it stands."""
+
+    name: str
+    out: Path
+    networks: nn.ModuleDict
+    minutes: float
+    stop_after: float
+    learning_rate: float
+    device: torch.device
+    ema_decay: float = 0.9995
+    step: int = 0
+    minutes_done: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.networks.to(self.device)
+        self.average = {key: value.detach().clone() for key, value in self.networks.state_dict().items()}
+        self.parameters = [parameter for parameter in self.networks.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=self.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=0.01,
+            fused=self.device.type == "cuda",
+        )
+        self._resume()
+
+    def train(self, loss_of: Callable[[int], Tensor], sample: Callable[[], None]) -> None:
+        """Step until the time is up. `loss_of(step)` draws its own batch from the step's number alone."""
+        started, said, saved = time.time(), time.time(), time.time()
+        before = self.minutes_done
+        total = torch.zeros((), device=self.device)
+        counted = 0
+        while self.minutes_done < self.minutes and self.minutes_done - before < self.stop_after:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate * self._rate()
+            loss = loss_of(self.step)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self.parameters, 1.0)
+            self.optimizer.step()
+            self.step += 1
+            self._average()
+            total += loss.detach()
+            counted += 1
+            self.minutes_done = before + (time.time() - started) / 60
+            if time.time() - said > 20:
+                value = float(total) / counted
+                line = {
+                    "stage": self.name,
+                    "step": self.step,
+                    "minutes": round(self.minutes_done, 2),
+                    "loss": value,
+                }
+                print(json.dumps(line), flush=True)
+                with (self.out / "log.jsonl").open("a") as log:
+                    log.write(json.dumps(line) + "\n")
+                if not math.isfinite(value):
+                    raise FloatingPointError(f"the loss of stage {self.name} is {value} at step {self.step}")
+                said, counted = time.time(), 0
+                total.zero_()
+            if time.time() - saved > 120:
+                self.save()
+                saved = time.time()
+        self.save()
+        sample()
+
+    def _rate(self) -> float:
+        """A short warm-up, then a cosine down to nothing."""
+        return (
+            min(1.0, (self.step + 1) / 200)
+            * 0.5
+            * (1 + math.cos(math.pi * min(1.0, self.minutes_done / self.minutes)))
+        )
+
+    def _average(self) -> None:
+        decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            state = self.networks.state_dict()
+            floats = [key for key in state if state[key].is_floating_point()]
+            torch._foreach_lerp_(
+                [self.average[key] for key in floats], [state[key] for key in floats], 1 - decay
+            )
+
+    def averaged(self) -> nn.ModuleDict:
+        """The networks with their moving average loaded, for sampling: training goes on from `restore`."""
+        self._live = {key: value.detach().clone() for key, value in self.networks.state_dict().items()}
+        self.networks.load_state_dict(self.average)
+        return self.networks.eval()
+
+    def restore(self) -> None:
+        """Back to the weights in training."""
+        self.networks.load_state_dict(self._live)
+        self.networks.train()
+
+    def save(self) -> None:
+        """Write the checkpoint: whole, or the old one stays."""
+        tensors = {f"network.{key}": value for key, value in self.networks.state_dict().items()}
+        tensors |= {f"average.{key}": value for key, value in self.average.items()}
+        for index, parameter in enumerate(self.parameters):
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
+        state = {"step": str(self.step), "minutes": str(self.minutes_done)}
+        part = self.out / f"{self.name}.safetensors.part"
+        save_file(
+            {key: value.detach().cpu().contiguous() for key, value in tensors.items()}, part, metadata=state
+        )
+        os.replace(part, self._path)
+
+    @property
+    def _path(self) -> Path:
+        return self.out / f"{self.name}.safetensors"
+
+    def _resume(self) -> None:
+        if not self._path.exists():
+            return
+        from safetensors import safe_open
+
+        tensors = load_file(self._path, device=str(self.device))
+        with safe_open(self._path, "pt") as file:
+            state = file.metadata()
+        self.step, self.minutes_done = int(state["step"]), float(state["minutes"])
+        self.networks.load_state_dict(_below("network.", tensors))
+        self.average = _below("average.", tensors)
+        for index, parameter in enumerate(self.parameters):
+            if found := _below(f"optimizer.{index}.", tensors):
+                found["step"] = found["step"] if self.device.type == "cuda" else found["step"].cpu()
+                self.optimizer.state[parameter] = found
+        print(f"{self.name}: going on from step {self.step}, {self.minutes_done:.1f} minutes in", flush=True)
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _generator(device: torch.device, *parts: int | str) -> torch.Generator:
+    return torch.Generator(device).manual_seed(derive_seed(*parts))
+
+
+def _to_float(images: Tensor) -> Tensor:
+    """uint8 NHWC -> float32 NCHW in [-1, 1]."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _to_uint8(images: Tensor) -> NDArray[np.uint8]:
+    """float NCHW in [-1, 1] -> uint8 NHWC."""
+    pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round()
+    return pixels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def save_grid(rows: list[NDArray[np.uint8]], path: Path) -> None:
+    """Each row is uint8 (N, H, W, 3)."""
+    Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows])).save(path)
+
+
+# The VAE
+
+
+def train_vae(args: argparse.Namespace) -> None:
+    """Reconstruction with L1, squared error and edges; a weak pull towards a unit Gaussian."""
+    device = torch.device(args.device)
+    images = torch.from_numpy(np.load(args.out / "images.npy")).to(device)
+    vae = models.build_vae().to(memory_format=torch.channels_last)
+    run = Run(
+        "vae",
+        args.out,
+        nn.ModuleDict({"vae": vae}),
+        args.minutes,
+        args.stop_after,
+        args.learning_rate,
+        device,
+    )
+    forward: Any = torch.compile(_VaeLoss(vae)) if args.compile else _VaeLoss(vae)
+
+    def loss_of(step: int) -> Tensor:
+        generator = _generator(device, args.seed, "vae", step)
+        chosen = torch.randint(len(images), (args.batch_size,), generator=generator, device=device)
+        batch = _to_float(images[chosen]).contiguous(memory_format=torch.channels_last)
+        noise = torch.randn(
+            (args.batch_size, models.LATENT_CHANNELS, SIZE // 8, SIZE // 8),
+            generator=generator,
+            device=device,
+        )
+        with torch.autocast(device.type, torch.bfloat16):
+            loss: Tensor = forward(batch, noise)
+        return loss
+
+    def sample() -> None:
+        vae = run.averaged()["vae"]
+        drawn, _ = unseen(512)
+        again = np.concatenate([_roundtrip(vae, part, device) for part in np.split(drawn, 16)])
+        error = ((drawn.astype(np.float64) - again) / 255) ** 2
+        psnr = float(np.mean(-10 * np.log10(error.mean(axis=(1, 2, 3)))))
+        print(f"VAE: {psnr:.2f} dB on 512 unseen scenes", flush=True)
+        save_grid([drawn[:12], again[:12], drawn[12:24], again[12:24]], args.out / "vae.png")
+        run.restore()
+
+    run.train(loss_of, sample)
+
+
+class _VaeLoss(nn.Module):
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        posterior = self.vae.encode(x).latent_dist
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        y = self.vae.decode(mean + (0.5 * logvar).exp() * noise).sample.float()
+        edges = (y.diff(dim=-1) - x.diff(dim=-1)).abs().mean() + (
+            y.diff(dim=-2) - x.diff(dim=-2)
+        ).abs().mean()
+        kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
+        return F.l1_loss(y, x) + 2 * F.mse_loss(y, x) + 0.5 * edges + 2e-4 * kl
+
+
+@torch.no_grad()
+def _roundtrip(vae: Any, images: NDArray[np.uint8], device: torch.device) -> NDArray[np.uint8]:
+    x = _to_float(torch.from_numpy(images).to(device))
+    return _to_uint8(vae.decode(vae.encode(x).latent_dist.mode()).sample)
+
+
+def averaged_network(out: Path, stage: str, name: str, network: Any) -> Any:
+    """Load one network's moving average from a stage's checkpoint."""
+    tensors = load_file(out / f"{stage}.safetensors")
+    network.load_state_dict(_below(f"average.{name}.", tensors))
+    return network.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def whiten(vae: Any, images: Tensor, device: torch.device) -> None:
+    """Fold each latent channel's mean and deviation into the 1x1 convolutions on both sides of the latents, exactly,
+    so that latents have zero mean and unit variance and the pipeline needs no scale."""
+    means = torch.cat([vae.encode(_to_float(part.to(device))).latent_dist.mean for part in images.split(64)])
+    mu, sigma = means.mean(dim=(0, 2, 3)).double(), means.std(dim=(0, 2, 3)).double()
+    into, back, channels = vae.quant_conv, vae.post_quant_conv, len(mu)
+    weight, bias = into.weight.double(), into.bias.double()
+    weight[:channels] /= sigma[:, None, None, None]
+    bias[:channels] = (bias[:channels] - mu) / sigma
+    bias[channels:] -= 2 * sigma.log()  # the log-variance of the scaled channel
+    into.weight.copy_(weight)
+    into.bias.copy_(bias)
+    weight, bias = back.weight.double(), back.bias.double()
+    back.bias.copy_(bias + (weight[:, :, 0, 0] * mu).sum(1))
+    back.weight.copy_(weight * sigma[None, :, None, None])
+
+
+# The U-Net and the text encoder
+
+
+def train_unet(args: argparse.Namespace) -> None:
+    """Noise prediction on the VAE's latents, the text encoder along with the U-Net."""
+    device = torch.device(args.device)
+    texts = json.loads((args.out / "captions.json").read_text())
+    flat = [caption for several in texts for caption in several]
+    tokenizer = models.build_tokenizer(flat, args.out / "tokenizer")
+    latents = _latents(args.out, device)
+    tokens = models.tokenize(tokenizer, flat).to(device, torch.int32).view(len(texts), CAPTIONS_PER_SCENE, -1)
+    null = models.tokenize(tokenizer, [""]).to(device)
+    networks = nn.ModuleDict(
+        {"unet": models.build_unet(), "text_encoder": models.build_text_encoder(tokenizer)}
+    )
+    run = Run("unet", args.out, networks, args.minutes, args.stop_after, args.learning_rate, device)
+    unet = networks["unet"].to(memory_format=torch.channels_last)
+    predict: Any = torch.compile(unet) if args.compile else unet
+    alphas: Tensor = models.build_scheduler().alphas_cumprod.to(device)
+
+    def loss_of(step: int) -> Tensor:
+        generator = _generator(device, args.seed, "unet", step)
+        size = args.batch_size
+        chosen = torch.randint(len(latents), (size,), generator=generator, device=device)
+        which = torch.randint(CAPTIONS_PER_SCENE, (size,), generator=generator, device=device)
+        ids = tokens[chosen, which].long()
+        dropped = torch.rand((size,), generator=generator, device=device) < 0.1
+        ids = torch.where(dropped[:, None], null, ids)
+        x0 = latents[chosen].float()
+        noise = torch.randn(x0.shape, generator=generator, device=device)
+        t = torch.randint(1000, (size,), generator=generator, device=device)
+        alpha_bar = alphas[t][:, None, None, None]
+        xt = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
+        with torch.autocast(device.type, torch.bfloat16):
+            context = networks["text_encoder"](ids).last_hidden_state
+            eps = predict(xt.contiguous(memory_format=torch.channels_last), t, context).sample
+        return F.mse_loss(eps.float(), noise)
+
+    def sample() -> None:
+        run.averaged()
+        folder = args.out / "pipeline"
+        assemble(args.out, folder)
+        from synth.miniature.score import score
+
+        score(folder, args.out, num=args.num_samples, device=args.device)
+        run.restore()
+
+    run.train(loss_of, sample)
+
+
+def _latents(out: Path, device: torch.device) -> Tensor:
+    """The posterior means of all drawn scenes, bfloat16 on the device; kept on disk with the run."""
+    path = out / "latents.safetensors"
+    if not path.exists():
+        vae = averaged_network(out, "vae", "vae", models.build_vae()).to(device)
+        images = torch.from_numpy(np.load(out / "images.npy"))
+        whiten(vae, images[:4096], device)
+        vae.save_pretrained(out / "vae")
+        parts = []
+        with torch.no_grad():
+            for part in images.split(256):
+                parts.append(vae.encode(_to_float(part.to(device))).latent_dist.mean.to(torch.bfloat16).cpu())
+        save_file({"latents": torch.cat(parts).contiguous()}, path)
+    return load_file(path, device=str(device))["latents"]
+
+
+# The folder
+
+
+def assemble(out: Path, folder: Path) -> None:
+    """A diffusers folder that `StableDiffusionPipeline.from_pretrained` opens, in float16 where that is harmless."""
+    from diffusers import AutoencoderKL, StableDiffusionPipeline
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(out / "tokenizer")
+    unet = averaged_network(out, "unet", "unet", models.build_unet())
+    # The text encoder stays in float32: transformers loads a checkpoint in its own precision, diffusers in float32.
+    text_encoder = averaged_network(out, "unet", "text_encoder", models.build_text_encoder(tokenizer))
+    pipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(out / "vae").half(),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet.half(),
+        scheduler=models.build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,  # type: ignore[arg-type]
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder, max_shard_size="14MB")
+    defaults = {"image_size": SIZE, "num_inference_steps": 20, "guidance_scale": 3.0, "licence": "apache-2.0"}
+    (folder / "distillery.json").write_text(json.dumps(defaults, indent=2) + "\n")
+
+
+def main() -> None:
+    """The command line; see the module's own text."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("stage", choices=("draw", "vae", "unet", "reader", "assemble"))
+    parser.add_argument("--out", type=Path, required=True, help="checkpoints, logs and grids")
+    parser.add_argument("--folder", type=Path, help="assemble: where the diffusers folder goes")
+    parser.add_argument("--num-scenes", type=int, default=120_000)
+    parser.add_argument("--minutes", type=float, default=10.0, help="the whole length of the stage")
+    parser.add_argument("--stop-after", type=float, default=math.inf, help="minutes of this call")
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--num-samples", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", action="store_true")
+    args = parser.parse_args()
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_tf32 = True
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.stage == "draw":
+        draw(args.out, args.num_scenes)
+    elif args.stage == "vae":
+        train_vae(args)
+    elif args.stage == "unet":
+        train_unet(args)
+    elif args.stage == "reader":
+        from synth.miniature.readers import train_reader
+
+        train_reader(args.out, minutes=args.minutes, device=args.device)
+    else:
+        assemble(args.out, args.folder or args.out / "pipeline")
+
+
+if __name__ == "__main__":
+    main()
