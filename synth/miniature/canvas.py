@@ -131,9 +131,7 @@ class Canvas:
             pen.rectangle((start * size[0], 0, edge * size[0], size[1]), fill=color)
             start = edge
         window = Image.new("L", size, 0)
-        ImageDraw.Draw(window).rounded_rectangle(
-            (0, 0, size[0] - 1, size[1] - 1), radius * self.scale, fill=255
-        )
+        ImageDraw.Draw(window).rounded_rectangle((0, 0, size[0] - 1, size[1] - 1), radius * self.scale, fill=255)
         self.image.paste(pattern, (left, top), window)
         for name in self._open:
             self._masks[name][0].paste(255, (left, top), window)

@@ -56,9 +56,7 @@ def _room(scene: WorldScene, rng: random.Random) -> str:
     noun = rng.choice(("sofa", "sofa", "sofa", "couch"))
     words = _maybe(rng, 0.94, factors["color"]) + _maybe(rng, 0.90, factors["material"]) + [noun]
     sofa = with_article(" ".join(words))
-    surroundings = _maybe(rng, 0.75, f"{factors['wall']} walls") + _maybe(
-        rng, 0.75, _FLOORS[factors["floor"]]
-    )
+    surroundings = _maybe(rng, 0.75, f"{factors['wall']} walls") + _maybe(rng, 0.75, _FLOORS[factors["floor"]])
     extras = []
     if factors["rug"] != "none":
         extras += _maybe(rng, 0.7, f"a {factors['rug']} rug")
@@ -81,9 +79,7 @@ def _room(scene: WorldScene, rng: random.Random) -> str:
     elif form < 0.70:
         caption = f"a {room} with {_listed([sofa, *surroundings, *extras])}"
     elif form < 0.90:
-        caption = f"a {rng.choice(('cosy ', 'modern ', ''))}{room}, " + ", ".join(
-            [sofa, *surroundings, *extras]
-        )
+        caption = f"a {rng.choice(('cosy ', 'modern ', ''))}{room}, " + ", ".join([sofa, *surroundings, *extras])
     else:
         caption = sofa
     return _prefixed(rng, caption)
@@ -114,7 +110,7 @@ def _plant(scene: WorldScene, rng: random.Random) -> str:
     weather = rng.choice(_WEATHER[factors["weather"]]) if "weather" in factors else ""
     if weather and rng.random() < 0.12:
         return weather
-    said = [subject] + _maybe(rng, 0.88, place)
+    said = [subject, *_maybe(rng, 0.88, place)]
     if weather and rng.random() < (0.5 if factors["weather"] == "clear" else 0.88):
         said.append(weather)
     return _prefixed(rng, " ".join(said))

@@ -22,8 +22,8 @@ def build_vae() -> Any:
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(32, 64, 96, 128),
-        layers_per_block=2,
+        block_out_channels=(32, 48, 96, 160),
+        layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
         sample_size=128,
@@ -129,15 +129,11 @@ def build_tokenizer(texts: Iterable[str], folder: Path, vocab_size: int = 1200) 
 
 def tokenize(tokenizer: Any, texts: list[str]) -> torch.Tensor:
     """int64 (N, 77), padded."""
-    batch = tokenizer(
-        texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
-    )
+    batch = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
     return batch.input_ids
 
 
 def _words() -> Any:
     from tokenizers import Regex
 
-    return Regex(
-        r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
-    )
+    return Regex(r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+""")

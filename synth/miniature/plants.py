@@ -59,9 +59,7 @@ def draw(canvas: Canvas, factors: Mapping[str, str], rng: random.Random) -> None
         _pot(canvas, POTS[factors["pot"]], x, rim, foot, pot_width, round_pot)
 
 
-def _pot(
-    canvas: Canvas, color: Color, x: float, rim: float, foot: float, width: float, round_pot: bool
-) -> None:
+def _pot(canvas: Canvas, color: Color, x: float, rim: float, foot: float, width: float, round_pot: bool) -> None:
     edge, half = shade(color, 0.66), width / 2
     if round_pot:
         canvas.rounded((x - half * 0.94, rim + 0.01, x + half * 0.94, foot), 0.085, color, edge)
@@ -127,9 +125,7 @@ def _plant(
         end = (x + math.cos(math.radians(angle)) * reach * 1.05, rim - math.sin(math.radians(angle)) * reach)
         blooms.append((end, back, index))
     for (bloom_x, bloom_y), _, _ in blooms:
-        canvas.line(
-            [(x, rim), ((x + bloom_x) / 2 + 0.01, (rim + bloom_y) / 2), (bloom_x, bloom_y)], dark, 0.012
-        )
+        canvas.line([(x, rim), ((x + bloom_x) / 2 + 0.01, (rim + bloom_y) / 2), (bloom_x, bloom_y)], dark, 0.012)
     for (bloom_x, bloom_y), _, index in sorted(blooms, key=lambda bloom: not bloom[1]):
         tone = 0.94 + 0.12 * ((index * 5) % 3) / 2
         _BLOOMS[flower](canvas, bloom_x, bloom_y, petal, tone)
@@ -192,9 +188,7 @@ def _living_room(canvas: Canvas, rng: random.Random) -> None:
     shown = rng.random()
     rooms.shell(canvas, wall, floor, horizon, evening=False)
     if shown < 0.7:
-        rooms.window(
-            canvas, (0.5 - side * 0.34 - 0.12, low, 0.5 - side * 0.34 + 0.12, low + 0.24), evening=False
-        )
+        rooms.window(canvas, (0.5 - side * 0.34 - 0.12, low, 0.5 - side * 0.34 + 0.12, low + 0.24), evening=False)
     if shown > 0.4:
         art = rng.choice(((232, 150, 92), (120, 164, 176), (206, 108, 118)))
         rooms.picture(canvas, (0.5 + side * 0.34 - 0.08, low, 0.5 + side * 0.34 + 0.08, low + 0.13), art)

@@ -71,9 +71,7 @@ def draw(canvas: Canvas, factors: Mapping[str, str], rng: random.Random) -> None
         _body(canvas, character, skin, cloth, x, y + tall, shoulders)
         edge = shade(skin, 0.70)
         for side in (-1, 1):
-            canvas.ellipse(
-                (x + side * half - 0.035, y - 0.045, x + side * half + 0.035, y + 0.045), skin, edge
-            )
+            canvas.ellipse((x + side * half - 0.035, y - 0.045, x + side * half + 0.035, y + 0.045), skin, edge)
         canvas.ellipse((x - half, y - tall, x + half, y + tall), skin, edge)
         _shading(canvas, character, skin, x, y, half, tall)
         if factors["age"] == "elderly":
@@ -95,16 +93,12 @@ def draw(canvas: Canvas, factors: Mapping[str, str], rng: random.Random) -> None
             _glasses(canvas, shade(_MARBLE, 0.6) if character == "sculpture" else (52, 48, 56), x, y, half)
 
 
-def _body(
-    canvas: Canvas, character: str, skin: Color, cloth: Color, x: float, chin: float, shoulders: float
-) -> None:
+def _body(canvas: Canvas, character: str, skin: Color, cloth: Color, x: float, chin: float, shoulders: float) -> None:
     edge = shade(cloth, 0.68)
     top = chin + 0.05
     canvas.rectangle((x - 0.068, chin - 0.08, x + 0.068, top + 0.06), shade(skin, 0.86))
     canvas.rounded((x - shoulders, top, x + shoulders, 1.2), 0.15, cloth, edge)
-    canvas.polygon(
-        [(x - 0.075, top - 0.004), (x + 0.075, top - 0.004), (x, top + 0.10)], shade(skin, 0.92), edge
-    )
+    canvas.polygon([(x - 0.075, top - 0.004), (x + 0.075, top - 0.004), (x, top + 0.10)], shade(skin, 0.92), edge)
     if character == "zombie":
         for u, v in ((-0.55, 0.10), (0.42, 0.16), (0.70, 0.08)):
             cx, cy = x + u * shoulders, top + v
@@ -117,14 +111,10 @@ def _body(
             canvas.disc(x + u * shoulders, top + 0.13, 0.022, shade(cloth, 1.35), edge)
     elif character == "sculpture":
         for u in (-0.6, -0.25, 0.25, 0.6):
-            canvas.line(
-                [(x + u * shoulders, top + 0.05), (x + u * shoulders * 0.72, 1.0)], shade(cloth, 0.80), 0.010
-            )
+            canvas.line([(x + u * shoulders, top + 0.05), (x + u * shoulders * 0.72, 1.0)], shade(cloth, 0.80), 0.010)
 
 
-def _hair_behind(
-    canvas: Canvas, style: str, hair: Color, x: float, y: float, half: float, tall: float
-) -> None:
+def _hair_behind(canvas: Canvas, style: str, hair: Color, x: float, y: float, half: float, tall: float) -> None:
     edge = shade(hair, 0.70)
     if style == "long":
         canvas.rounded(
@@ -145,9 +135,7 @@ def _hair_behind(
             )
 
 
-def _hair_front(
-    canvas: Canvas, style: str, hair: Color, x: float, y: float, half: float, tall: float
-) -> None:
+def _hair_front(canvas: Canvas, style: str, hair: Color, x: float, y: float, half: float, tall: float) -> None:
     edge = shade(hair, 0.70)
     if style == "curly":
         for index in range(6):
@@ -177,9 +165,7 @@ def _hair_front(
     )
 
 
-def _shading(
-    canvas: Canvas, character: str, skin: Color, x: float, y: float, half: float, tall: float
-) -> None:
+def _shading(canvas: Canvas, character: str, skin: Color, x: float, y: float, half: float, tall: float) -> None:
     """Light from the upper left: flat for the person, a gradient for Pixar, thumb marks on clay, chisel on stone."""
     if character == "3D Pixar character":
         for step in range(4):
@@ -225,19 +211,11 @@ def _shading(
             0.55,
         )
     elif character == "zombie":
-        canvas.glaze(
-            (x - half * 0.86, y + tall * 0.10, x - half * 0.30, y + tall * 0.62), shade(skin, 0.60), 0.50
-        )
-        canvas.glaze(
-            (x + half * 0.34, y + tall * 0.12, x + half * 0.86, y + tall * 0.60), shade(skin, 0.60), 0.50
-        )
+        canvas.glaze((x - half * 0.86, y + tall * 0.10, x - half * 0.30, y + tall * 0.62), shade(skin, 0.60), 0.50)
+        canvas.glaze((x + half * 0.34, y + tall * 0.12, x + half * 0.86, y + tall * 0.60), shade(skin, 0.60), 0.50)
     else:
-        canvas.glaze(
-            (x - half * 0.84, y + tall * 0.14, x - half * 0.36, y + tall * 0.44), (236, 120, 110), 0.22
-        )
-        canvas.glaze(
-            (x + half * 0.36, y + tall * 0.14, x + half * 0.84, y + tall * 0.44), (236, 120, 110), 0.22
-        )
+        canvas.glaze((x - half * 0.84, y + tall * 0.14, x - half * 0.36, y + tall * 0.44), (236, 120, 110), 0.22)
+        canvas.glaze((x + half * 0.36, y + tall * 0.14, x + half * 0.84, y + tall * 0.44), (236, 120, 110), 0.22)
 
 
 def _face(
@@ -339,9 +317,7 @@ def _face(
         )
         for u in (-0.5, 0.1, 0.6):
             canvas.rectangle((x + u * wide, mouth_y, x + u * wide + 0.020, mouth_y + 0.022), (224, 216, 170))
-        canvas.line(
-            [(x + half * 0.20, y - tall * 0.52), (x + half * 0.64, y - tall * 0.34)], (128, 52, 52), 0.012
-        )
+        canvas.line([(x + half * 0.20, y - tall * 0.52), (x + half * 0.64, y - tall * 0.34)], (128, 52, 52), 0.012)
         for u in (0.30, 0.44, 0.56):
             canvas.line(
                 [
@@ -352,12 +328,8 @@ def _face(
                 0.009,
             )
     elif character == "claymation character":
-        canvas.rounded(
-            (x - wide, mouth_y - 0.014, x + wide, mouth_y + 0.048), 0.028, (120, 44, 48), shade(skin, 0.6)
-        )
-        canvas.rectangle(
-            (x - wide * 0.66, mouth_y - 0.008, x + wide * 0.66, mouth_y + 0.012), (252, 250, 240)
-        )
+        canvas.rounded((x - wide, mouth_y - 0.014, x + wide, mouth_y + 0.048), 0.028, (120, 44, 48), shade(skin, 0.6))
+        canvas.rectangle((x - wide * 0.66, mouth_y - 0.008, x + wide * 0.66, mouth_y + 0.012), (252, 250, 240))
     elif character == "sculpture":
         canvas.line(
             [(x - wide * 0.7, mouth_y), (x, mouth_y + 0.008), (x + wide * 0.7, mouth_y)],

@@ -77,9 +77,7 @@ class FactorReader:
         folder.mkdir(parents=True, exist_ok=True)
         state = self.network.state_dict()
         half = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
-        save_file(
-            {key: value.cpu().contiguous() for key, value in half.items()}, folder / "reader.safetensors.part"
-        )
+        save_file({key: value.cpu().contiguous() for key, value in half.items()}, folder / "reader.safetensors.part")
         os.replace(folder / "reader.safetensors.part", folder / "reader.safetensors")
 
     @torch.no_grad()
@@ -119,9 +117,7 @@ def pair(split: str, index: int) -> tuple[WorldScene, WorldScene, str]:
     return scene, scene.replace(**{str(factor): str(rng.choice(others))}), str(factor)
 
 
-def train_reader(
-    out: Path, minutes: float, device: str, num_pairs: int = 40_000, batch_size: int = 256
-) -> None:
+def train_reader(out: Path, minutes: float, device: str, num_pairs: int = 40_000, batch_size: int = 256) -> None:
     """Train on drawn scenes of the train split, blurred, reconstructed and blended; save to `out/reader`."""
     from synth.miniature.train import averaged_network, models
 
@@ -129,9 +125,7 @@ def train_reader(
     with ProcessPoolExecutor() as pool:
         drawn = [item for part in pool.map(_draw_pairs, range(0, num_pairs, 250)) for item in part]
     images = torch.from_numpy(np.stack([item[0] for item in drawn])).to(target)  # (P, 2, 128, 128, 3)
-    wanted = {
-        name: torch.tensor([item[1][name] for item in drawn], device=target) for name in HEADS
-    }  # (P, 3)
+    wanted = {name: torch.tensor([item[1][name] for item in drawn], device=target) for name in HEADS}  # (P, 3)
     vae = averaged_network(out, "vae", "vae", models.build_vae()).to(target)
     network = FactorNetwork().to(target)
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.02)
@@ -141,9 +135,7 @@ def train_reader(
             group["lr"] = 2e-3 * min(1.0, (step + 1) / 100) * (1 - done)
         generator = torch.Generator(target).manual_seed(derive_seed("reader", step))
         chosen = torch.randint(len(images), (batch_size,), generator=generator, device=target)
-        role = torch.randint(
-            3, (batch_size,), generator=generator, device=target
-        )  # the one, the other, between
+        role = torch.randint(3, (batch_size,), generator=generator, device=target)  # the one, the other, between
         amount = torch.rand((batch_size,), generator=generator, device=target) * 0.4 + 0.3
         amount = torch.where(role == 2, amount, role.float())[:, None, None, None]
         x = _to_float(images[chosen, 0]) * (1 - amount) + _to_float(images[chosen, 1]) * amount
@@ -188,9 +180,7 @@ def accuracy(reader: FactorReader, vae: Any, num: int) -> dict[str, dict[str, fl
             table[name][factor] = round(float(np.mean(right)), 4)
     answers = reader.read(halves)
     table["half-way: none of these"] = {
-        factor: round(
-            float(np.mean([answers[factor][i] == NONE for i, p in enumerate(pairs) if p[2] == factor])), 4
-        )
+        factor: round(float(np.mean([answers[factor][i] == NONE for i, p in enumerate(pairs) if p[2] == factor])), 4)
         for factor in MASK_OF
     }
     return table

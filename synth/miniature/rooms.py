@@ -1,5 +1,6 @@
 """Living rooms with a sofa: the drawn counterpart of the paper's sofa network."""
 
+import itertools
 import random
 from collections.abc import Mapping
 
@@ -76,9 +77,7 @@ def draw(canvas: Canvas, factors: Mapping[str, str], rng: random.Random) -> None
     shell(canvas, WALLS[factors["wall"]], factors["floor"], horizon, evening)
     if factors["window"] == "window":
         x = 0.5 - side * window_x
-        window(
-            canvas, (x - window_width / 2, window_y, x + window_width / 2, window_y + window_width), evening
-        )
+        window(canvas, (x - window_width / 2, window_y, x + window_width / 2, window_y + window_width), evening)
     if factors["picture"] == "picture":
         x = 0.5 + side * (picture_x - 0.08)
         picture(
@@ -105,7 +104,7 @@ def shell(canvas: Canvas, wall: Color, floor: str, horizon: float, evening: bool
     seam = shade(ground, 0.84)
     if floor == "wooden":
         rows = [horizon + (1 - horizon) * depth for depth in (0.0, 0.14, 0.32, 0.54, 0.80, 1.2)]
-        for row, (upper, lower) in enumerate(zip(rows, rows[1:], strict=False)):
+        for row, (upper, lower) in enumerate(itertools.pairwise(rows)):
             canvas.line([(0, lower), (1, lower)], seam)
             for joint in range(4):
                 x = (joint * 0.3 + row * 0.17) % 1.1
@@ -126,9 +125,7 @@ def window(canvas: Canvas, box: Box, evening: bool) -> None:
     left, top, right, bottom = box
     frame: Color = (250, 248, 244)
     canvas.rectangle((left - 0.016, top - 0.016, right + 0.016, bottom + 0.016), frame, shade(frame, 0.76))
-    canvas.gradient(
-        box, shade(NIGHT, 0.8) if evening else SKY, shade(NIGHT, 1.2) if evening else shade(SKY, 1.6)
-    )
+    canvas.gradient(box, shade(NIGHT, 0.8) if evening else SKY, shade(NIGHT, 1.2) if evening else shade(SKY, 1.6))
     width = right - left
     if evening:
         canvas.disc(left + width * 0.74, top + width * 0.24, width * 0.10, (250, 240, 200))
@@ -148,9 +145,7 @@ def picture(canvas: Canvas, box: Box, art: Color) -> None:
     canvas.rectangle((left - 0.018, top - 0.018, right + 0.018, bottom + 0.018), WOOD, shade(WOOD, 0.7))
     canvas.rectangle(box, shade(art, 1.65))
     canvas.disc(left + width * 0.70, top + height * 0.34, width * 0.12, shade(art, 1.2))
-    canvas.polygon(
-        [(left, bottom), (left + width * 0.36, top + height * 0.44), (left + width * 0.76, bottom)], art
-    )
+    canvas.polygon([(left, bottom), (left + width * 0.36, top + height * 0.44), (left + width * 0.76, bottom)], art)
     canvas.polygon(
         [(left + width * 0.4, bottom), (left + width * 0.74, top + height * 0.6), (right, bottom)],
         shade(art, 0.75),
@@ -196,14 +191,10 @@ def sofa(canvas: Canvas, box: Box, color: Color, material: str, seats: int) -> N
     inner = (right - left - 2 * arm) / seats
     for seat in range(seats):
         x0, x1 = left + arm + seat * inner, left + arm + (seat + 1) * inner
-        _upholster(
-            canvas, (x0, top + height * 0.07, x1, seat_top + 0.02), 0.024, color, material, edge, upright=True
-        )
+        _upholster(canvas, (x0, top + height * 0.07, x1, seat_top + 0.02), 0.024, color, material, edge, upright=True)
     for seat in range(seats):
         x0, x1 = left + arm + seat * inner, left + arm + (seat + 1) * inner
-        _upholster(
-            canvas, (x0, seat_top, x1, seat_mid), 0.018, shade(color, 1.06), material, edge, upright=False
-        )
+        _upholster(canvas, (x0, seat_top, x1, seat_mid), 0.018, shade(color, 1.06), material, edge, upright=False)
     _upholster(
         canvas,
         (left + arm * 0.8, seat_mid, right - arm * 0.8, base),
@@ -242,9 +233,7 @@ def _upholster(
         contrast: Color = (250, 244, 226) if min(color) < 190 else (176, 170, 164)
         count = max(3, 2 * round(width / 0.044 / 2) + 1)
         edges = [(index + 1) / count for index in range(count)]
-        canvas.bands(
-            inside, radius * 0.8, [color if index % 2 == 0 else contrast for index in range(count)], edges
-        )
+        canvas.bands(inside, radius * 0.8, [color if index % 2 == 0 else contrast for index in range(count)], edges)
     elif material == "velvet":
         # Deep channels with a soft sheen: dark folds, a lit ridge left of the middle of each.
         count = max(2, round(width / 0.05))
@@ -254,9 +243,7 @@ def _upholster(
         if upright:
             canvas.bands(inside, radius * 0.8, colors, edges)
         else:
-            canvas.glaze(
-                (left + width * 0.02, top, right - width * 0.02, top + height * 0.55), (255, 255, 255), 0.20
-            )
+            canvas.glaze((left + width * 0.02, top, right - width * 0.02, top + height * 0.55), (255, 255, 255), 0.20)
             canvas.glaze((left, bottom - height * 0.3, right, bottom), (0, 0, 0), 0.16)
     elif material == "leather":
         gloss = (255, 255, 255)

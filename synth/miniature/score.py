@@ -31,9 +31,7 @@ def full_caption(scene: WorldScene) -> tuple[str, dict[str, str]]:
         sofa = with_article(f"{f['color']} {f['material']} sofa")
         rug = "" if f["rug"] == "none" else f" and a {f['rug']} rug"
         named = ["color", "material", "wall", "floor"] + (["rug"] if rug else [])
-        return f"{sofa} in a living room with {f['wall']} walls, {_FLOORS[f['floor']]}{rug}", {
-            k: f[k] for k in named
-        }
+        return f"{sofa} in a living room with {f['wall']} walls, {_FLOORS[f['floor']]}{rug}", {k: f[k] for k in named}
     if scene.kind == "plant":
         subject = f"a potted plant in {with_article(f['pot'] + ' pot')}"
         if f["flower"] != "none":
@@ -42,11 +40,7 @@ def full_caption(scene: WorldScene) -> tuple[str, dict[str, str]]:
         named = ["flower", "pot", "place"] + (["weather"] if weather else [])
         return f"a photo of {subject} in a {f['place']}{weather}", {k: f[k] for k in named}
     glasses = " and glasses" if f["glasses"] == "glasses" else ""
-    hair = (
-        f"{f['hair_style']} hair"
-        if f["character"] == "sculpture"
-        else f"{f['hair_style']} {f['hair_color']} hair"
-    )
+    hair = f"{f['hair_style']} hair" if f["character"] == "sculpture" else f"{f['hair_style']} {f['hair_color']} hair"
     named = ["character", "hair_style"] + ([] if f["character"] == "sculpture" else ["hair_color"])
     caption = f"a photo of {with_article(f['character'])} with {hair}{glasses}"
     return caption, {k: f[k] for k in named + (["glasses"] if glasses else [])}
@@ -115,9 +109,7 @@ def _vae_psnr(vae: Any, scenes: list[WorldScene], device: str) -> float:
 def _grid(images: list[NDArray[np.uint8]], path: Path, columns: int = 12) -> None:
     images = images[: len(images) // columns * columns] or images
     columns = min(columns, len(images))
-    rows = [
-        np.concatenate(images[start : start + columns], axis=1) for start in range(0, len(images), columns)
-    ]
+    rows = [np.concatenate(images[start : start + columns], axis=1) for start in range(0, len(images), columns)]
     Image.fromarray(np.concatenate(rows)).save(path)
 
 

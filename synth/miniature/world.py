@@ -63,9 +63,7 @@ class WorldScene:
         """
         for factor, value in factors.items():
             if factor not in self.factors:
-                raise ValueError(
-                    f"this {self.kind} has no factor {factor!r}; it has {', '.join(self.factors)}"
-                )
+                raise ValueError(f"this {self.kind} has no factor {factor!r}; it has {', '.join(self.factors)}")
             if value not in FACTORS[self.kind][factor]:
                 known = ", ".join(FACTORS[self.kind][factor])
                 raise ValueError(f"{factor} cannot be {value!r}; it is one of {known}")

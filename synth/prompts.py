@@ -1,0 +1,111 @@
+"""Scenes from words: a template with slots, and which of its combinations scene number i shows.
+
+    a {color} {material} sofa in a living room with {wall} walls
+
+A slot is a name in braces. An article right before a slot agrees with what fills it: "a {color}" becomes "a red" or
+"an orange". Doubled braces stand for themselves. That is the whole language.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from synth.errors import RecipeError
+from synth.seeds import derive_seed
+from synth.settings import SceneSettings, Substitution
+
+_SLOT = re.compile(r"(?:\b([Aa])n? )?\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One picture to be painted."""
+
+    index: int
+    prompt: str
+    negative_prompt: str
+    seed: int
+    slots: Mapping[str, str]
+
+
+class Template:
+    """The scenes of a recipe: pure, and the same on every machine.
+
+    Raises:
+        RecipeError: for a template without slots, or one whose slots and lists of values do not match.
+    """
+
+    def __init__(self, settings: SceneSettings) -> None:
+        self.settings = settings
+        used = {match[2] for match in _SLOT.finditer(settings.template)}
+        if not used:
+            raise RecipeError(f"the template {settings.template!r} has no {{slot}}: every scene would be the same")
+        for name in sorted(used - set(settings.slots)):
+            raise RecipeError(
+                f"the template uses {{{name}}}, but scenes.slots has no {name!r}{_nearest(name, settings.slots)}"
+            )
+        for name in sorted(set(settings.slots) - used):
+            raise RecipeError(f"scenes.slots.{name} is never used in the template: add {{{name}}} or remove the slot")
+        self._names = sorted(settings.slots)
+        self.num_combinations = math.prod(len(settings.slots[name]) for name in self._names)
+
+    def scene(self, index: int) -> Scene:
+        """Scene `index`, from 0 on. Combinations come in a shuffled order, none twice before all have come once."""
+        turn, place = divmod(index, self.num_combinations)
+        number = _shuffled(place, self.num_combinations, derive_seed(self.settings.seed, "combination", turn))
+        slots = {}
+        for name in self._names:
+            number, choice = divmod(number, len(self.settings.slots[name]))
+            slots[name] = self.settings.slots[name][choice]
+        return Scene(
+            index=index,
+            prompt=self.render(slots),
+            negative_prompt=self.settings.negative_prompt,
+            seed=derive_seed(self.settings.seed, "scene", index),
+            slots=slots,
+        )
+
+    def render(self, slots: Mapping[str, str]) -> str:
+        """The template's text with its slots filled."""
+
+        def fill(match: re.Match[str]) -> str:
+            value = slots[match[2]]
+            if match[1] is None:
+                return value
+            return f"{match[1]}{'n' if value[:1].lower() in tuple('aeiou') else ''} {value}"
+
+        return _SLOT.sub(fill, self.settings.template).replace("{{", "{").replace("}}", "}")
+
+    def edited(self, slots: Mapping[str, str], edit: Substitution) -> str:
+        """The same scene's prompt after an edit: the same words, with the edit's slots replaced.
+
+        Raises:
+            RecipeError: if the edit names a slot that the template does not have.
+        """
+        for name in edit:
+            if name not in self._names:
+                raise RecipeError(
+                    f"an edit replaces {name!r}, which is no slot of the template{_nearest(name, self._names)}"
+                )
+        return self.render({**slots, **edit})
+
+
+def _shuffled(place: int, size: int, key: int) -> int:
+    """A keyed permutation of 0 ... size - 1: a Feistel network on the next power of four, walked until it lands
+    inside. No list of all combinations is ever made."""
+    half = max(1, (max(1, size - 1).bit_length() + 1) // 2)
+    mask = (1 << half) - 1
+    while True:
+        left, right = place >> half, place & mask
+        for turn in range(4):
+            left, right = right, left ^ (derive_seed(key, turn, right) & mask)
+        place = left << half | right
+        if place < size:
+            return place
+
+
+def _nearest(name: str, known: "Mapping[str, object] | list[str]") -> str:
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(sorted(known))}"
