@@ -212,17 +212,18 @@ def _open(source: Any) -> _Picture:
                 "give uint8 values of shape (H, W, 3) or (N, H, W, 3), and open other kinds with Pillow"
             )
         return _Picture(source, alpha=None, icc_profile=None, as_array=True)
-    if isinstance(source, Image.Image):
-        return _from_pil(source, "the picture")
-    if not isinstance(source, str | os.PathLike):
+    if not isinstance(source, Image.Image | str | os.PathLike):
         raise ImageError(f"{type(source).__name__} is no picture: give a path, a PIL image or a uint8 array")
+    name = "the picture" if isinstance(source, Image.Image) else str(source)
     try:
+        if isinstance(source, Image.Image):
+            return _from_pil(source, name)
         with Image.open(source) as image:
-            return _from_pil(image, str(source))
+            return _from_pil(image, name)
     except FileNotFoundError as error:
-        raise ImageError(f"no picture at {source}: check the path") from error
+        raise ImageError(f"no picture at {name}: check the path") from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow's readers raise
-        raise ImageError(f"{source} is not a picture that Pillow can read: {error}") from error
+        raise ImageError(f"{name} cannot be read as a picture: {error}") from error
 
 
 def _from_pil(image: Image.Image, name: str) -> _Picture:
