@@ -1,69 +1,131 @@
-"""A training's state on disk: safetensors and JSON, nothing that needs pickle. A checkpoint is whole or not there.
+"""Checkpoints of a training: a folder each, there whole or not at all, and nothing in it needs pickle.
 
-Draws follow from (seed, step, sample), so there is no random state to keep.
+    checkpoints/step_000500/
+        student/            the network as diffusers saves it
+        averaged/           its moving average, where one is kept
+        adam.safetensors    the optimiser's moments, by parameter's name
+        state.json          the step, and what the training depends on
+
+No random state is stored, for there is none: every draw follows from (seed, step, sample).
 """
 
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from distill.translator import LatentTranslator
 from synth.errors import TrainingError
 
 
 def save(
-    folder: Path, step: int, student: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str, keep: int
-) -> None:
-    """Write `folder/step_000500` after 500 steps, and drop all but the newest `keep`."""
-    target = folder / f"step_{step:06d}"
-    part = folder / f".{target.name}.part"
-    shutil.rmtree(part, ignore_errors=True)
+    run_dir: Path,
+    step: int,
+    student: LatentTranslator,
+    averaged: LatentTranslator | None,
+    optimizer: torch.optim.Optimizer,
+    depends_on: Mapping[str, Any],
+    keep: int,
+) -> Path:
+    """Write `checkpoints/step_<step>` beside, flush it, rename it; then drop all but the last `keep`."""
+    root = run_dir / "checkpoints"
+    for leftover in root.glob(".*.part"):  # of a run that was killed here
+        shutil.rmtree(leftover)
+    folder, part = root / f"step_{step:06d}", root / f".step_{step:06d}.part"
     part.mkdir(parents=True)
-    tensors = {f"student.{name}": value for name, value in student.state_dict().items()}
-    for index, state in enumerate(optimizer.state_dict()["state"].values()):
-        tensors |= {f"adam.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
-    # One storage each: tied or sliced tensors would be refused.
-    save_file(
-        {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
-        part / "state.safetensors",
-    )
-    (part / "position.json").write_text(json.dumps({"step": step, "fingerprint": fingerprint}) + "\n")
-    for path in part.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(part, target)
-    for old in sorted(folder.glob("step_*"))[:-keep]:
-        shutil.rmtree(old)
+    student.save_pretrained(part / "student")
+    if averaged is not None:
+        averaged.save_pretrained(part / "averaged")
+    save_file(_moments(student, optimizer), part / "adam.safetensors")
+    (part / "state.json").write_text(json.dumps({"step": step, "depends_on": depends_on}, indent=2) + "\n")
+    for path in [*part.rglob("*"), part]:
+        _flush(path)
+    if folder.exists():
+        _remove(folder)
+    os.rename(part, folder)
+    _flush(root)
+    for old in _all(run_dir)[:-keep]:
+        _remove(old)
+    return folder
 
 
-def resume(folder: Path, student: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str) -> int:
-    """Load the newest checkpoint, if there is one; returns the number of steps done.
+def latest(run_dir: Path) -> Path | None:
+    """The last checkpoint of a run, or None."""
+    return next(reversed(_all(run_dir)), None)
+
+
+def load_student(checkpoint: Path) -> LatentTranslator:
+    """The network to use: the moving average where there is one, else the student itself."""
+    averaged = checkpoint / "averaged"
+    return _network(averaged if averaged.exists() else checkpoint / "student")
+
+
+def restore(
+    checkpoint: Path,
+    student: LatentTranslator,
+    averaged: LatentTranslator | None,
+    optimizer: torch.optim.Optimizer,
+    depends_on: Mapping[str, Any],
+) -> int:
+    """Put a checkpoint's state into the networks and the optimiser, and return the number of steps done.
 
     Raises:
-        TrainingError: if it belongs to other settings, data or teacher.
+        TrainingError: if the checkpoint is of another training; the message says what differs.
     """
-    found = sorted(folder.glob("step_*"))
-    if not found:
-        return 0
-    position = json.loads((found[-1] / "position.json").read_text())
-    if position["fingerprint"] != fingerprint:
-        raise TrainingError(
-            f"{found[-1]} is of another training (settings, data or teacher differ): choose another --out"
-        )
-    tensors: dict[str, Tensor] = load_file(found[-1] / "state.safetensors")
-    student.load_state_dict(_below("student.", tensors))
-    described = optimizer.state_dict()
-    described["state"] = {
-        index: _below(f"adam.{index}.", tensors) for index in range(len(described["param_groups"][0]["params"]))
-    }
-    optimizer.load_state_dict(described)
-    return int(position["step"])
+    state = json.loads((checkpoint / "state.json").read_text())
+    stored, wanted = state["depends_on"], json.loads(json.dumps(depends_on))
+    for name in sorted({*stored, *wanted}):
+        if stored.get(name) != wanted.get(name):
+            raise TrainingError(
+                f"{checkpoint} is of another training: its {name} is {stored.get(name)!r}, this one's is "
+                f"{wanted.get(name)!r}; restore the setting or choose another run folder"
+            )
+    student.load_state_dict(_network(checkpoint / "student").state_dict())
+    if averaged is not None:
+        averaged.load_state_dict(_network(checkpoint / "averaged").state_dict())
+    moments = load_file(checkpoint / "adam.safetensors")
+    slots: dict[int, dict[str, Tensor]] = {}
+    for number, (name, _) in enumerate(student.named_parameters()):
+        slots[number] = {kind: moments[f"{kind}/{name}"] for kind in _KINDS}
+    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+    return int(state["step"])
 
 
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+_KINDS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def _moments(student: LatentTranslator, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Adam's state under the parameters' names; its one group holds all of the student's, in their order."""
+    state = optimizer.state_dict()["state"]
+    names = [name for name, _ in student.named_parameters()]
+    return {f"{kind}/{names[number]}": slot[kind].contiguous() for number, slot in state.items() for kind in _KINDS}
+
+
+def _network(folder: Path) -> LatentTranslator:
+    network: LatentTranslator = LatentTranslator.from_pretrained(folder, use_safetensors=True)
+    return network
+
+
+def _all(run_dir: Path) -> list[Path]:
+    return sorted((run_dir / "checkpoints").glob("step_*"), key=lambda path: int(path.name.removeprefix("step_")))
+
+
+def _remove(folder: Path) -> None:
+    """Renamed first, so that a kill half-way leaves no half of a checkpoint."""
+    doomed = folder.with_name(f".{folder.name}.old.part")
+    os.rename(folder, doomed)
+    shutil.rmtree(doomed)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

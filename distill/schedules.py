@@ -1,14 +1,18 @@
-"""Warm-up and annealing (supplement, section B)."""
+"""Curves over training steps. Pure; the step is counted from 0."""
 
 import math
 
 
-def cosine(step: int, start: float, end: float, num_steps: int) -> float:
-    """From `start` at step 0 to `end` at `num_steps` along half a cosine, then `end`."""
-    done = min(1.0, step / num_steps)
-    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * done))
+def cosine(step: int, start: float, end: float, length: int) -> float:
+    """Half a cosine from `start` at step 0 to `end` at step `length`, and `end` from there on.
+
+    Used for the guidance scale omega (1 -> 25) and for lambda_id (3 -> 0.1): supplement of the paper, section B.
+    """
+    if step >= length:
+        return end
+    return end + (start - end) * (1 + math.cos(math.pi * step / length)) / 2
 
 
-def linear_warmup(step: int, num_steps: int) -> float:
-    """A factor that grows from 1 / num_steps at step 0 to 1, then stays."""
-    return min(1.0, (step + 1) / num_steps) if num_steps else 1.0
+def linear_warmup(step: int, length: int) -> float:
+    """The factor of the learning rate: 1 / length at step 0, 1 from step length - 1 on. Never 0."""
+    return min(1.0, (step + 1) / max(1, length))

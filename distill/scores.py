@@ -1,10 +1,23 @@
-"""The scores: which way to move a latent so that it fits a text better.
+"""The Delta Denoising Score (Hertz, Aberman, Cohen-Or, ICCV 2023, arXiv 2304.07090), and the score it came from.
 
-Hertz, Aberman and Cohen-Or, "Delta Denoising Score", ICCV 2023 (arXiv 2304.07090). Symbols as there: `z` the edited
-latents and `z_hat` the reference, `y` and `y_hat` their texts, `eps` the noise, `omega` the guidance scale.
+A frozen text-to-image model looks at a noised latent and a text, and predicts the noise. What it predicts beyond the
+noise that was really added (SDS) says how the picture should change to fit the text better. That direction is noisy:
+it is not zero for a picture that already fits. DDS asks the same question about a reference picture and the
+text that describes it, with the same noise at the same time, and takes the difference: what is wrong in both cancels.
 
-Every score is a gradient with respect to z, float (N, C, h, w), with the U-Net's Jacobian left out. Nothing is
-weighted or averaged: `surrogate_loss` and its caller decide about that.
+Symbols are the paper's.
+
+    z, z_hat     latents, edited and reference     (N, C, h, w)
+    y, y_hat     their texts, as Conditioning      of N
+    t            timesteps of the teacher          int64 (N,), 0 to 999
+    eps          the noise, shared by both         (N, C, h, w)
+    omega        guidance scale, 1 or more
+    z_t          sqrt(alpha_bar_t) z + sqrt(1 - alpha_bar_t) eps
+    eps^omega    classifier-free-guided prediction, eps_null + omega (eps_y - eps_null)
+
+Every function takes one call of the teacher's network and returns a gradient with respect to z. The network's own
+Jacobian is left out, as in DreamFusion and in the paper: nothing here is differentiated through. All gradients are
+those of a sum over samples and elements; whoever wants a mean divides (see `train`).
 """
 
 import torch
@@ -13,19 +26,9 @@ from torch import Tensor
 from synth.teacher import Conditioning, Teacher
 
 
-def sds(teacher: Teacher, z: Tensor, y: Conditioning, timesteps: Tensor, eps: Tensor, omega: float) -> Tensor:
-    """Score Distillation Sampling, the paper's eq. 2: eps^omega(z_t, y, t) - eps.
-
-    Args:
-        teacher: the frozen diffusion model.
-        z: float (N, C, h, w).
-        y: N texts.
-        timesteps: int64 (N,).
-        eps: float (N, C, h, w), standard normal.
-        omega: the guidance scale, 1 or more.
-    """
-    z_t = teacher.add_noise(z.detach(), eps, timesteps)
-    return teacher.predict_noise(z_t, timesteps, y, omega) - eps
+def sds(teacher: Teacher, z: Tensor, y: Conditioning, t: Tensor, eps: Tensor, omega: float) -> Tensor:
+    """Score Distillation Sampling: eps^omega(z_t, y, t) - eps. Two network passes a sample."""
+    return teacher.predict_noise(teacher.add_noise(z, eps, t), t, y, omega) - eps
 
 
 def dds(
@@ -34,31 +37,15 @@ def dds(
     z_hat: Tensor,
     y: Conditioning,
     y_hat: Conditioning,
-    timesteps: Tensor,
+    t: Tensor,
     eps: Tensor,
     omega: float,
 ) -> Tensor:
-    """Delta Denoising Score, the paper's eq. 3: eps^omega(z_t, y, t) - eps^omega(z_hat_t, y_hat, t).
+    """Delta Denoising Score: eps^omega(z_t, y, t) - eps^omega(z_hat_t, y_hat, t). Four passes a sample.
 
-    Both branches share t and eps, so that the bias that the teacher has on any picture cancels. Their four passes
-    go through one network call.
-
-    Args:
-        teacher: the frozen diffusion model.
-        z: the edited latents, float (N, C, h, w).
-        z_hat: the reference latents, the same shape.
-        y: N target texts.
-        y_hat: N texts that describe the reference.
-        timesteps: int64 (N,).
-        eps: float (N, C, h, w), standard normal.
-        omega: the guidance scale, 1 or more.
+    It is the SDS of the edited pair less the SDS of the reference pair: eps itself drops out.
     """
-    both = torch.cat([z.detach(), z_hat.detach()])  # (2N, C, h, w)
-    z_t = teacher.add_noise(both, torch.cat([eps, eps]), torch.cat([timesteps, timesteps]))
-    edited, reference = teacher.predict_noise(
-        z_t, torch.cat([timesteps, timesteps]), Conditioning.cat([y, y_hat]), omega
-    ).chunk(2)
-    return edited - reference
+    return shared_source_dds(teacher, z[:, None], z_hat, y, y_hat, t, eps, omega)[:, 0]
 
 
 def shared_source_dds(
@@ -67,38 +54,46 @@ def shared_source_dds(
     z_hat: Tensor,
     y: Conditioning,
     y_hat: Conditioning,
-    timesteps: Tensor,
+    t: Tensor,
     eps: Tensor,
     omega: float,
 ) -> Tensor:
-    """`dds` of K edits of each image, with the image's reference branch computed once: 2 + 2K passes for 4K.
+    """DDS of K edits of each image, all with the image's own t and eps, so that the reference branch is run once.
+
+    Equal to K calls of `dds` up to rounding, in 2 + 2K passes an image where those take 4K.
 
     Args:
-        teacher: the frozen diffusion model.
-        z: float (N, K, C, h, w), edit k of image n at [n, k].
-        z_hat: float (N, C, h, w).
-        y: N * K target texts, image by image.
-        y_hat: N texts.
-        timesteps: int64 (N,), one an image, shared by its edits.
-        eps: float (N, C, h, w), likewise.
-        omega: the guidance scale, 1 or more.
+        teacher: the frozen model.
+        z: float (B, K, C, h, w), the edited latents.
+        z_hat: float (B, C, h, w), the reference latents.
+        y: of B * K texts, image by image: those of image 0 first.
+        y_hat: of B texts.
+        t: int64 (B,).
+        eps: float (B, C, h, w).
+        omega: the guidance scale.
 
     Returns:
-        float (N, K, C, h, w): what `dds` gives for each pair.
+        float (B, K, C, h, w), without a graph.
     """
-    num_edits = z.shape[1]
-    edited_t, edited_eps = timesteps.repeat_interleave(num_edits), eps.repeat_interleave(num_edits, dim=0)
-    both = torch.cat([z.detach().flatten(0, 1), z_hat.detach()])  # (NK + N, C, h, w)
-    t = torch.cat([edited_t, timesteps])
-    z_t = teacher.add_noise(both, torch.cat([edited_eps, eps]), t)
-    predicted = teacher.predict_noise(z_t, t, Conditioning.cat([y, y_hat]), omega)
-    edited, reference = predicted.split([len(edited_t), len(timesteps)])
-    return edited.unflatten(0, z.shape[:2]) - reference[:, None]  # (N, K, C, h, w)
+    num_images, num_edits = z.shape[:2]
+    z_hat_t = teacher.add_noise(z_hat, eps, t)  # (B, C, h, w)
+    t_each, eps_each = t.repeat_interleave(num_edits), eps.repeat_interleave(num_edits, dim=0)  # (B*K,), (B*K, ...)
+    z_t = teacher.add_noise(z.detach().flatten(0, 1), eps_each, t_each)  # (B*K, C, h, w)
+    eps_omega = teacher.predict_noise(
+        torch.cat([z_hat_t, z_t]), torch.cat([t, t_each]), Conditioning.cat([y_hat, y]), omega
+    )  # (B + B*K, C, h, w)
+    reference, edited = eps_omega[:num_images], eps_omega[num_images:]
+    return edited.reshape(z.shape) - reference[:, None]
 
 
 def surrogate_loss(z: Tensor, gradient: Tensor) -> Tensor:
-    """A number whose autograd gradient with respect to `z` is exactly `gradient`: sum(z * stop_gradient(gradient)).
+    """A scalar whose gradient with respect to z is exactly `gradient`, so that autograd carries it on: dz/dtheta.
 
-    Divide it by what you like: the gradient is divided by the same.
+    Its value means nothing.
     """
-    return (z * gradient.detach()).sum()
+    return (gradient.detach() * z).sum()
+
+
+def identity_loss(z: Tensor, z_hat: Tensor) -> Tensor:
+    """1/2 ||z - z_hat||^2, whose gradient is z - z_hat: the regulariser as the supplement writes it (section C)."""
+    return (z - z_hat).square().sum() / 2

@@ -1,15 +1,21 @@
-"""Distillation: train one student for all edits of a recipe (paper, section 4.2).
+"""Trains a student against the teacher with the Delta Denoising Score. The loop yields; its caller logs and stops.
 
-    loss(theta) = DDS(z, z_hat) + lambda_id / 2 |z - z_hat|^2,   z = z_hat + delta_theta(z_hat, edit)
+For each painted image z_hat, whose own prompt is y_hat, and each edit, whose target prompt y is the same words with
+the edit's slots replaced, the student proposes z = z_hat + delta(z_hat, edit), and moves along
 
-The loop is a generator. It trains and keeps checkpoints; its caller logs, draws samples and stops.
+    (eps^omega(z_t, y, t) - eps^omega(z_hat_t, y_hat, t) + lambda_id (z - z_hat)) dz/dtheta,
+
+averaged over all elements of all the latents of a step (images x edits x C x h x w), so that a learning rate means
+the same at every resolution and batch size. While omega rises, lambda_id falls.
 """
 
-import hashlib
-import json
+import math
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,195 +25,271 @@ from tqdm import tqdm
 
 from distill import checkpoints
 from distill.schedules import cosine, linear_warmup
-from distill.scores import shared_source_dds, surrogate_loss
+from distill.scores import identity_loss, shared_source_dds, surrogate_loss
 from distill.settings import TrainingSettings
 from distill.translator import LatentTranslator
 from synth.dataset import PaintedSet
-from synth.errors import TrainingError
+from synth.errors import RecipeError, TrainingError
 from synth.prompts import Template
 from synth.seeds import derive_seed
 from synth.settings import Substitution
 from synth.teacher import Conditioning, Teacher
 
+_ENCODE_BATCH = 8
+_TEXTS_KEPT = 2048  # of Stable Diffusion's texts, about half a gigabyte in float32
+
+# What may change between a checkpoint and its resumption: none of it moves the curve but by rounding.
+_FREE = {"preset", "steps", "micro_batch_size", "checkpoint_every", "keep_checkpoints", "sample_every"}
+
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One step, as it is logged. Losses and norms are means over latent elements."""
+    """What is worth knowing about a step."""
 
     step: int
-    delta_norm: float
-    dds_norm: float
+    """Steps done so far, from 1 on."""
+    dds: float
+    """Mean square of the delta score. No sign of convergence: it may rise while the edits improve."""
     identity: float
+    """Mean square of z - z_hat: how far the student moves its input."""
     guidance_scale: float
     lambda_id: float
     learning_rate: float
-    gradient_norm: float
+    grad_norm: float
     seconds: float
+    """Wall time of this step."""
+    student: LatentTranslator = field(repr=False, compare=False)
+    """The network to look at now (the moving average, where one is kept). It goes on changing."""
+
+    def row(self) -> dict[str, float]:
+        """The figures alone, for a log."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "student"}
 
 
-def fingerprint(
-    teacher: Teacher, painted: PaintedSet, edits: Mapping[str, Substitution], settings: TrainingSettings
-) -> str:
-    """All that the student's weights depend on, but for where the training ends and what is kept of it."""
-    described = {
-        "teacher": teacher.fingerprint,
-        "data": painted.fingerprint,
-        "edits": {name: dict(edit) for name, edit in edits.items()},
-        "settings": settings.model_dump(exclude={"steps", "checkpoint_every", "keep_checkpoints", "preset"}),
-    }
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+@dataclass(frozen=True)
+class Pairs:
+    """The training set: M images, K edits."""
 
-
-def build_student(
-    teacher: Teacher, template: Template, edits: Mapping[str, Substitution], settings: TrainingSettings
-) -> LatentTranslator:
-    """An untrained student. A context starts from its edit's text on the template's first scene."""
-    if not edits:
-        raise TrainingError("the recipe has no edits: add one under [edits]")
-    slots = template.scene(0).slots
-    return LatentTranslator.from_teacher(
-        teacher, {name: template.edited(slots, edit) for name, edit in edits.items()}, settings.student_timestep
-    )
+    latents: Tensor
+    """z_hat, float32 (M, C, h, w), on the CPU."""
+    source_prompts: list[str]
+    """M, each image's own."""
+    target_prompts: list[list[str]]
+    """M x K."""
 
 
 def train(
     teacher: Teacher,
-    student: LatentTranslator,
     painted: PaintedSet,
     template: Template,
     edits: Mapping[str, Substitution],
     settings: TrainingSettings,
-    folder: Path,
+    run_dir: Path,
+    progress: bool = True,
 ) -> Iterator[StepRecord]:
-    """Train `student` in place, from the newest checkpoint in `folder` on; yields after every step.
+    """Train until `settings.steps`, going on from the last checkpoint in `run_dir`, and yield once a step.
+
+    Checkpoints are written every `checkpoint_every` steps and at the end, before the step is yielded;
+    `checkpoints.load_student` reads the result. Every draw follows from (seed, step, sample), so that a training
+    which was stopped and goes on gives the very weights of one that was not: to the bit on a CPU with the same
+    number of threads, and up to the kernels' own rounding on a GPU.
+
+    Args:
+        teacher: the frozen model; it painted the set, or its VAE fits it.
+        painted: the images, with their prompts and slots.
+        template: what the prompts were made from.
+        edits: name -> slots with their new values.
+        settings: how.
+        run_dir: where `checkpoints/` goes.
+        progress: show a bar while the images are encoded.
 
     Raises:
-        TrainingError: if the set is empty, a checkpoint is of another training, or the loss is no number.
-        RecipeError: if an edit names a slot that the template does not have.
+        TrainingError: if the set and the edits do not fit, the checkpoint is of another training, or the loss is no
+            longer a number.
     """
-    if len(painted) == 0:
-        raise TrainingError("the data set is empty: there is nothing to train on")
-    if len(painted) < settings.batch_size:
-        raise TrainingError(f"a batch of {settings.batch_size} needs as many images; the set has {len(painted)}")
-    told = fingerprint(teacher, painted, edits, settings)
+    pairs = prepare(teacher, painted, template, edits, progress)
+    examples = dict(zip(edits, pairs.target_prompts[0], strict=True))
+    student = LatentTranslator.from_teacher(teacher, examples, settings.student_timestep)
+    averaged = deepcopy(student).requires_grad_(False) if settings.ema_decay else None
     optimizer = torch.optim.Adam(student.parameters(), lr=settings.learning_rate)
-    start = checkpoints.resume(folder, student, optimizer, told)
-    if start >= settings.steps:
-        return
-    latents = encode_images(teacher, painted)
-    texts = _Texts(teacher, painted, template, edits)
-    student.train()
-    for step in range(start, settings.steps):
-        began = time.perf_counter()
-        chosen, timesteps, eps = draw(step, len(painted), latents.shape[1:], settings)
-        timesteps, eps = timesteps.to(teacher.device), eps.to(teacher.device)
-        guidance_scale = cosine(step, settings.guidance_start, settings.guidance_end, settings.guidance_steps)
+    depends_on = {
+        **settings.model_dump(exclude=_FREE),
+        "teacher": teacher.fingerprint,
+        "data": painted.fingerprint,
+        "template": template.settings.template,
+        "edits": [[name, dict(edit)] for name, edit in edits.items()],  # a list: their order is their numbers
+    }
+    done = 0
+    if (checkpoint := checkpoints.latest(run_dir)) is not None:
+        done = checkpoints.restore(checkpoint, student, averaged, optimizer, depends_on)
+    texts, autocast = _Texts(teacher), _autocast(settings, teacher.device)
+
+    for step in range(done, settings.steps):
+        started = time.perf_counter()
+        omega = cosine(step, settings.guidance_start, settings.guidance_end, settings.guidance_warmup_steps)
         lambda_id = cosine(step, settings.lambda_id_start, settings.lambda_id_end, settings.lambda_id_steps)
         learning_rate = settings.learning_rate * linear_warmup(step, settings.warmup_steps)
+        optimizer.zero_grad(set_to_none=True)
+        dds, identity = _accumulate_gradients(
+            teacher, student, pairs, texts, settings, step, omega, lambda_id, autocast
+        )
+        gradients = [weight.grad for weight in student.parameters() if weight.grad is not None]
+        grad_norm = float(torch.nn.utils.get_total_norm(gradients))
+        _refuse_not_a_number(step + 1, dds=dds, identity=identity, grad_norm=grad_norm)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
-
-        z_hat = latents[chosen]  # (N, C, h, w)
-        num, num_edits = len(z_hat), len(edits)
-        edit = torch.arange(num_edits, device=z_hat.device).repeat(num)  # (NK,), image by image
-        with _autocast(teacher.device):
-            delta = student(z_hat.repeat_interleave(num_edits, dim=0), edit).float()  # (NK, C, h, w)
-            delta = delta.unflatten(0, (num, num_edits))  # (N, K, C, h, w)
-            z = z_hat[:, None] + delta
-            y_hat, y = texts.of(chosen)
-            gradient = shared_source_dds(teacher, z, z_hat, y, y_hat, timesteps, eps, guidance_scale)
-        identity = 0.5 * delta.square().sum()
-        # Means over samples and latent elements: a learning rate means the same for every batch and resolution.
-        loss = (surrogate_loss(z, gradient.float()) + lambda_id * identity) / z.numel()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        gradient_norm = torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        if not torch.isfinite(gradient_norm):
-            raise TrainingError(
-                f"the gradient is no longer a number at step {step}: lower training.learning_rate or guidance_end; "
-                f"the checkpoints in {folder} are intact"
-            )
         optimizer.step()
-        done = step + 1
-        if done % settings.checkpoint_every == 0 or done == settings.steps:
-            checkpoints.save(folder, done, student, optimizer, told, settings.keep_checkpoints)
+        if averaged is not None:
+            _average(averaged, student, settings.ema_decay, step)
+        if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
+            checkpoints.save(run_dir, step + 1, student, averaged, optimizer, depends_on, settings.keep_checkpoints)
+        seconds = time.perf_counter() - started
         yield StepRecord(
-            step=done,
-            delta_norm=float(delta.detach().square().mean().sqrt()),
-            dds_norm=float(gradient.square().mean().sqrt()),
-            identity=float(identity.detach() / z.numel()),
-            guidance_scale=guidance_scale,
-            lambda_id=lambda_id,
-            learning_rate=learning_rate,
-            gradient_norm=float(gradient_norm),
-            seconds=time.perf_counter() - began,
+            step + 1, dds, identity, omega, lambda_id, learning_rate, grad_norm, seconds, averaged or student
         )
 
 
-def draw(
-    step: int, num_images: int, shape: torch.Size, settings: TrainingSettings
-) -> tuple[list[int], Tensor, Tensor]:
-    """Which images a step takes, and each one's timestep and noise, from (seed, step, sample) alone.
+def prepare(
+    teacher: Teacher, painted: PaintedSet, template: Template, edits: Mapping[str, Substitution], progress: bool
+) -> Pairs:
+    """Every image's latent and prompts, checked.
 
-    Returns:
-        indices, int64 (N,) timesteps, float32 (N, C, h, w) noise.
+    Raises:
+        TrainingError: for an empty set, no edits, an edit of slots that do not exist, images of several sizes.
     """
-    chosen, timesteps, noises = [], [], []
-    for sample in range(settings.batch_size):
-        place = step * settings.batch_size + sample
-        turn, position = divmod(place, num_images)
-        order = torch.randperm(num_images, generator=_generator(settings.seed, "order", turn))
-        generator = _generator(settings.seed, "step", step, sample)
-        chosen.append(int(order[position]))
-        timesteps.append(torch.randint(settings.min_timestep, settings.max_timestep, (1,), generator=generator))
-        noises.append(torch.randn((1, *shape), generator=generator))
-    return chosen, torch.cat(timesteps), torch.cat(noises)
+    if not len(painted):
+        raise TrainingError("the data set is empty: there is nothing to train on; run `distillery synthesize` first")
+    if not edits:
+        raise TrainingError("there are no edits to train: name at least one under [edits] in the recipe")
+    missing = sorted(set(template.settings.slots) - set(painted.slots[0]))
+    if missing:
+        raise TrainingError(
+            f"the data set has no slot {missing[0]!r} that the template uses: it was painted from another template"
+        )
+    targets: list[list[str]] = [[] for _ in range(len(painted))]
+    for name, edit in edits.items():
+        try:
+            for prompts, slots in zip(targets, painted.slots, strict=True):
+                prompts.append(template.edited(slots, edit))
+        except RecipeError as error:
+            raise TrainingError(f"the edit {name!r} does not fit the template: {error}") from error
+    return Pairs(encode_images(teacher, painted, progress), painted.prompts, targets)
 
 
-def encode_images(teacher: Teacher, painted: PaintedSet, batch_size: int = 16) -> Tensor:
-    """All images' latents, once: float32 (len(painted), C, h, w) on the teacher's device."""
+def encode_images(teacher: Teacher, painted: PaintedSet, progress: bool) -> Tensor:
+    """All images through the VAE's encoder, once: float32 (M, C, h, w), the posterior's means, on the CPU.
+
+    Raises:
+        TrainingError: if the images differ in size, or the size is no multiple of the VAE's factor.
+    """
+    height, width, _ = painted.image(0).shape
+    factor = teacher.vae_scale_factor
+    if height % factor or width % factor:
+        raise TrainingError(
+            f"the images are {width} x {height}, and {teacher.name} needs multiples of {factor} pixels"
+        )
     parts = []
-    for start in tqdm(range(0, len(painted), batch_size), desc="encoding", unit="batch"):
-        images = [
-            torch.from_numpy(painted.image(i).copy()) for i in range(start, min(start + batch_size, len(painted)))
-        ]
-        if any(image.shape != images[0].shape for image in images):
-            raise TrainingError("the data set's images are of different sizes: paint it at one image_size")
-        x = torch.stack(images).permute(0, 3, 1, 2).float() / 127.5 - 1  # (N, 3, H, W)
-        parts.append(teacher.encode(x).float())
+    for start in tqdm(range(0, len(painted), _ENCODE_BATCH), desc="encoding", disable=not progress):
+        images = [painted.image(index) for index in range(start, min(start + _ENCODE_BATCH, len(painted)))]
+        for offset, image in enumerate(images):
+            if image.shape != (height, width, 3):
+                raise TrainingError(
+                    f"image {start + offset} is {image.shape[1]} x {image.shape[0]} but image 0 {width} x {height}: "
+                    "all must have one size"
+                )
+        pixels = torch.stack([torch.from_numpy(image.copy()) for image in images])  # uint8 (n, H, W, 3)
+        pixels = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1  # float32 (n, 3, H, W) in [-1, 1]
+        parts.append(teacher.encode(pixels).float().cpu())  # (n, C, h, w)
     return torch.cat(parts)
 
 
+def draw_image(seed: int, position: int, num_images: int) -> int:
+    """Which image the training looks at in the `position`th place: all of them in a shuffled order, over and over."""
+    epoch, place = divmod(position, num_images)
+    generator = torch.Generator().manual_seed(derive_seed(seed, "epoch", epoch))
+    return int(torch.randperm(num_images, generator=generator)[place])
+
+
+def draw_noise(settings: TrainingSettings, step: int, sample: int, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """t, int64 (), and eps, float32 of `shape`, for one image of one step: drawn on the CPU, the same everywhere."""
+    generator = torch.Generator().manual_seed(derive_seed(settings.seed, "step", step, sample))
+    t = torch.randint(settings.min_timestep, settings.max_timestep + 1, (), generator=generator)
+    return t, torch.randn(shape, generator=generator)
+
+
+def _accumulate_gradients(
+    teacher: Teacher,
+    student: LatentTranslator,
+    pairs: Pairs,
+    texts: "_Texts",
+    settings: TrainingSettings,
+    step: int,
+    omega: float,
+    lambda_id: float,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> tuple[float, float]:
+    """The whole batch, some images at a time. Returns the mean squares of the delta score and of z - z_hat."""
+    batch_size, num_edits = settings.batch_size, len(pairs.target_prompts[0])
+    shape, device = pairs.latents.shape[1:], teacher.device
+    num_elements = batch_size * num_edits * shape.numel()
+    micro = settings.micro_batch_size or batch_size
+    dds = identity = 0.0
+    for start in range(0, batch_size, micro):
+        samples = range(start, min(start + micro, batch_size))
+        chosen = [draw_image(settings.seed, step * batch_size + sample, len(pairs.latents)) for sample in samples]
+        drawn = [draw_noise(settings, step, sample, shape) for sample in samples]
+        t = torch.stack([t for t, _ in drawn]).to(device)  # (B,)
+        eps = torch.stack([eps for _, eps in drawn]).to(device)  # (B, C, h, w)
+        z_hat = pairs.latents[chosen].to(device)  # (B, C, h, w)
+        y_hat = texts([pairs.source_prompts[index] for index in chosen])
+        y = texts([prompt for index in chosen for prompt in pairs.target_prompts[index]])
+        edit = torch.arange(num_edits, device=device).repeat(len(chosen))  # (B*K,)
+        with autocast():
+            delta = student(z_hat.repeat_interleave(num_edits, dim=0), edit).float()  # (B*K, C, h, w)
+        z = z_hat[:, None] + delta.reshape(len(chosen), num_edits, *shape)  # (B, K, C, h, w)
+        with autocast():
+            gradient = shared_source_dds(teacher, z, z_hat, y, y_hat, t, eps, omega)  # (B, K, C, h, w)
+        loss = surrogate_loss(z, gradient) + lambda_id * identity_loss(z, z_hat[:, None])
+        (loss / num_elements).backward()  # type: ignore[no-untyped-call]
+        dds += float(gradient.square().sum()) / num_elements
+        identity += float(delta.detach().square().sum()) / num_elements
+    return dds, identity
+
+
 class _Texts:
-    """Each image's own prompt and its edited ones, embedded once for every distinct text."""
+    """Prompts -> their conditioning. Each is encoded by itself, so that it does not depend on its neighbours."""
 
-    def __init__(
-        self, teacher: Teacher, painted: PaintedSet, template: Template, edits: Mapping[str, Substitution]
-    ) -> None:
-        self.teacher = teacher
-        self._sources = painted.prompts
-        self._targets = [[template.edited(slots, edit) for edit in edits.values()] for slots in painted.slots]
-        self._known: dict[str, Tensor] = {}
+    def __init__(self, teacher: Teacher) -> None:
+        self._encode = lru_cache(_TEXTS_KEPT)(lambda prompt: teacher.encode_prompt([prompt]))
 
-    def of(self, chosen: list[int]) -> tuple[Conditioning, Conditioning]:
-        """The references' texts (N) and the targets' (N * K, image by image)."""
-        sources = [self._sources[index] for index in chosen]
-        targets = [text for index in chosen for text in self._targets[index]]
-        unknown = sorted({*sources, *targets} - self._known.keys())
-        if unknown:
-            embedded = self.teacher.encode_prompt(unknown).prompt_embeds
-            self._known |= dict(zip(unknown, embedded, strict=True))
-        return (
-            Conditioning(torch.stack([self._known[text] for text in sources])),
-            Conditioning(torch.stack([self._known[text] for text in targets])),
-        )
+    def __call__(self, prompts: list[str]) -> Conditioning:
+        return Conditioning.cat([self._encode(prompt) for prompt in prompts])
 
 
-def _generator(*parts: int | str) -> torch.Generator:
-    return torch.Generator().manual_seed(derive_seed(*parts))
+def _average(averaged: LatentTranslator, student: LatentTranslator, decay: float, step: int) -> None:
+    """Moving average; the decay rises to its value, so that the first steps do not weigh for ever."""
+    decay = min(decay, (1 + step) / (10 + step))
+    with torch.no_grad():
+        for mean, weight in zip(averaged.parameters(), student.parameters(), strict=True):
+            mean.lerp_(weight, 1 - decay)
 
 
-def _autocast(device: torch.device) -> Any:
-    """bfloat16 on GPUs, and on those CPUs that compute in it."""
-    able = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=able)
+def _autocast(settings: TrainingSettings, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
+    wanted = settings.autocast == "bfloat16"
+    if settings.autocast == "auto":
+        wanted = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_multiplies_bfloat16(device)
+    return lambda: torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+
+
+def _cpu_multiplies_bfloat16(device: torch.device) -> bool:
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in the oldest torch we allow
+    return device.type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def _refuse_not_a_number(step: int, **figures: float) -> None:
+    for name, value in figures.items():
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"{name} is {value} at step {step}: lower training.learning_rate or training.guidance_end "
+                "and train again in another folder"
+            )

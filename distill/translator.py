@@ -1,5 +1,6 @@
-"""The student: one network that makes all edits of a recipe, in one pass, on latents."""
+"""The student: one pass of a network turns a latent into its edited self, z = z_hat + delta(z_hat, edit)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,58 +12,70 @@ from synth.teacher import Teacher
 
 
 class LatentTranslator(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """z = z_hat + delta(z_hat, edit).
+    """The teacher's U-Net, put to another use: latent in, change out.
 
-    The network is a copy of the teacher's own U-Net, run at one fixed timestep, whose last layer starts at zero: an
-    untrained student changes nothing. Each edit is a learned context that starts from its target text's embedding;
-    at inference there is no text encoder and no prompt.
+    It keeps the teacher's weights but for the last layer, which starts at zero, so that an untrained student changes
+    nothing at all. The timestep is fixed. In place of a text it has one learned context for each edit: no text
+    encoder is needed once it is trained. Save and load it as any diffusers model.
 
     Args:
-        unet_config: the teacher's U-Net's config.
-        edits: each edit's name and the text its context started from.
-        num_tokens: length T of a context.
-        timestep: where the U-Net runs, 0 to 999.
+        unet_config: of the UNet2DConditionModel.
+        edit_names: what the edits are called; an edit's number is its place here.
+        edit_prompts: for each edit an example of its target prompt, from which its context started.
+        context_size: (T, D), tokens and width of a context.
+        timestep: the one that the network is always called with, 0 to 999.
     """
 
-    @register_to_config
+    config_name = "config.json"
+
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
-        self, unet_config: dict[str, Any], edits: dict[str, str], num_tokens: int, timestep: int = 100
+        self,
+        unet_config: dict[str, Any],
+        edit_names: list[str],
+        edit_prompts: list[str],
+        context_size: tuple[int, int],
+        timestep: int,
     ) -> None:
         super().__init__()
         self.unet = UNet2DConditionModel.from_config(unet_config)
-        self.contexts = nn.Parameter(torch.zeros(len(edits), num_tokens, self.unet.config.cross_attention_dim))
-        self.timestep = timestep
-        nn.init.zeros_(self.unet.conv_out.weight)
-        nn.init.zeros_(self.unet.conv_out.bias)
+        self.contexts = nn.Parameter(torch.zeros(len(edit_names), *context_size))  # (K, T, D)
 
     @classmethod
-    def from_teacher(cls, teacher: Teacher, edits: dict[str, str], timestep: int = 100) -> "LatentTranslator":
-        """A student that is about to learn `edits`: name -> a prompt that describes the result."""
-        contexts = teacher.encode_prompt(list(edits.values())).prompt_embeds.float()
-        config = {key: value for key, value in teacher.unet.config.items() if not key.startswith("_")}
-        student = cls(config, edits, contexts.shape[1], timestep)
-        weights = {key: value.float() for key, value in teacher.unet.state_dict().items()}
-        weights["conv_out.weight"] = torch.zeros_like(weights["conv_out.weight"])
-        weights["conv_out.bias"] = torch.zeros_like(weights["conv_out.bias"])
-        student.unet.load_state_dict(weights)
-        student.contexts.data.copy_(contexts)
-        return student.to(teacher.device)
+    def from_teacher(cls, teacher: Teacher, edits: Mapping[str, str], timestep: int = 1) -> "LatentTranslator":
+        """An untrained student in float32, where the teacher is.
+
+        Args:
+            teacher: whose U-Net is copied.
+            edits: name -> an example of the target prompt.
+            timestep: the student's fixed one.
+        """
+        contexts = teacher.encode_prompt(list(edits.values())).prompt_embeds  # (K, T, D)
+        own = {key: value for key, value in teacher.unet.config.items() if not key.startswith("_")}
+        student: LatentTranslator = cls(own, list(edits), list(edits.values()), tuple(contexts.shape[1:]), timestep)
+        student.unet.load_state_dict(teacher.unet.state_dict())  # copied into float32
+        with torch.no_grad():
+            student.unet.conv_out.weight.zero_()
+            student.unet.conv_out.bias.zero_()
+            student.contexts.copy_(contexts)
+        return student.to(teacher.device)  # type: ignore[no-any-return]
 
     @property
     def edits(self) -> dict[str, str]:
-        """Name -> prompt, in the order of the edits' numbers."""
-        return dict(self.config.edits)
+        """Name -> an example of the target prompt, in the order of the edits' numbers."""
+        return dict(zip(self.config.edit_names, self.config.edit_prompts, strict=True))
 
     def forward(self, latents: Tensor, edit: Tensor) -> Tensor:
-        """delta.
+        """The change that an edit makes.
 
         Args:
-            latents: float (N, C, h, w), the reference, any h and w.
-            edit: int64 (N,), each sample's edit by number.
+            latents: z_hat, float (N, C, h, w); any h and w, odd ones too.
+            edit: int64 (N,), numbers of edits.
 
         Returns:
-            float (N, C, h, w), to be added to the latents.
+            delta, float (N, C, h, w): the edited latent is z_hat + delta.
         """
-        context = self.contexts[edit]  # (N, T, D)
-        delta: Tensor = self.unet(latents, self.timestep, encoder_hidden_states=context).sample
+        contexts = self.contexts[edit]  # (N, T, D)
+        timesteps = torch.full_like(edit, self.config.timestep)  # (N,)
+        delta: Tensor = self.unet(latents, timesteps, encoder_hidden_states=contexts).sample  # (N, C, h, w)
         return delta

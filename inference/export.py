@@ -20,12 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from distill.translator import LatentTranslator
 from inference.runtime import METADATA_PREFIX, SCHEMA_VERSION
 from inference.settings import ExportSettings, ModelMetadata
 from synth.errors import ExportError
 
 PARITY_TOLERANCE = 1e-3  # largest difference between ONNX Runtime and PyTorch, in [-1, 1] pixels
-MAX_INLINE_BYTES = 2_000_000_000  # a protobuf file ends at 2 GiB; larger weights go beside it
+MAX_INLINE_BYTES = 1536 * 2**20  # a protobuf file ends at 2 GiB, and PyTorch's exporter stays well below
 TRACE_LATENTS = (17, 25)  # odd, and odd again when halved and rounded up: see `_trace`
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -96,15 +97,20 @@ def export_onnx(
     """Write `student` and `vae` as one ONNX file at `path`, whole or not at all.
 
     parity_images: a few real inputs, uint8 (N, H, W, 3); resized, they are what ONNX Runtime and PyTorch
-    are compared on, at several sizes and batches. Weights beyond 2 GB go into `<path>.data` beside it.
+    are compared on, at several sizes and batches. Weights beyond 1.5 GiB go into `<path>.data` beside it.
 
-    Raises ExportError when the student cannot be traced, or when the file disagrees with PyTorch by more
-    than PARITY_TOLERANCE; then nothing is at `path` that was not there before.
+    Raises ExportError when the student's edits are not the metadata's, when it cannot be traced, or when the
+    file disagrees with PyTorch by more than PARITY_TOLERANCE; then nothing is at `path` that was not there before.
     """
     settings = settings or ExportSettings()
     path = Path(path)
     if parity_images.ndim != 4 or parity_images.shape[-1] != 3 or len(parity_images) == 0:
         raise ExportError(f"parity_images has shape {parity_images.shape}: give uint8 images (N, H, W, 3)")
+    if isinstance(student, LatentTranslator) and list(student.edits) != list(metadata.edits):
+        raise ExportError(
+            f"the student knows {', '.join(student.edits)} and the metadata names {', '.join(metadata.edits)}: "
+            "an edit's number is its place in that list, so give the same names in the same order"
+        )
     module = ExportModule(vae, student)
     size_multiple = 2 ** (len(vae.config.block_out_channels) - 1)
     program = _trace(module, size_multiple, len(metadata.edits), settings.opset)
@@ -217,9 +223,13 @@ def _check_parity(
         with torch.no_grad():
             expected = module(image, edit, strength).numpy()
         feeds = {"image": image.numpy(), "edit": edit.numpy(), "strength": strength.numpy()}
-        actual = session.run(["translated"], feeds)[0]
-        untouched = session.run(["translated"], feeds | {"strength": np.zeros(batch, np.float32)})[0]
         where = f"at {height}x{width}, batch {batch}"
+        try:
+            actual = session.run(["translated"], feeds)[0]
+            untouched = session.run(["translated"], feeds | {"strength": np.zeros(batch, np.float32)})[0]
+        except Exception as error:  # onnxruntime's exceptions share no base class of their own
+            reason = str(error).splitlines()[0]
+            raise ExportError(f"the exported file fails {where}, nothing was written: {reason}") from error
         if actual.shape != expected.shape:
             raise ExportError(f"the exported file gives {actual.shape} for PyTorch's {expected.shape} {where}")
         difference = float(np.abs(actual - expected).max())

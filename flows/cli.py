@@ -1,0 +1,258 @@
+"""The command `distillery`. Every verb is thin, and what is heavy is imported inside it."""
+
+import atexit
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from synth.errors import DistilleryError
+
+_PIPELINE = {
+    *("torch", "diffusers", "transformers", "accelerate", "huggingface_hub", "safetensors", "onnx", "onnxscript"),
+    *("pyarrow", "datasets", "prefect", "skimage"),
+}
+_Verb = TypeVar("_Verb", bound=Callable[..., Any])
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+class _OneLineErrors(click.Group):
+    """Errors that a person can mend end in one line and exit code 2; all others keep their traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DistilleryError as error:
+            _fail(str(error))
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in _PIPELINE:
+                raise
+            _fail(f'this needs more than the base install ({error.name}): pip install "dds-distillery[pipeline]"')
+        except ValueError as error:
+            runtime = sys.modules.get("inference.runtime")  # stands alone, and so do its errors
+            if runtime is None or not isinstance(error, runtime.TranslatorError):
+                raise
+            _fail(str(error))
+
+
+def _fail(message: str) -> None:
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(2)
+
+
+@click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="dds-distillery")
+def main() -> None:
+    """Describe an edit in words, get back a small network that makes it in one pass.
+
+    \b
+    distillery run demo --out runs/demo
+    distillery translate runs/demo/model.onnx room.png --edit red-leather --out edited
+    """
+
+
+def _recipe_options(verb: _Verb) -> _Verb:
+    """RECIPE, and the options that change it."""
+    for decorate in (
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change any key of the recipe."),
+        click.option("--num-images", type=click.IntRange(1), help="Short for --set scenes.count=N."),
+        click.option("--teacher", help="Short for --set teacher.id=...: miniature, a folder or a Hub id."),
+        click.option("--out", type=_FOLDER, required=True, help="Run folder; a killed run in it goes on."),
+        click.argument("recipe"),
+    ):
+        verb = decorate(verb)
+    return verb
+
+
+@main.command()
+@_recipe_options
+def run(recipe: str, out: Path, teacher: str | None, num_images: int | None, overrides: tuple[str, ...]) -> None:
+    """Paint, distil, export and measure: RECIPE in, model file out.
+
+    RECIPE is `sofas`, `demo` or a TOML file. What an earlier, killed run left in --out is kept.
+
+    \b
+    distillery run sofas --teacher miniature --num-images 5000 --out runs/sofas
+    distillery run sofas --set training.steps=200 --set training.seed=1 --out runs/other
+    """
+    resolved = _resolve(recipe, teacher, num_images, overrides)
+    _private_prefect()
+    from flows.pipeline import pipeline
+    from flows.run_folder import RunFolder
+
+    RunFolder.claim(resolved, out)  # refused before a server is started for it
+    pipeline(resolved, out)
+    _tell(out)
+
+
+@main.command()
+@_recipe_options
+def synthesize(
+    recipe: str, out: Path, teacher: str | None, num_images: int | None, overrides: tuple[str, ...]
+) -> None:
+    """Paint the training set of RECIPE alone; asked for more images later, it grows.
+
+    \b
+    distillery synthesize sofas --num-images 500 --out runs/sofas
+    """
+    resolved = _resolve(recipe, teacher, num_images, overrides)
+    _private_prefect()
+    from flows.synthesize import synthesize as paint
+
+    click.echo(f"data set  {paint(resolved, out)}")
+
+
+@main.command()
+@click.argument("folder", type=_FOLDER)
+def distill(folder: Path) -> None:
+    """Train the student of the run in FOLDER, from its painted set.
+
+    \b
+    distillery distill runs/sofas
+    """
+    recipe = _recipe_of(folder)
+    _private_prefect()
+    from flows.distill import distill as teach
+
+    click.echo(f"student  {teach(recipe, folder)}")
+
+
+@main.command()
+@click.argument("folder", type=_FOLDER)
+def export(folder: Path) -> None:
+    """Write the model file of the run in FOLDER, from its student.
+
+    \b
+    distillery export runs/sofas
+    """
+    recipe = _recipe_of(folder)
+    _private_prefect()
+    from flows.export import export as write_model
+
+    click.echo(f"model  {write_model(recipe, folder)}")
+
+
+@main.command()
+@click.argument("folder", type=_FOLDER)
+def evaluate(folder: Path) -> None:
+    """Measure the model file of the run in FOLDER on drawn scenes, whoever its teacher was.
+
+    \b
+    distillery evaluate runs/sofas
+    """
+    recipe = _recipe_of(folder)
+    _private_prefect()
+    from flows.export import evaluate as measure
+    from flows.report import write_report
+
+    measure(recipe, folder)
+    write_report(recipe, folder)
+    _tell(folder)
+
+
+@main.command()
+@click.argument("model", type=_FILE)
+@click.argument("images", nargs=-1, required=True, type=_FILE)
+@click.option("--edit", required=True, help="An edit's name (see `distillery inspect`), or `all`.")
+@click.option("--strength", default=1.0, show_default=True, help="0 leaves the picture, 1 is the edit as trained.")
+@click.option("--out", type=_FOLDER, default=Path("edited"), show_default=True, help="Folder for the results.")
+def translate(model: Path, images: tuple[Path, ...], edit: str, strength: float, out: Path) -> None:
+    """Apply an edit of MODEL to IMAGES of any size. Needs no torch.
+
+    \b
+    distillery translate model.onnx room.jpg --edit red-leather
+    distillery translate model.onnx *.png --edit all --strength 0.8 --out edited
+    """
+    from tqdm import tqdm
+
+    from inference.runtime import Translator
+
+    translator = Translator.load(model)
+    edits = list(translator.edits) if edit == "all" else [edit]
+    jobs = [(path, name) for path in images for name in edits]
+    targets = [out / f"{path.stem}_{name}.png" for path, name in jobs]
+    for target in targets:
+        if targets.count(target) > 1:
+            raise click.UsageError(f"two of the images are called {target.name}: translate them into two folders")
+    for (path, name), target in zip(tqdm(jobs, unit="image", disable=len(jobs) == 1), targets, strict=True):
+        edited = translator(path, name, strength)
+        out.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}.part")
+        edited.save(part, "PNG", icc_profile=edited.info.get("icc_profile"))
+        os.replace(part, target)
+    for target in targets:
+        click.echo(target)
+
+
+@main.command()
+@click.argument("model", type=_FILE)
+def inspect(model: Path) -> None:
+    """Say what MODEL is: its edits, its teacher and licence, what it was measured on. Needs no torch.
+
+    \b
+    distillery inspect runs/demo/model.onnx
+    """
+    from inference.runtime import Translator
+
+    metadata = dict(Translator.load(model).metadata)
+    click.echo("edits")
+    for name, prompt in metadata.pop("edits").items():
+        click.echo(f"  {name}: {prompt}")
+    for key, value in metadata.items():
+        click.echo(f"{key}: {value if isinstance(value, str | int | float) else json.dumps(value)}")
+
+
+def _resolve(recipe: str, teacher: str | None, num_images: int | None, overrides: tuple[str, ...]) -> Any:
+    """The recipe with all that the command line says; --set has the last word."""
+    from flows.recipe import load_recipe
+
+    short = [] if teacher is None else [f"teacher.id={json.dumps(teacher, ensure_ascii=False)}"]
+    short += [] if num_images is None else [f"scenes.count={num_images}"]
+    return load_recipe(recipe, [*short, *overrides])
+
+
+def _recipe_of(folder: Path) -> Any:
+    from flows.run_folder import RunFolder
+
+    return RunFolder(folder).load_recipe()
+
+
+def _private_prefect() -> None:
+    """Before Prefect is imported: unless the user has set it up, it lives in a folder that is gone afterwards.
+
+    A run's record is its run folder. Prefect's own database would grow by each run in ~/.prefect, where nobody who
+    only calls `distillery` looks for it; whoever has a Prefect server or profile of their own keeps them.
+    """
+    configured = (Path.home() / ".prefect" / "profiles.toml").exists()
+    if configured or "PREFECT_API_URL" in os.environ or "PREFECT_HOME" in os.environ:
+        return
+    home = tempfile.mkdtemp(prefix="distillery-prefect-")
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    os.environ["PREFECT_HOME"] = home
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")  # slow laptops
+    os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")  # the server ends with the run
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # progress bars speak; errors end in one line
+
+
+def _tell(out: Path) -> None:
+    """The numbers, and where to look."""
+    from flows.report import text_table
+    from flows.run_folder import RunFolder
+
+    folder = RunFolder(out)
+    if folder.evaluation.exists():
+        click.echo(f"\n{text_table(json.loads(folder.evaluation.read_text()))}\n")
+    for name, path in (("grid", folder.grid), ("report", folder.report), ("model", folder.model)):
+        if path.exists():
+            click.echo(f"{name:7}{path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""A run folder: where each part of a run lies, whose run it is, and which stages are done.
+
+recipe.toml     as resolved           student/          the distilled network, in diffusers' format
+dataset/        Parquet and a card    model.onnx        what ships
+checkpoints/    step_000500/ ...      evaluation.json   the numbers
+metrics.jsonl   one line a step       grid.png          input, translated, true counterfactual
+samples/        step_000500.png       report.html       all of it on one page
+stages.json     what each output was made from
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from flows.recipe import Recipe, flatten, load_recipe, to_toml
+from synth.errors import RecipeError, RunError
+
+_MAY_GROW = ("scenes.count", "training.steps")  # a set can be painted further, a training can go on
+_MAY_CHANGE = (
+    *("validated_on", "teacher.device", "teacher.allow_cpu", "export.", "evaluation."),
+    *("training.checkpoint_every", "training.keep_checkpoints", "training.sample_every", "training.micro_batch_size"),
+    "training.preset",  # its values are compared
+)
+
+
+class RunFolder:
+    """The paths in a run folder. Nothing is read or written before it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.toml"
+        self.dataset = path / "dataset"
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+        self.samples = path / "samples"
+        self.student = path / "student"
+        self.model = path / "model.onnx"
+        self.evaluation = path / "evaluation.json"
+        self.grid = path / "grid.png"
+        self.report = path / "report.html"
+        self.stages = path / "stages.json"
+
+    @classmethod
+    def claim(cls, recipe: Recipe, path: Path) -> "RunFolder":
+        """The folder for this recipe's run: a new one, or one in which the same run was begun.
+
+        Raises:
+            RunError: if another recipe's run is in it; the message says what differs.
+        """
+        run = cls(path)
+        if run.recipe.exists():
+            run._refuse_another(recipe)
+        elif path.exists() and any(path.iterdir()):
+            raise RunError(f"{path} is no run folder, and not empty: choose another --out")
+        path.mkdir(parents=True, exist_ok=True)
+        write_whole(run.recipe, to_toml(recipe).encode())
+        return run
+
+    def load_recipe(self) -> Recipe:
+        """The recipe of the run in this folder.
+
+        Raises:
+            RunError: if there is none.
+        """
+        if not self.recipe.exists():
+            raise RunError(f"{self.path} is no run folder: `distillery run RECIPE --out {self.path}` makes one")
+        return load_recipe(self.recipe)
+
+    def is_done(self, stage: str, fingerprint: str, *outputs: Path) -> bool:
+        """Whether a stage's outputs are there, and were made from what they would be made from now."""
+        return self._stages().get(stage) == fingerprint and all(output.exists() for output in outputs)
+
+    def fingerprint_of(self, stage: str) -> str:
+        """What a stage's outputs were made from, as the next stage's fingerprint needs it; "" if it was not run."""
+        return self._stages().get(stage, "")
+
+    def mark_done(self, stage: str, fingerprint: str) -> None:
+        """Note what a stage's outputs were made from, once they are on disk."""
+        stages = self._stages() | {stage: fingerprint}
+        write_whole(self.stages, (json.dumps(stages, indent=2) + "\n").encode())
+
+    def _stages(self) -> dict[str, str]:
+        if not self.stages.exists():
+            return {}
+        stages: dict[str, str] = json.loads(self.stages.read_text())
+        return stages
+
+    def _refuse_another(self, recipe: Recipe) -> None:
+        try:
+            there, here = flatten(load_recipe(self.recipe)), flatten(recipe)
+        except RecipeError as error:
+            raise RunError(f"{self.path} holds a run that cannot be read ({error}): choose another --out") from error
+        for key in [*there, *(key for key in here if key not in there)]:
+            before, now = there.get(key), here.get(key)
+            if before == now or key.startswith(_MAY_CHANGE):
+                continue
+            if key in _MAY_GROW and now > before and (key != "scenes.count" or not self.checkpoints.exists()):
+                continue
+            raise RunError(
+                f"{self.path} holds another run: its {key} is {before!r}, this recipe's is {now!r}; "
+                "choose another --out, or delete the folder"
+            )
+
+
+def digest(*parts: Any) -> str:
+    """A fingerprint of JSON values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Beside, flushed, renamed: a reader never sees half a file."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
