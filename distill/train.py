@@ -194,8 +194,8 @@ def encode_images(teacher: Teacher, painted: PaintedSet, progress: bool) -> Tens
         for offset, image in enumerate(images):
             if image.shape != (height, width, 3):
                 raise TrainingError(
-                    f"image {start + offset} is {image.shape[1]} x {image.shape[0]} but image 0 {width} x {height}: "
-                    "all must have one size"
+                    f"image {start + offset} is {image.shape[1]} x {image.shape[0]} but image 0 {width} x {height}:"
+                    " all must have one size"
                 )
         pixels = torch.stack([torch.from_numpy(image.copy()) for image in images])  # uint8 (n, H, W, 3)
         pixels = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1  # float32 (n, 3, H, W) in [-1, 1]

@@ -3,7 +3,7 @@
     a {color} {material} sofa in a living room with {wall} walls
 
 A slot is a name in braces. An article right before a slot agrees with what fills it: "a {color}" becomes "a red" or
-"an orange". Doubled braces stand for themselves. That is the whole language.
+"an orange". A value may be empty: the word is left out. That is the whole language.
 """
 
 import difflib
@@ -16,7 +16,12 @@ from synth.errors import RecipeError
 from synth.seeds import derive_seed
 from synth.settings import SceneSettings, Substitution
 
-_SLOT = re.compile(r"(?:\b([Aa])n? )?\{(\w+)\}")
+_SLOT = re.compile(r"\{(\w+)\}")
+_ARTICLE_OF_SLOT = re.compile(r"\b([Aa])n?(?=\s+\{)")
+_AGREE = "\x00"  # stands behind an article until the word after it is known
+_VOWEL_SOUND = re.compile(
+    r"(?:hour|honest|heir|honou?r|8|11\b|18\b)|(?!eu|one\b|once\b|uni(?![mn])|us[eu]|ute)[aeiou]", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,17 @@ class Template:
     """The scenes of a recipe: pure, and the same on every machine.
 
     Raises:
-        RecipeError: for a template without slots, or one whose slots and lists of values do not match.
+        RecipeError: for a template without slots, with stray braces, or whose slots and lists of values do not match.
     """
 
     def __init__(self, settings: SceneSettings) -> None:
         self.settings = settings
-        used = {match[2] for match in _SLOT.finditer(settings.template)}
+        used = set(_SLOT.findall(settings.template))
+        if re.search(r"[{}]", _SLOT.sub("", settings.template)):
+            raise RecipeError(
+                f"the template {settings.template!r} has stray braces: "
+                "a slot is one name of letters, digits and underscores in braces, like {color}"
+            )
         if not used:
             raise RecipeError(f"the template {settings.template!r} has no {{slot}}: every scene would be the same")
         for name in sorted(used - set(settings.slots)):
@@ -48,6 +58,10 @@ class Template:
             )
         for name in sorted(set(settings.slots) - used):
             raise RecipeError(f"scenes.slots.{name} is never used in the template: add {{{name}}} or remove the slot")
+        for name, values in settings.slots.items():
+            repeated = sorted({value for value in values if values.count(value) > 1})
+            if repeated:
+                raise RecipeError(f"scenes.slots.{name} lists {repeated[0]!r} more than once")
         self._names = sorted(settings.slots)
         self.num_combinations = math.prod(len(settings.slots[name]) for name in self._names)
 
@@ -68,15 +82,11 @@ class Template:
         )
 
     def render(self, slots: Mapping[str, str]) -> str:
-        """The template's text with its slots filled."""
-
-        def fill(match: re.Match[str]) -> str:
-            value = slots[match[2]]
-            if match[1] is None:
-                return value
-            return f"{match[1]}{'n' if value[:1].lower() in tuple('aeiou') else ''} {value}"
-
-        return _SLOT.sub(fill, self.settings.template).replace("{{", "{").replace("}}", "}")
+        """The template's text with its slots filled, and the articles before them set right."""
+        text = _ARTICLE_OF_SLOT.sub(rf"\1{_AGREE}", self.settings.template)
+        text = _SLOT.sub(lambda match: slots[match[1]], text)
+        text = re.sub(r"\s+([,.])", r"\1", " ".join(text.split()))  # what an empty value leaves behind
+        return re.sub(rf"{_AGREE}( ?)(?=(\w*))", lambda match: f"{_n(match[2])}{match[1]}", text)
 
     def edited(self, slots: Mapping[str, str], edit: Substitution) -> str:
         """The same scene's prompt after an edit: the same words, with the edit's slots replaced.
@@ -90,6 +100,11 @@ class Template:
                     f"an edit replaces {name!r}, which is no slot of the template{_nearest(name, self._names)}"
                 )
         return self.render({**slots, **edit})
+
+
+def _n(word: str) -> str:
+    """What turns "a" into the article of `word`."""
+    return "n" if _VOWEL_SOUND.match(word) else ""
 
 
 def _shuffled(place: int, size: int, key: int) -> int:

@@ -22,7 +22,7 @@ class TeacherSettings(Settings):
     revision: str | None = None
     """A branch, tag or commit of a Hub id."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """`auto`: bfloat16 on a GPU, float32 elsewhere."""
+    """`auto`: bfloat16 for a full-size model on a GPU, float32 elsewhere."""
     device: str = "auto"
     """`auto`: the GPU when there is one."""
     allow_cpu: bool = False

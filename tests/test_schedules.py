@@ -1,7 +1,7 @@
 """The curves, against other people's and by hand."""
 
 import pytest
-from diffusers.optimization import get_cosine_schedule_with_warmup, get_constant_schedule_with_warmup
+from diffusers.optimization import get_constant_schedule_with_warmup, get_cosine_schedule_with_warmup
 from pydantic import ValidationError
 from torch import nn
 from torch.optim import SGD
@@ -31,7 +31,8 @@ def test_the_papers_curves_at_the_steps_that_can_be_done_by_hand() -> None:
     omega = [cosine(s, paper.guidance_start, paper.guidance_end, paper.guidance_warmup_steps) for s in (0, 10_000)]
     assert omega == pytest.approx([1, 13])
     lambda_id = [
-        cosine(s, paper.lambda_id_start, paper.lambda_id_end, paper.lambda_id_steps) for s in (0, 10_000, 20_000, 10**6)
+        cosine(s, paper.lambda_id_start, paper.lambda_id_end, paper.lambda_id_steps)
+        for s in (0, 10_000, 20_000, 10**6)
     ]
     assert lambda_id == pytest.approx([3, 1.55, 0.1, 0.1])
     assert (linear_warmup(4_999, 10_000), linear_warmup(9_999, 10_000), linear_warmup(10**6, 10_000)) == (0.5, 1, 1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 LATENT_CHANNELS = 12
@@ -105,15 +105,16 @@ def build_tokenizer(texts: Iterable[str], folder: Path, vocab_size: int = 1200) 
             show_progress=False,
         ),
     )
-    learned = bpe.get_vocab()
-    vocab = dict(sorted(learned.items(), key=lambda item: item[1]))
-    for letter in sorted(alphabet):  # a word may end in any byte
-        vocab.setdefault(letter + "</w>", len(vocab))
     folder.mkdir(parents=True, exist_ok=True)
     bpe.model.save(str(folder))
     merges = [tuple(line.split(" ")) for line in (folder / "merges.txt").read_text().splitlines()[1:] if line]
     (folder / "vocab.json").unlink()
     (folder / "merges.txt").unlink()
+    # The trainer numbers the word-ending letters in another order every time: number everything ourselves. A word
+    # may end in any byte.
+    letters = sorted(alphabet)
+    names = [START, END, *letters, *(letter + "</w>" for letter in letters), *map("".join, merges)]
+    vocab = {name: index for index, name in enumerate(dict.fromkeys(names))}
     tokenizer = CLIPTokenizer(
         vocab=vocab,
         merges=merges,
@@ -130,10 +131,9 @@ def build_tokenizer(texts: Iterable[str], folder: Path, vocab_size: int = 1200) 
 def tokenize(tokenizer: Any, texts: list[str]) -> torch.Tensor:
     """int64 (N, 77), padded."""
     batch = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
-    return batch.input_ids
+    ids: torch.Tensor = batch.input_ids
+    return ids
 
 
 def _words() -> Any:
-    from tokenizers import Regex
-
     return Regex(r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+""")

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from synth.miniature.world import FACTORS, MASK_OF, WorldScene, render, sample_scene
+from synth.pixels import to_float, to_uint8
 from synth.seeds import derive_seed
 
 NONE = "?"
@@ -94,8 +95,8 @@ class FactorReader:
             raise ValueError(f"the factor readers take pictures of 128 x 128, not {images.shape}")
         device = next(self.network.parameters()).device
         answers: dict[str, list[str]] = {name: [] for name in HEADS}
-        for part in torch.from_numpy(np.ascontiguousarray(images)).split(64):
-            for name, logits in self.network(_to_float(part.to(device))).items():
+        for part in torch.split(torch.from_numpy(np.ascontiguousarray(images)), 64):
+            for name, logits in self.network(to_float(part.to(device))).items():
                 sure, best = logits.float().softmax(dim=1).max(dim=1)
                 values = (*HEADS[name], NONE)
                 for probability, index in zip(sure.tolist(), best.tolist(), strict=True):
@@ -119,7 +120,8 @@ def pair(split: str, index: int) -> tuple[WorldScene, WorldScene, str]:
 
 def train_reader(out: Path, minutes: float, device: str, num_pairs: int = 40_000, batch_size: int = 256) -> None:
     """Train on drawn scenes of the train split, blurred, reconstructed and blended; save to `out/reader`."""
-    from synth.miniature.train import averaged_network, models
+    from synth.miniature import models
+    from synth.miniature.train import averaged_network
 
     target = torch.device(device)
     with ProcessPoolExecutor() as pool:
@@ -138,7 +140,7 @@ def train_reader(out: Path, minutes: float, device: str, num_pairs: int = 40_000
         role = torch.randint(3, (batch_size,), generator=generator, device=target)  # the one, the other, between
         amount = torch.rand((batch_size,), generator=generator, device=target) * 0.4 + 0.3
         amount = torch.where(role == 2, amount, role.float())[:, None, None, None]
-        x = _to_float(images[chosen, 0]) * (1 - amount) + _to_float(images[chosen, 1]) * amount
+        x = to_float(images[chosen, 0]) * (1 - amount) + to_float(images[chosen, 1]) * amount
         x = _disturb(x, vae if step % 3 == 0 else None, generator)
         logits = network(x)
         loss = sum(
@@ -163,13 +165,13 @@ def accuracy(reader: FactorReader, vae: Any, num: int) -> dict[str, dict[str, fl
     first = np.stack([render(scene).image for scene, _, _ in pairs])
     second = np.stack([render(other).image for _, other, _ in pairs])
     device = next(reader.network.parameters()).device
-    x = _to_float(torch.from_numpy(first).to(device))
+    x = to_float(torch.from_numpy(first).to(device))
     with torch.no_grad():
-        again = torch.cat([vae.decode(vae.encode(part).latent_dist.mode()).sample for part in x.split(32)])
+        again = torch.cat([vae.decode(vae.encode(part).latent_dist.mode()).sample for part in torch.split(x, 32)])
     halves = ((first.astype(np.uint16) + second) // 2).astype(np.uint8)
     table: dict[str, dict[str, float]] = {}
     for name, shown in (("drawn", x), ("blurred", _blur(x, 1.0)), ("reconstructed", again)):
-        answers = reader.read(_to_uint8(shown))
+        answers = reader.read(to_uint8(shown))
         table[name] = {}
         for factor in HEADS:
             right = [
@@ -219,14 +221,3 @@ def _blur(x: Tensor, sigma: float) -> Tensor:
     kernel = (kernel / kernel.sum()).repeat(3, 1)  # (3, 9)
     x = F.conv2d(F.pad(x, (4, 4, 0, 0), mode="replicate"), kernel[:, None, None, :], groups=3)
     return F.conv2d(F.pad(x, (0, 0, 4, 4), mode="replicate"), kernel[:, None, :, None], groups=3)
-
-
-def _to_float(images: Tensor) -> Tensor:
-    """uint8 NHWC -> float32 NCHW in [-1, 1]."""
-    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def _to_uint8(images: Tensor) -> NDArray[np.uint8]:
-    """float NCHW in [-1, 1] -> uint8 NHWC."""
-    pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round()
-    return pixels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

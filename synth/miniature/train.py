@@ -15,10 +15,8 @@ import argparse
 import json
 import math
 import os
-import time
-from collections.abc import Callable
+import shutil
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +24,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from synth.errors import TrainingError
 from synth.miniature import models
 from synth.miniature.captions import captions
+from synth.miniature.stage import Run, below, generator, keep_freed_memory, layout
 from synth.miniature.world import render, sample_scene
-from synth.seeds import derive_seed
+from synth.pixels import save_grid, to_float, to_uint8
 
 SIZE = 128
 CAPTIONS_PER_SCENE = 4
@@ -71,166 +71,6 @@ def unseen(num: int) -> tuple[NDArray[np.uint8], list[str]]:
     return np.stack([render(scene, SIZE).image for scene in scenes]), [captions(scene, 1)[0] for scene in scenes]
 
 
-# The loop that the stages share
-
-
-@dataclass
-class Run:
-    """One stage's training: networks, their moving average, the optimiser, and where it stands."""
-
-    name: str
-    out: Path
-    networks: nn.ModuleDict
-    minutes: float
-    stop_after: float
-    learning_rate: float
-    device: torch.device
-    ema_decay: float = 0.9995
-    step: int = 0
-    minutes_done: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.networks.to(self.device)
-        self.average = {key: value.detach().clone() for key, value in self.networks.state_dict().items()}
-        self.parameters = [parameter for parameter in self.networks.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=self.learning_rate,
-            betas=(0.9, 0.99),
-            weight_decay=0.01,
-            fused=self.device.type == "cuda",
-        )
-        self._resume()
-
-    def train(self, loss_of: Callable[[int], Tensor], sample: Callable[[], None]) -> None:
-        """Step until the time is up. `loss_of(step)` draws its own batch from the step's number alone."""
-        started, said, saved = time.time(), time.time(), time.time()
-        before = self.minutes_done
-        total = torch.zeros((), device=self.device)
-        counted = 0
-        while self.minutes_done < self.minutes and self.minutes_done - before < self.stop_after:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate * self._rate()
-            loss = loss_of(self.step)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(self.parameters, 1.0)
-            self.optimizer.step()
-            self.step += 1
-            self._average()
-            total += loss.detach()
-            counted += 1
-            self.minutes_done = before + (time.time() - started) / 60
-            if time.time() - said > 20:
-                value = float(total) / counted
-                line = {
-                    "stage": self.name,
-                    "step": self.step,
-                    "minutes": round(self.minutes_done, 2),
-                    "loss": value,
-                }
-                print(json.dumps(line), flush=True)
-                with (self.out / "log.jsonl").open("a") as log:
-                    log.write(json.dumps(line) + "\n")
-                if not math.isfinite(value):
-                    raise FloatingPointError(f"the loss of stage {self.name} is {value} at step {self.step}")
-                said, counted = time.time(), 0
-                total.zero_()
-            if time.time() - saved > 120:
-                self.save()
-                saved = time.time()
-        self.save()
-        sample()
-
-    def _rate(self) -> float:
-        """A short warm-up, then a cosine down to nothing."""
-        return (
-            min(1.0, (self.step + 1) / 200)
-            * 0.5
-            * (1 + math.cos(math.pi * min(1.0, self.minutes_done / self.minutes)))
-        )
-
-    def _average(self) -> None:
-        decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            state = self.networks.state_dict()
-            floats = [key for key in state if state[key].is_floating_point()]
-            torch._foreach_lerp_([self.average[key] for key in floats], [state[key] for key in floats], 1 - decay)
-
-    def averaged(self) -> nn.ModuleDict:
-        """The networks with their moving average loaded, for sampling: training goes on from `restore`."""
-        self._live = {key: value.detach().clone() for key, value in self.networks.state_dict().items()}
-        self.networks.load_state_dict(self.average)
-        return self.networks.eval()
-
-    def restore(self) -> None:
-        """Back to the weights in training."""
-        self.networks.load_state_dict(self._live)
-        self.networks.train()
-
-    def save(self) -> None:
-        """Write the checkpoint: whole, or the old one stays."""
-        tensors = {f"network.{key}": value for key, value in self.networks.state_dict().items()}
-        tensors |= {f"average.{key}": value for key, value in self.average.items()}
-        for index, parameter in enumerate(self.parameters):
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
-        state = {"step": str(self.step), "minutes": str(self.minutes_done)}
-        part = self.out / f"{self.name}.safetensors.part"
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, part, metadata=state)
-        os.replace(part, self._path)
-
-    @property
-    def _path(self) -> Path:
-        return self.out / f"{self.name}.safetensors"
-
-    def _resume(self) -> None:
-        if not self._path.exists():
-            return
-        from safetensors import safe_open
-
-        tensors = load_file(self._path, device=str(self.device))
-        with safe_open(self._path, "pt") as file:
-            state = file.metadata()
-        self.step, self.minutes_done = int(state["step"]), float(state["minutes"])
-        self.networks.load_state_dict(_below("network.", tensors))
-        self.average = _below("average.", tensors)
-        for index, parameter in enumerate(self.parameters):
-            if found := _below(f"optimizer.{index}.", tensors):
-                found["step"] = found["step"] if self.device.type == "cuda" else found["step"].cpu()
-                self.optimizer.state[parameter] = found
-        print(f"{self.name}: going on from step {self.step}, {self.minutes_done:.1f} minutes in", flush=True)
-
-
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-
-def _generator(device: torch.device, *parts: int | str) -> torch.Generator:
-    return torch.Generator(device).manual_seed(derive_seed(*parts))
-
-
-def _layout(device: torch.device) -> torch.memory_format:
-    """Channels last is the fast one on a GPU, and six times slower than the plain one for bfloat16 on a CPU."""
-    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
-
-
-def _to_float(images: Tensor) -> Tensor:
-    """uint8 NHWC -> float32 NCHW in [-1, 1]."""
-    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def _to_uint8(images: Tensor) -> NDArray[np.uint8]:
-    """float NCHW in [-1, 1] -> uint8 NHWC."""
-    pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round()
-    return pixels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-
-
-def save_grid(rows: list[NDArray[np.uint8]], path: Path) -> None:
-    """Each row is uint8 (N, H, W, 3)."""
-    Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows])).save(path)
-
-
 # The VAE
 
 
@@ -238,7 +78,7 @@ def train_vae(args: argparse.Namespace) -> None:
     """Reconstruction with L1, squared error and edges; a weak pull towards a unit Gaussian."""
     device = torch.device(args.device)
     images = torch.from_numpy(np.load(args.out / "images.npy")).to(device)
-    vae = models.build_vae().to(memory_format=_layout(device))
+    vae = models.build_vae()
     run = Run(
         "vae",
         args.out,
@@ -247,16 +87,17 @@ def train_vae(args: argparse.Namespace) -> None:
         args.stop_after,
         args.learning_rate,
         device,
+        init=args.init,
     )
     forward: Any = torch.compile(_VaeLoss(vae)) if args.compile else _VaeLoss(vae)
 
     def loss_of(step: int) -> Tensor:
-        generator = _generator(device, args.seed, "vae", step)
-        chosen = torch.randint(len(images), (args.batch_size,), generator=generator, device=device)
-        batch = _to_float(images[chosen]).contiguous(memory_format=_layout(device))
+        draws = generator(device, args.seed, "vae", step)
+        chosen = torch.randint(len(images), (args.batch_size,), generator=draws, device=device)
+        batch = to_float(images[chosen]).contiguous(memory_format=layout(device))
         noise = torch.randn(
             (args.batch_size, models.LATENT_CHANNELS, SIZE // 8, SIZE // 8),
-            generator=generator,
+            generator=draws,
             device=device,
         )
         with torch.autocast(device.type, torch.bfloat16):
@@ -287,19 +128,20 @@ class _VaeLoss(nn.Module):
         y = self.vae.decode(mean + (0.5 * logvar).exp() * noise).sample.float()
         edges = (y.diff(dim=-1) - x.diff(dim=-1)).abs().mean() + (y.diff(dim=-2) - x.diff(dim=-2)).abs().mean()
         kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
-        return F.l1_loss(y, x) + 2 * F.mse_loss(y, x) + 0.5 * edges + 2e-4 * kl
+        loss: Tensor = F.l1_loss(y, x) + 2 * F.mse_loss(y, x) + 0.5 * edges + 2e-4 * kl
+        return loss
 
 
 @torch.no_grad()
 def _roundtrip(vae: Any, images: NDArray[np.uint8], device: torch.device) -> NDArray[np.uint8]:
-    x = _to_float(torch.from_numpy(images).to(device))
-    return _to_uint8(vae.decode(vae.encode(x).latent_dist.mode()).sample)
+    x = to_float(torch.from_numpy(images).to(device))
+    return to_uint8(vae.decode(vae.encode(x).latent_dist.mode()).sample)
 
 
 def averaged_network(out: Path, stage: str, name: str, network: Any) -> Any:
     """Load one network's moving average from a stage's checkpoint."""
     tensors = load_file(out / f"{stage}.safetensors")
-    network.load_state_dict(_below(f"average.{name}.", tensors))
+    network.load_state_dict(below(f"average.{name}.", tensors))
     return network.eval().requires_grad_(False)
 
 
@@ -307,7 +149,7 @@ def averaged_network(out: Path, stage: str, name: str, network: Any) -> Any:
 def whiten(vae: Any, images: Tensor, device: torch.device) -> None:
     """Fold each latent channel's mean and deviation into the 1x1 convolutions on both sides of the latents, exactly,
     so that latents have zero mean and unit variance and the pipeline needs no scale."""
-    means = torch.cat([vae.encode(_to_float(part.to(device))).latent_dist.mean for part in images.split(64)])
+    means = torch.cat([vae.encode(to_float(part.to(device))).latent_dist.mean for part in torch.split(images, 64)])
     mu, sigma = means.mean(dim=(0, 2, 3)).double(), means.std(dim=(0, 2, 3)).double()
     into, back, channels = vae.quant_conv, vae.post_quant_conv, len(mu)
     weight, bias = into.weight.double(), into.bias.double()
@@ -329,32 +171,41 @@ def train_unet(args: argparse.Namespace) -> None:
     device = torch.device(args.device)
     texts = json.loads((args.out / "captions.json").read_text())
     flat = [caption for several in texts for caption in several]
-    tokenizer = models.build_tokenizer(flat, args.out / "tokenizer")
+    tokenizer = _tokenizer(args.out, flat, args.init)
     latents = _latents(args.out, device)
     tokens = models.tokenize(tokenizer, flat).to(device, torch.int32).view(len(texts), CAPTIONS_PER_SCENE, -1)
     null = models.tokenize(tokenizer, [""]).to(device)
     networks = nn.ModuleDict({"unet": models.build_unet(), "text_encoder": models.build_text_encoder(tokenizer)})
-    run = Run("unet", args.out, networks, args.minutes, args.stop_after, args.learning_rate, device)
-    unet = networks["unet"].to(memory_format=_layout(device))
+    run = Run(
+        "unet",
+        args.out,
+        networks,
+        args.minutes,
+        args.stop_after,
+        args.learning_rate,
+        device,
+        init=args.init,
+    )
+    unet = networks["unet"]
     predict: Any = torch.compile(unet) if args.compile else unet
     alphas: Tensor = models.build_scheduler().alphas_cumprod.to(device)
 
     def loss_of(step: int) -> Tensor:
-        generator = _generator(device, args.seed, "unet", step)
+        draws = generator(device, args.seed, "unet", step)
         size = args.batch_size
-        chosen = torch.randint(len(latents), (size,), generator=generator, device=device)
-        which = torch.randint(CAPTIONS_PER_SCENE, (size,), generator=generator, device=device)
+        chosen = torch.randint(len(latents), (size,), generator=draws, device=device)
+        which = torch.randint(CAPTIONS_PER_SCENE, (size,), generator=draws, device=device)
         ids = tokens[chosen, which].long()
-        dropped = torch.rand((size,), generator=generator, device=device) < 0.1
+        dropped = torch.rand((size,), generator=draws, device=device) < 0.1
         ids = torch.where(dropped[:, None], null, ids)
         x0 = latents[chosen].float()
-        noise = torch.randn(x0.shape, generator=generator, device=device)
-        t = torch.randint(1000, (size,), generator=generator, device=device)
+        noise = torch.randn(x0.shape, generator=draws, device=device)
+        t = torch.randint(1000, (size,), generator=draws, device=device)
         alpha_bar = alphas[t][:, None, None, None]
         xt = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
         with torch.autocast(device.type, torch.bfloat16):
             context = networks["text_encoder"](ids).last_hidden_state
-            eps = predict(xt.contiguous(memory_format=_layout(device)), t, context).sample
+            eps = predict(xt.contiguous(memory_format=layout(device)), t, context).sample
         return F.mse_loss(eps.float(), noise)
 
     def sample() -> None:
@@ -369,20 +220,42 @@ def train_unet(args: argparse.Namespace) -> None:
     run.train(loss_of, sample)
 
 
+def _tokenizer(out: Path, texts: list[str], init: Path | None) -> Any:
+    """The run's tokenizer, made once: the text encoder's rows belong to its ids."""
+    from transformers import CLIPTokenizer
+
+    if init is not None and not (out / "tokenizer").exists():
+        CLIPTokenizer.from_pretrained(init / "tokenizer").save_pretrained(out / "tokenizer")
+    if (out / "tokenizer" / "tokenizer.json").exists():
+        return CLIPTokenizer.from_pretrained(out / "tokenizer")
+    return models.build_tokenizer(texts, out / "tokenizer")
+
+
 def _latents(out: Path, device: torch.device) -> Tensor:
     """The posterior means of all drawn scenes, bfloat16 on the device; kept on disk with the run."""
     path = out / "latents.safetensors"
-    if not path.exists():
+    vae_step = _vae_step(out / "vae.safetensors", "step")
+    if path.exists() and _vae_step(path, "vae_step") != vae_step and (out / "unet.safetensors").exists():
+        raise TrainingError(f"the VAE in {out} was trained on after its U-Net began; remove unet.safetensors")
+    if not path.exists() or _vae_step(path, "vae_step") != vae_step:
         vae = averaged_network(out, "vae", "vae", models.build_vae()).to(device)
         images = torch.from_numpy(np.load(out / "images.npy"))
         whiten(vae, images[:4096], device)
         vae.save_pretrained(out / "vae")
         parts = []
         with torch.no_grad():
-            for part in images.split(256):
-                parts.append(vae.encode(_to_float(part.to(device))).latent_dist.mean.to(torch.bfloat16).cpu())
-        save_file({"latents": torch.cat(parts).contiguous()}, path)
+            for part in torch.split(images, 256):
+                parts.append(vae.encode(to_float(part.to(device))).latent_dist.mean.to(torch.bfloat16).cpu())
+        part_file = path.with_suffix(".part")
+        save_file({"latents": torch.cat(parts).contiguous()}, part_file, metadata={"vae_step": vae_step})
+        os.replace(part_file, path)
     return load_file(path, device=str(device))["latents"]
+
+
+def _vae_step(path: Path, key: str) -> str:
+    """How long the VAE was trained, as a checkpoint or a latents file says; "" if it does not."""
+    with safe_open(path, "pt") as file:
+        return str((file.metadata() or {}).get(key, ""))
 
 
 # The folder
@@ -409,6 +282,8 @@ def assemble(out: Path, folder: Path) -> None:
     )
     pipeline.save_pretrained(folder, max_shard_size="14MB")
     defaults = {"image_size": SIZE, "num_inference_steps": 20, "guidance_scale": 3.0, "licence": "apache-2.0"}
+    if (out / "reader" / "reader.safetensors").exists():
+        shutil.copytree(out / "reader", folder / "reader", dirs_exist_ok=True)
     (folder / "distillery.json").write_text(json.dumps(defaults, indent=2) + "\n")
 
 
@@ -418,6 +293,7 @@ def main() -> None:
     parser.add_argument("stage", choices=("draw", "vae", "unet", "reader", "assemble"))
     parser.add_argument("--out", type=Path, required=True, help="checkpoints, logs and grids")
     parser.add_argument("--folder", type=Path, help="assemble: where the diffusers folder goes")
+    parser.add_argument("--init", type=Path, help="vae, unet: start from this diffusers folder's weights")
     parser.add_argument("--num-scenes", type=int, default=120_000)
     parser.add_argument("--minutes", type=float, default=10.0, help="the whole length of the stage")
     parser.add_argument("--stop-after", type=float, default=math.inf, help="minutes of this call")
@@ -431,6 +307,7 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = True
     args.out.mkdir(parents=True, exist_ok=True)
+    keep_freed_memory()
     if args.stage == "draw":
         draw(args.out, args.num_scenes)
     elif args.stage == "vae":

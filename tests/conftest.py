@@ -1,0 +1,111 @@
+"""Small real parts: pipelines of Stable Diffusion's own classes, made on the spot with random weights."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub: no test asks the network
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from synth.settings import TeacherSettings
+from synth.teacher import Teacher
+
+SD_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+WORDS = "a an sofa in living room with walls red blue grey purple orange leather velvet fabric white green"
+
+
+@pytest.fixture(scope="session")
+def tiny_sd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stable Diffusion 1.5 in small: 64 x 64 images, 4 x 8 x 8 latents, PNDM, noise prediction, random weights."""
+    scheduler = PNDMScheduler(skip_prk_steps=True, set_alpha_to_one=False, **SD_SCHEDULE)
+    return save_tiny_pipeline(tmp_path_factory.mktemp("tiny-sd"), scheduler)
+
+
+@pytest.fixture(scope="session")
+def tiny_v_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stable Diffusion 2.1 in small: the same networks under a v-prediction schedule."""
+    scheduler = DDIMScheduler(
+        prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, **SD_SCHEDULE
+    )
+    return save_tiny_pipeline(tmp_path_factory.mktemp("tiny-v"), scheduler)
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tiny_sd_folder: Path) -> Teacher:
+    return Teacher.load(TeacherSettings(id=str(tiny_sd_folder), device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def tiny_v_teacher(tiny_v_folder: Path) -> Teacher:
+    return Teacher.load(TeacherSettings(id=str(tiny_v_folder), device="cpu"))
+
+
+def save_tiny_pipeline(folder: Path, scheduler: Any) -> Path:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tokenizer = tiny_tokenizer()
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(8, 8, 16, 16),
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=64,
+            scaling_factor=0.18215,
+        )
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            norm_num_groups=4,
+            cross_attention_dim=16,
+            attention_head_dim=2,
+        )
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=16,
+                intermediate_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                max_position_embeddings=77,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+    StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    return folder
+
+
+def tiny_tokenizer() -> CLIPTokenizer:
+    """CLIP's own tokenizer over letters and a few whole words, which merge from left to right."""
+    letters = sorted(ByteLevel.alphabet())
+    vocab = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
+    merges = []
+    for word in WORDS.split():
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        while len(pieces) > 1:
+            merges.append((pieces[0], pieces[1]))
+            pieces = [pieces[0] + pieces[1], *pieces[2:]]
+            vocab.append(pieces[0])
+    ids = {token: number for number, token in enumerate(dict.fromkeys(vocab))}
+    return CLIPTokenizer(vocab=ids, merges=list(dict.fromkeys(merges)), model_max_length=77)

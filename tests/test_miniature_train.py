@@ -1,0 +1,136 @@
+"""Training the miniature: what a resumed run must find again, and the folder that it ends in."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import save_file
+from torch import nn
+from transformers import CLIPTokenizer
+
+from synth.errors import TrainingError
+from synth.miniature import models, train
+from synth.miniature.captions import captions
+from synth.miniature.stage import Run
+from synth.miniature.world import sample_scene
+from synth.pixels import to_float
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    return [text for index in range(100) for text in captions(sample_scene("train", index), 4)]
+
+
+def small_run(out: Path) -> tuple[Run, nn.Module]:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Conv2d(8, 3, 3))
+    return Run("small", out, nn.ModuleDict({"network": network}), 1.0, 1.0, 1e-2, CPU), network
+
+
+def take_steps(run: Run, network: nn.Module, steps: range) -> None:
+    for step in steps:
+        images = torch.randn((2, 3, 9, 9), generator=torch.Generator().manual_seed(step))
+        run.optimizer.zero_grad()
+        network(images).square().mean().backward()
+        run.optimizer.step()
+        run.step += 1
+        run._average()
+
+
+def test_the_tokenizer_is_the_same_every_time_and_keeps_unknown_words(texts: list[str], tmp_path: Path) -> None:
+    first = models.build_tokenizer(texts, tmp_path / "a")
+    assert models.build_tokenizer(texts, tmp_path / "b").get_vocab() == first.get_vocab()
+    loaded = CLIPTokenizer.from_pretrained(tmp_path / "a")
+    for text in ("", "a red leather sofa", "Zürich ☃ xylophone"):
+        ids = loaded(text).input_ids
+        assert ids == first(text).input_ids
+        assert (ids[0], ids[-1]) == (loaded.bos_token_id, loaded.eos_token_id)
+        assert loaded.decode(ids, skip_special_tokens=True) == text.lower()
+    assert models.tokenize(loaded, ["a sofa", ""]).shape == (2, models.MAX_TOKENS)
+
+
+def test_a_resumed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "_layout", lambda device: torch.channels_last)  # as on a GPU
+    whole, network = small_run(tmp_path / "none")
+    take_steps(whole, network, range(6))
+    tmp_path.joinpath("run").mkdir()
+    first, network = small_run(tmp_path / "run")
+    take_steps(first, network, range(3))
+    first.save()
+    second, network = small_run(tmp_path / "run")
+    assert second.step == 3
+    for parameter in second.parameters:  # a fused optimiser walks raw memory
+        assert second.optimizer.state[parameter]["exp_avg"].stride() == parameter.stride()
+    take_steps(second, network, range(3, 6))
+    for key, value in whole.networks.state_dict().items():
+        assert torch.equal(value, second.networks.state_dict()[key])
+        assert torch.equal(whole.average[key], second.average[key])
+
+
+def test_whitening_changes_the_latents_and_not_the_pictures() -> None:
+    torch.manual_seed(0)
+    vae = models.build_vae().eval().requires_grad_(False)
+    images = torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8)
+    x = to_float(images)
+    with torch.no_grad():
+        before = vae.encode(x).latent_dist
+        decoded = vae.decode(before.mean).sample
+        sigma = before.mean.std(dim=(0, 2, 3))
+        train.whiten(vae, images, CPU)
+        after = vae.encode(x).latent_dist
+        torch.testing.assert_close(vae.decode(after.mean).sample, decoded, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(after.mean.mean(dim=(0, 2, 3)), torch.zeros(12), atol=1e-4, rtol=0)
+    torch.testing.assert_close(after.mean.std(dim=(0, 2, 3)), torch.ones(12), atol=1e-4, rtol=0)
+    torch.testing.assert_close(after.std * sigma[:, None, None], before.std, atol=1e-5, rtol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def trained(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints of networks that were never trained."""
+    out = tmp_path_factory.mktemp("run")
+    train.draw(out, 4)
+    tokenizer = models.build_tokenizer(texts, out / "tokenizer")
+    networks: dict[str, dict[str, Any]] = {
+        "vae": {"vae": models.build_vae()},
+        "unet": {"unet": models.build_unet(), "text_encoder": models.build_text_encoder(tokenizer)},
+    }
+    for name, parts in networks.items():
+        Run(name, out, nn.ModuleDict(parts), 1.0, 1.0, 1e-3, CPU).save()
+    return out
+
+
+def test_plain_diffusers_opens_the_folder_and_paints(trained: Path, tmp_path: Path) -> None:
+    train._latents(trained, CPU)
+    train.assemble(trained, tmp_path)
+    sizes = [path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()]
+    assert max(sizes) < 16 * 2**20
+    assert sum(sizes) < 40 * 2**20
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.text_encoder.dtype == pipeline.unet.dtype == pipeline.vae.dtype == torch.float32
+    painted = pipeline("a red leather sofa", num_inference_steps=2, output_type="np").images
+    assert painted.shape == (1, 128, 128, 3)
+    assert np.isfinite(painted).all()
+    defaults = json.loads((tmp_path / "distillery.json").read_text())
+    assert defaults["image_size"] == 128
+    again = models.build_unet()
+    shipped = Run("unet", tmp_path / "new", nn.ModuleDict({"unet": again}), 1.0, 1.0, 1e-3, CPU, init=tmp_path)
+    assert torch.equal(shipped.average["unet.conv_in.weight"], pipeline.unet.conv_in.weight)
+
+
+def test_latents_of_an_older_vae_are_not_mixed_with_a_newer_one(trained: Path) -> None:
+    train._latents(trained, CPU)
+    checkpoint = trained / "vae.safetensors"
+    kept = checkpoint.read_bytes()
+    save_file({"none": torch.zeros(1)}, checkpoint, metadata={"step": "7"})
+    try:
+        with pytest.raises(TrainingError, match=r"the VAE in .* was trained on after its U-Net began"):
+            train._latents(trained, CPU)
+    finally:
+        checkpoint.write_bytes(kept)
