@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -83,7 +84,7 @@ def run(recipe: str, out: Path, teacher: str | None, num_images: int | None, ove
     distillery run sofas --set training.steps=200 --set training.seed=1 --out runs/other
     """
     resolved = _resolve(recipe, teacher, num_images, overrides)
-    _private_prefect()
+    _prepare()
     from flows.pipeline import pipeline
     from flows.run_folder import RunFolder
 
@@ -103,7 +104,7 @@ def synthesize(
     distillery synthesize sofas --num-images 500 --out runs/sofas
     """
     resolved = _resolve(recipe, teacher, num_images, overrides)
-    _private_prefect()
+    _prepare()
     from flows.synthesize import synthesize as paint
 
     click.echo(f"data set  {paint(resolved, out)}")
@@ -118,7 +119,7 @@ def distill(folder: Path) -> None:
     distillery distill runs/sofas
     """
     recipe = _recipe_of(folder)
-    _private_prefect()
+    _prepare()
     from flows.distill import distill as teach
 
     click.echo(f"student  {teach(recipe, folder)}")
@@ -133,7 +134,7 @@ def export(folder: Path) -> None:
     distillery export runs/sofas
     """
     recipe = _recipe_of(folder)
-    _private_prefect()
+    _prepare()
     from flows.export import export as write_model
 
     click.echo(f"model  {write_model(recipe, folder)}")
@@ -148,7 +149,7 @@ def evaluate(folder: Path) -> None:
     distillery evaluate runs/sofas
     """
     recipe = _recipe_of(folder)
-    _private_prefect()
+    _prepare()
     from flows.export import evaluate as measure
     from flows.report import write_report
 
@@ -222,6 +223,14 @@ def _recipe_of(folder: Path) -> Any:
     from flows.run_folder import RunFolder
 
     return RunFolder(folder).load_recipe()
+
+
+def _prepare() -> None:
+    """Before the libraries are imported: they say only what a person must know, and leave nothing behind."""
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    _private_prefect()
 
 
 def _private_prefect() -> None:

@@ -41,7 +41,9 @@ def distill(recipe: Recipe, out: Path) -> Path:
     made_from = digest(teacher.fingerprint, painted.fingerprint, recipe.edits, settings.model_dump(mode="json"))
     if run.is_done("distill", made_from, run.student):
         return run.student
+    teacher.require_scorer()
     run.samples.mkdir(exist_ok=True)
+    tqdm.write(f"distilling from {teacher.name} on {teacher.device}")
     with tqdm(total=settings.steps, desc="distilling", unit="step") as bar:
         for record in train(teacher, painted, Template(recipe.scenes), recipe.edits, settings, run.path):
             _log(run.metrics, record.row(), first=bar.n == 0)
@@ -62,8 +64,10 @@ def draw_samples(teacher: "Teacher", student: "LatentTranslator", painted: "Pain
     import torch
     from PIL import Image
 
+    from synth.pixels import to_float, to_uint8
+
     images = np.stack([painted.image(index) for index in range(min(_NUM_SAMPLES, len(painted)))])
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).float().to(teacher.device) / 127.5 - 1  # (N, 3, H, W)
+    x = to_float(torch.from_numpy(images)).to(teacher.device)  # (N, 3, H, W)
     with torch.no_grad():
         z_hat = teacher.encode(x).float()
         decoded = teacher.decode(z_hat).float()
@@ -71,9 +75,8 @@ def draw_samples(teacher: "Teacher", student: "LatentTranslator", painted: "Pain
         for edit in range(len(student.edits)):
             delta = student(z_hat, torch.full((len(x),), edit, device=teacher.device))
             columns.append(x + (teacher.decode(z_hat + delta).float() - decoded))
-    rows = torch.stack(columns, dim=1).clamp(-1, 1)  # (N, 1 + K, 3, H, W)
-    pixels = ((rows + 1) * 127.5).round().byte().permute(0, 3, 1, 4, 2)  # (N, H, 1 + K, W, 3)
-    return Image.fromarray(pixels.flatten(0, 1).flatten(1, 2).cpu().numpy())  # (N H, (1 + K) W, 3)
+    grid = np.concatenate([to_uint8(column) for column in columns], axis=2)  # (N, H, (1 + K) W, 3)
+    return Image.fromarray(np.concatenate(list(grid)))  # (N H, (1 + K) W, 3)
 
 
 def _log(path: Path, row: dict[str, float], first: bool) -> None:

@@ -130,13 +130,11 @@ def evaluate(recipe: Recipe, out: Path, reader: "Reader | None" = None) -> Path:
 
 def _through_vae(teacher: "Teacher", images: "Images") -> "Images":
     """uint8 (N, H, W, 3) through the teacher's encoder and decoder: what it can show at all."""
-    import numpy as np
     import torch
 
-    x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1  # (N, 3, H, W)
-    shown = teacher.decode(teacher.encode(x)).float().clamp(-1, 1)
-    pixels: Images = ((shown + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()  # (N, H, W, 3)
-    return pixels
+    from synth.pixels import to_float, to_uint8
+
+    return to_uint8(teacher.decode(teacher.encode(to_float(torch.from_numpy(images)).to(teacher.device))))
 
 
 @task(name="export", cache_policy=NO_CACHE)

@@ -1,6 +1,5 @@
 """First stage: the teacher paints the recipe's scenes."""
 
-import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,12 +17,15 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=1)  # the stages of a run share one
 def open_teacher(settings: TeacherSettings) -> "Teacher":
-    """Load a teacher, and say where it runs."""
+    """Load a teacher, without a bar for each of its small files."""
+    import diffusers
+    import transformers
+
     from synth.teacher import Teacher
 
-    teacher = Teacher.load(settings)
-    print(f"teacher {teacher.name} on {teacher.device}, {str(teacher.dtype).removeprefix('torch.')}", file=sys.stderr)
-    return teacher
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    return Teacher.load(settings)
 
 
 def synthesize(recipe: Recipe, out: Path) -> Path:

@@ -94,7 +94,7 @@ class Translator:
         if not path.is_file():
             raise ModelFileError(f"no model file at {path}: check the path, or make one with `distillery export`")
         options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors only: its warnings are about graph optimisations
+        options.log_severity_level = 4  # its errors come as exceptions, its warnings are about its own graph
         wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
         providers = [provider for provider in wanted if provider in ort.get_available_providers()]
         try:

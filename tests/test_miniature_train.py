@@ -13,7 +13,7 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from synth.errors import TrainingError
-from synth.miniature import models, train
+from synth.miniature import models, stage, train
 from synth.miniature.captions import captions
 from synth.miniature.stage import Run
 from synth.miniature.world import sample_scene
@@ -56,7 +56,7 @@ def test_the_tokenizer_is_the_same_every_time_and_keeps_unknown_words(texts: lis
 
 
 def test_a_resumed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "_layout", lambda device: torch.channels_last)  # as on a GPU
+    monkeypatch.setattr(stage, "layout", lambda device: torch.channels_last)  # as on a GPU
     whole, network = small_run(tmp_path / "none")
     take_steps(whole, network, range(6))
     tmp_path.joinpath("run").mkdir()
