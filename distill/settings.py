@@ -35,7 +35,7 @@ PRESETS: dict[str, Preset] = {
             "checkpoint_every": 50,
             "sample_every": 50,
         },
-        validated_on="drawn scenes of the miniature only",
+        validated_on="an early miniature of 64 px, on drawn scenes; not yet the shipped one, never Stable Diffusion",
     ),
     "demo": Preset(
         values={
@@ -50,7 +50,7 @@ PRESETS: dict[str, Preset] = {
             "checkpoint_every": 40,
             "sample_every": 40,
         },
-        validated_on="drawn scenes of the miniature only",
+        validated_on="an early miniature of 64 px, on drawn scenes; not yet the shipped one, never Stable Diffusion",
     ),
 }
 

@@ -19,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -30,6 +31,7 @@ from distill.settings import TrainingSettings
 from distill.translator import LatentTranslator
 from synth.dataset import PaintedSet
 from synth.errors import RecipeError, TrainingError
+from synth.pixels import to_float
 from synth.prompts import Template
 from synth.seeds import derive_seed
 from synth.settings import Substitution
@@ -106,6 +108,7 @@ def train(
     Raises:
         TrainingError: if the set and the edits do not fit, the checkpoint is of another training, or the loss is no
             longer a number.
+        TeacherError: if the teacher cannot score, or cannot read a prompt to its end.
     """
     pairs = prepare(teacher, painted, template, edits, progress)
     examples = dict(zip(edits, pairs.target_prompts[0], strict=True))
@@ -156,7 +159,9 @@ def prepare(
 
     Raises:
         TrainingError: for an empty set, no edits, an edit of slots that do not exist, images of several sizes.
+        TeacherError: for a teacher that cannot score, or prompts that it cannot read to their end.
     """
+    teacher.require_scorer()
     if not len(painted):
         raise TrainingError("the data set is empty: there is nothing to train on; run `distillery synthesize` first")
     if not edits:
@@ -173,6 +178,7 @@ def prepare(
                 prompts.append(template.edited(slots, edit))
         except RecipeError as error:
             raise TrainingError(f"the edit {name!r} does not fit the template: {error}") from error
+    teacher.check_prompts(sorted({*painted.prompts, *(prompt for prompts in targets for prompt in prompts)}))
     return Pairs(encode_images(teacher, painted, progress), painted.prompts, targets)
 
 
@@ -197,8 +203,7 @@ def encode_images(teacher: Teacher, painted: PaintedSet, progress: bool) -> Tens
                     f"image {start + offset} is {image.shape[1]} x {image.shape[0]} but image 0 {width} x {height}:"
                     " all must have one size"
                 )
-        pixels = torch.stack([torch.from_numpy(image.copy()) for image in images])  # uint8 (n, H, W, 3)
-        pixels = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1  # float32 (n, 3, H, W) in [-1, 1]
+        pixels = to_float(torch.from_numpy(np.stack(images)))  # uint8 (n, H, W, 3) -> float32 (n, 3, H, W)
         parts.append(teacher.encode(pixels).float().cpu())  # (n, C, h, w)
     return torch.cat(parts)
 

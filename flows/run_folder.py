@@ -44,15 +44,17 @@ class RunFolder:
 
     @classmethod
     def claim(cls, recipe: Recipe, path: Path) -> "RunFolder":
-        """The folder for this recipe's run: a new one, or one in which the same run was begun.
+        """The folder for this recipe's run: a new one, or one in which the same run was begun. A folder that holds a
+        recipe and nothing made from it is as good as new.
 
         Raises:
             RunError: if another recipe's run is in it; the message says what differs.
         """
         run = cls(path)
-        if run.recipe.exists():
+        made = [entry for entry in path.iterdir() if entry != run.recipe] if path.exists() else []
+        if made and run.recipe.exists():
             run._refuse_another(recipe)
-        elif path.exists() and any(path.iterdir()):
+        elif made:
             raise RunError(f"{path} is no run folder, and not empty: choose another --out")
         path.mkdir(parents=True, exist_ok=True)
         write_whole(run.recipe, to_toml(recipe).encode())

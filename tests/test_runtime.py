@@ -163,11 +163,12 @@ def test_exif_orientation_is_applied(translator, tmp_path):
     exif[0x0112] = 6  # stored turned by 90 degrees
     path = tmp_path / "photo.png"
     Image.fromarray(np.rot90(upright)).save(path, exif=exif)
-    for source in (path, Image.open(path)):
-        edited = translator(source, "red leather", strength=0)
-        assert edited.size == (64, 32)
-        assert np.array_equal(edited, upright)
-        assert 0x0112 not in edited.getexif()
+    with Image.open(path) as image:
+        for source in (path, image):
+            edited = translator(source, "red leather", strength=0)
+            assert edited.size == (64, 32)
+            assert np.array_equal(edited, upright)
+            assert 0x0112 not in edited.getexif()
 
 
 def test_alpha_and_colour_profile_are_kept(translator):
@@ -246,7 +247,7 @@ def test_bad_pictures_are_refused_clearly(translator, tmp_path):
         "no picture at .*absent.png": tmp_path / "absent.png",
         "notes.txt cannot be read as a picture": text,
         "cut.jpg cannot be read as a picture": cut,
-        "the picture cannot be read": Image.open(cut),
+        "the picture cannot be read": Image.open(io.BytesIO(buffer.getvalue()[:900])),
         "cannot be read as a picture": tmp_path,
         r"shape \(8, 8, 3\) and type float32": noise(8, 8).astype(np.float32),
         r"shape \(8, 8\)": noise(8, 8)[..., 0],

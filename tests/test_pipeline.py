@@ -1,0 +1,193 @@
+"""The whole flow, on a tiny pipeline of Stable Diffusion 1.5's classes: the very way that a real one takes."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+from safetensors.torch import load_file
+
+from flows.cli import main
+from flows.recipe import Recipe, load_recipe
+from inference.runtime import Translator
+
+SMALL = [
+    *("scenes.count=6", "scenes.shard_size=4", "scenes.batch_size=2", "scenes.num_inference_steps=2"),
+    *("training.steps=4", "training.batch_size=2", "training.checkpoint_every=2", "training.sample_every=4"),
+    *("evaluation.num_scenes=2", "evaluation.num_no_op_scenes=1"),
+]
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+def command(*arguments: str | Path) -> Result:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def run_command(teacher: Path, out: Path, *more: str) -> Result:
+    overrides = [part for override in (*SMALL, *more) for part in ("--set", override)]
+    return command("run", "sofas", "--teacher", teacher, *overrides, "--out", out)
+
+
+def small_recipe(teacher: Path, *more: str) -> Recipe:
+    return load_recipe("sofas", [f'teacher.id="{teacher}"', *SMALL, *more])
+
+
+@pytest.fixture(scope="session")
+def finished(prefect_server: None, tiny_sd_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "small"
+    result = run_command(tiny_sd_folder, out)
+    assert result.exit_code == 0, result.output
+    assert f"report {out / 'report.html'}\nmodel  {out / 'model.onnx'}\n" in result.stdout
+    return out
+
+
+def test_a_run_leaves_everything_in_its_folder(finished: Path) -> None:
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert (finished / "checkpoints" / "step_000004").is_dir()
+    with Image.open(finished / "samples" / "step_000004.png") as samples:
+        assert samples.size == ((1 + 6) * 64, 4 * 64)
+    page = (finished / "report.html").read_text()
+    assert "red-leather" in page
+    assert page.count("data:image/png;base64,") == 1 + 6  # samples, painted images
+    assert not re.search(r'(src|href)="(?!data:)', page), "the page needs nothing beside it"
+    assert not list(finished.rglob("*.part"))
+
+
+def test_the_painted_set_opens_with_datasets_alone(finished: Path, tmp_path: Path) -> None:
+    painted = datasets.load_dataset(str(finished / "dataset"), split="train", cache_dir=str(tmp_path))
+    assert len(painted) == 6
+    assert painted[0]["image"].size == (64, 64)
+    assert {"slot_color", "slot_material", "prompt", "seed"} <= set(painted.column_names)
+
+
+def test_the_model_file_is_used_without_torch(finished: Path, tmp_path: Path) -> None:
+    model = finished / "model.onnx"
+    picture = tmp_path / "room.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
+    Image.fromarray(pixels).save(picture)
+
+    result = command("translate", model, picture, "--edit", "all", "--out", tmp_path / "edited")
+    names = sorted(path.name for path in (tmp_path / "edited").iterdir())
+    assert names == sorted(f"room_{edit}.png" for edit in Translator.load(model).edits)
+    assert len(result.stdout.split()) == 6
+    with Image.open(tmp_path / "edited" / "room_red-leather.png") as edited:
+        assert edited.size == (90, 70)
+
+    command("translate", model, picture, "--edit", "red-leather", "--strength", "0", "--out", tmp_path / "same")
+    with Image.open(tmp_path / "same" / "room_red-leather.png") as same:
+        assert np.array_equal(np.asarray(same), pixels)
+
+    wrong = command("translate", model, picture, "--edit", "red-lether", "--out", tmp_path / "none")
+    assert (wrong.exit_code, "did you mean 'red-leather'?" in wrong.stderr) == (2, True)
+    twice = command("translate", model, picture, picture, "--edit", "red-leather", "--out", tmp_path / "none")
+    assert (twice.exit_code, (tmp_path / "none").exists()) == (2, False)
+
+    described = command("inspect", model).stdout
+    assert "  blue-fabric: a blue fabric sofa in a " in described
+    assert "training_size: 64" in described
+    assert "validated_on: " in described
+
+
+def test_a_finished_run_is_left_as_it_is(finished: Path, tiny_sd_folder: Path) -> None:
+    outputs = [finished / "student" / "config.json", finished / "model.onnx", *(finished / "dataset/data").iterdir()]
+    before = [path.stat().st_mtime_ns for path in outputs]
+    assert run_command(tiny_sd_folder, finished).exit_code == 0
+    assert [path.stat().st_mtime_ns for path in outputs] == before
+    assert len((finished / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_another_recipe_is_refused_before_anything_is_done(finished: Path, tiny_sd_folder: Path) -> None:
+    result = run_command(tiny_sd_folder, finished, "training.learning_rate=0.5")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: {finished} holds another run: its training.learning_rate is 0.0003, this recipe's is 0.5; "
+        "choose another --out, or delete the folder\n"
+    )
+
+
+def test_stages_one_by_one_and_killed_between_make_the_same_student(
+    finished: Path, tiny_sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Painting grows from 2 images to 6; the training dies in its third step and goes on from its second."""
+    out = tmp_path / "again"
+    overrides = [part for override in SMALL for part in ("--set", override)]
+    shared = ["synthesize", "sofas", "--teacher", tiny_sd_folder, *overrides, "--out", out]
+    assert command(*shared, "--set", "scenes.count=2").exit_code == 0
+    assert (
+        command("export", out).stderr == f"error: {out} has no student yet: `distillery distill {out}` trains one\n"
+    )
+    assert command(*shared).exit_code == 0
+
+    import flows.distill
+
+    log = flows.distill._log
+
+    def die_at_step_3(path: Path, row: dict[str, float], first: bool) -> None:
+        log(path, row, first)
+        if row["step"] == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(flows.distill, "_log", die_at_step_3)
+    assert command("distill", out).exit_code == 1
+    assert not (out / "student").exists()
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "half a li')
+    monkeypatch.undo()
+    assert command("distill", out).exit_code == 0
+
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    weights = "diffusion_pytorch_model.safetensors"
+    expected, actual = load_file(finished / "student" / weights), load_file(out / "student" / weights)
+    assert expected.keys() == actual.keys()
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
+
+
+def test_measured_on_drawn_scenes(
+    finished: Path, tiny_sd_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from flows.cli import _tell
+    from flows.export import evaluate, has_true_answers
+    from flows.report import write_report
+    from synth.miniature.readers import FactorNetwork, FactorReader
+
+    recipe = small_recipe(tiny_sd_folder)
+    assert not has_true_answers(recipe), "its teacher knows nothing of the drawn world"
+    assert has_true_answers(load_recipe("demo"))
+    assert not has_true_answers(load_recipe("demo", ['edits.odd={color="mauve"}']))
+
+    untrained = FactorReader(FactorNetwork())
+    figures = json.loads(evaluate(recipe, finished, untrained).read_text())
+    methods = {(row["method"], row["scenes"]) for row in figures["means"]}
+    assert methods == {
+        (method, scenes) for method in ("student", "do nothing", "vae ceiling") for scenes in ("edited", "no-op")
+    }
+    metrics = Translator.load(finished / "model.onnx").metadata["metrics"]
+    assert metrics["means"] == figures["means"]
+    with Image.open(finished / "grid.png") as grid:
+        assert grid.width > 7 * 128
+
+    page = write_report(recipe, finished).read_text()
+    assert "true counterfactual" in page
+    assert "<td>vae ceiling</td>" in page
+    _tell(finished)
+    before = (finished / "grid.png").stat().st_mtime_ns
+    evaluate(recipe, finished, untrained)
+    assert (finished / "grid.png").stat().st_mtime_ns == before

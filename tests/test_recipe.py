@@ -1,0 +1,140 @@
+"""Recipes: what is read, what is refused, and what a run folder accepts."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from flows.recipe import flatten, load_recipe, recipe_names, to_toml, validate
+from flows.run_folder import RunFolder
+from synth.errors import RecipeError, RunError
+from synth.prompts import Template
+
+
+def test_the_recipes_that_come_with_the_project_are_valid() -> None:
+    assert recipe_names() == ["demo", "sofas"]
+    sofas, demo = load_recipe("sofas"), load_recipe("demo")
+    assert sofas.scenes.count == 5000
+    assert list(sofas.edits) == [
+        *("black-leather", "brown-leather", "purple-velvet", "yellow-velvet", "red-leather", "blue-fabric")
+    ]
+    assert demo.edits == sofas.edits
+    assert demo.scenes.template == sofas.scenes.template
+    assert demo.scenes.count < sofas.scenes.count
+
+
+def test_an_edit_keeps_the_rest_of_the_prompt() -> None:
+    recipe = load_recipe("sofas")
+    template = Template(recipe.scenes)
+    slots = {
+        **{"color": "orange", "material": "fabric", "room": "living room"},
+        **{"wall": "grey", "floor": "wooden", "thing": "a window"},
+    }
+    rest = "sofa in a living room with grey walls, a wooden floor and a window"
+    assert template.render(slots) == f"an orange fabric {rest}"
+    assert template.edited(slots, recipe.edits["purple-velvet"]) == f"a purple velvet {rest}"
+
+
+@pytest.mark.parametrize("name", ["sofas", "demo"])
+def test_a_resolved_recipe_reads_back_as_itself(name: str) -> None:
+    recipe = load_recipe(name, ['scenes.negative_prompt=é "quoted" \\ back', "scenes.guidance_scale=2.5"])
+    assert validate(tomllib.loads(to_toml(recipe))) == recipe
+
+
+def test_overrides_are_toml_values_or_text() -> None:
+    recipe = load_recipe(
+        "demo",
+        ["training.steps=7", "training.learning_rate = 1e-4", "teacher.id=some/model", 'edits.pink={color="pink"}'],
+    )
+    assert (recipe.training.steps, recipe.training.learning_rate) == (7, 1e-4)
+    assert recipe.teacher.id == "some/model"
+    assert recipe.edits["pink"] == {"color": "pink"}
+    assert "red-leather" in recipe.edits
+
+
+def test_a_file_extends_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('extends = "sofas"\nname = "mine"\n[training]\nsteps = 3\n')
+    recipe = load_recipe(path)
+    assert (recipe.name, recipe.training.steps) == ("mine", 3)
+    assert recipe.edits == load_recipe("sofas").edits
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.stepz=3", "unknown key training.stepz; did you mean 'steps'?"),
+        ("teachr.id=x", "unknown key teachr; did you mean 'teacher'?"),
+        ("training.steps=many", "training.steps: input should be a valid integer"),
+        ("training.preset=best", "training.preset: input should be 'demo', 'short' or 'paper', not 'best'"),
+        ("scenes.count=0", "scenes.count: input should be greater than 0, not 0"),
+        ("edits.Red={color='red'}", "edits.Red is no name for an edit: use lower-case letters, digits and hyphens"),
+        ("edits.red={colour='red'}", "'colour', which is no slot of the template; did you mean 'color'?"),
+        ("edits.red={}", "edits.red replaces no slot"),
+        ("scenes.template=a {colr} sofa", "did you mean 'color'?"),
+        ("name.first=x", "name is a value and has no keys below it"),
+        ("steps", "is no key=value"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(override: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("demo", [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_and_broken_recipes(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="did you mean 'sofas'"):
+        load_recipe("sofa")
+    with pytest.raises(RecipeError, match=r"there is no recipe file .*none\.toml"):
+        load_recipe(tmp_path / "none.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("name = ")
+    with pytest.raises(RecipeError, match="cannot be read as TOML"):
+        load_recipe(broken)
+    broken.write_text('extends = "broken"')
+    with pytest.raises(RecipeError, match="extends 'broken', which is none of demo, sofas"):
+        load_recipe(broken)
+
+
+def test_keys_are_flat_and_an_edit_is_one_value() -> None:
+    flat = flatten(load_recipe("demo"))
+    assert flat["scenes.count"] == 200
+    assert flat["edits.red-leather"] == {"color": "red", "material": "leather"}
+
+
+def test_a_run_folder_is_for_one_recipe(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    RunFolder.claim(load_recipe("demo", ["teacher.id=mistyped"]), out)
+    RunFolder.claim(load_recipe("demo"), out)
+    assert RunFolder(out).load_recipe() == load_recipe("demo"), "nothing was made yet, so nothing is refused"
+    RunFolder.claim(load_recipe("demo"), out)
+    (out / "dataset").mkdir()
+    with pytest.raises(RunError, match=r"its training\.learning_rate is 0\.0003, this recipe's is 0\.1"):
+        RunFolder.claim(load_recipe("demo", ["training.learning_rate=0.1"]), out)
+    with pytest.raises(RunError, match=r"its edits\.pink is None"):
+        RunFolder.claim(load_recipe("demo", ['edits.pink={color="pink"}']), out)
+    assert RunFolder(out).load_recipe() == load_recipe("demo"), "a refused recipe leaves no trace"
+
+
+def test_a_run_may_grow_and_be_measured_otherwise(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    RunFolder.claim(load_recipe("demo"), out)
+    (out / "dataset").mkdir()
+    longer = load_recipe("demo", ["training.steps=500", "scenes.count=300", "evaluation.num_scenes=3"])
+    RunFolder.claim(longer, out)
+    with pytest.raises(RunError, match=r"scenes\.count is 300"):
+        RunFolder.claim(load_recipe("demo"), out)
+    (out / "checkpoints" / "step_000040").mkdir(parents=True)
+    more = load_recipe("demo", ["training.steps=500", "scenes.count=400"])
+    with pytest.raises(RunError, match=r"scenes\.count is 300, this recipe's is 400"):
+        RunFolder.claim(more, out)
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(RunError, match="no run folder, and not empty"):
+        RunFolder.claim(load_recipe("demo"), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(RunError, match="is no run folder: `distillery run"):
+        RunFolder(tmp_path).load_recipe()
