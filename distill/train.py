@@ -282,7 +282,11 @@ def _average(averaged: LatentTranslator, student: LatentTranslator, decay: float
 def _autocast(settings: TrainingSettings, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
     wanted = settings.autocast == "bfloat16"
     if settings.autocast == "auto":
-        wanted = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_multiplies_bfloat16(device)
+        wanted = (
+            torch.cuda.is_bf16_supported(including_emulation=False)
+            if device.type == "cuda"
+            else _cpu_multiplies_bfloat16(device)
+        )
     return lambda: torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
 

@@ -95,7 +95,8 @@ class RunFolder:
         except RecipeError as error:
             raise RunError(f"{self.path} holds a run that cannot be read ({error}): choose another --out") from error
         for key in [*there, *(key for key in here if key not in there)]:
-            before, now = there.get(key), here.get(key)
+            before: Any = there.get(key)
+            now: Any = here.get(key)
             if before == now or key.startswith(_MAY_CHANGE):
                 continue
             if key in _MAY_GROW and now > before and (key != "scenes.count" or not self.checkpoints.exists()):

@@ -134,9 +134,7 @@ def test_the_student_moves_against_the_mean_delta_score(
     tiny_teacher: Teacher, painted: PaintedSet, tmp_path: Path
 ) -> None:
     """Down the hill that DDS describes, measured with noise that the training did not see."""
-    record = run(tiny_teacher, painted, tmp_path, steps=20, guidance_start=3.0, lambda_id_start=1.5, warmup_steps=0)[
-        -1
-    ]
+    record = run(tiny_teacher, painted, tmp_path, steps=48, guidance_start=3.0)[-1]
     template, z_hat = Template(SCENES), encode_images(tiny_teacher, painted, progress=False)
     y_hat = tiny_teacher.encode_prompt(painted.prompts)
     for number, edit in enumerate(EDITS.values()):
@@ -149,7 +147,7 @@ def test_the_student_moves_against_the_mean_delta_score(
             mean += dds(tiny_teacher, z_hat, z_hat, y, y_hat, t, eps, 3.0) / 16
         with torch.no_grad():
             delta = record.student(z_hat, torch.full((len(painted),), number))
-        assert torch.cosine_similarity(delta.flatten(), -mean.flatten(), dim=0) > 0.3
+        assert torch.cosine_similarity(delta.flatten(), -mean.flatten(), dim=0) > 0.7
 
 
 def test_a_strong_identity_weight_holds_it_back(tiny_teacher: Teacher, painted: PaintedSet, tmp_path: Path) -> None:
