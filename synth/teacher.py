@@ -296,7 +296,8 @@ def _folder(name: str, revision: str | None, weights: bool) -> Path:
         folder = Path(os.environ.get("DISTILLERY_MINIATURE", MINIATURE))
         if not folder.is_dir():
             raise TeacherError(
-                f"the miniature's weights are not at {folder}: they come with a checkout, not with the wheel"
+                f"the miniature's weights are not at {folder}: train them with synth/miniature/train.py "
+                "(the README says how), or name a folder or a Hub id with --teacher"
             )
         return folder
     if Path(name).is_dir():
