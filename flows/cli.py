@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
+from synth.cpu import prepare_cpu
 from synth.errors import DistilleryError
 
 _PIPELINE = {
@@ -230,6 +231,7 @@ def _prepare() -> None:
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    prepare_cpu()
     _private_prefect()
 
 

@@ -206,7 +206,7 @@ def test_a_model_that_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "neither a folder nor a Hub id" in refusal(tmp_path / "not" / "there")
     assert "no model_index.json" in refusal(tmp_path)
     monkeypatch.setenv("DISTILLERY_MINIATURE", str(tmp_path / "gone"))
-    assert "come with a checkout" in refusal("miniature")
+    assert "train them with synth/miniature/train.py" in refusal("miniature")
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,8 @@
 """The training loop that the miniature's stages share: timed, resumable, with a moving average of the weights."""
 
-import ctypes
 import json
 import math
 import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -42,6 +41,9 @@ class Run:
                 shipped = kind.from_pretrained(self.init / name)
                 network.load_state_dict(shipped.state_dict())
         self.networks.to(self.device)
+        if processes() > 1:
+            for value in self.networks.state_dict().values():
+                dist.broadcast(value, src=0)
         for network in self.networks.values():
             network.to(memory_format=layout(self.device))  # type: ignore[call-overload]
         self.average = {key: value.detach().clone() for key, value in self.networks.state_dict().items()}
@@ -67,13 +69,16 @@ class Run:
             loss = loss_of(self.step)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+            self._share_gradients()
             nn.utils.clip_grad_norm_(self.parameters, 1.0)
             self.optimizer.step()
             self.step += 1
-            self._average()
             total += loss.detach()
             counted += 1
-            self.minutes_done = before + (time.time() - started) / 60
+            self.minutes_done = agreed(before + (time.time() - started) / 60)
+            if rank() > 0:
+                continue
+            self._average()
             if time.time() - said > 20:
                 value = float(total) / counted
                 line = {
@@ -92,8 +97,20 @@ class Run:
             if time.time() - saved > 120:
                 self.save()
                 saved = time.time()
-        self.save()
-        sample()
+        if rank() == 0:
+            self.save()
+            sample()
+
+    def _share_gradients(self) -> None:
+        """Average them over the processes, as one message."""
+        if processes() == 1:
+            return
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= processes()
+        for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
 
     def _rate(self) -> float:
         """A short warm-up, then a cosine down to nothing."""
@@ -158,25 +175,35 @@ class Run:
         print(f"{self.name}: going on from step {self.step}, {self.minutes_done:.1f} minutes in", flush=True)
 
 
+def processes() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number among them."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def agreed(number: float) -> float:
+    """The first process's number, in all of them: the learning rate and the end follow from it."""
+    if processes() == 1:
+        return number
+    shared = torch.tensor(number, dtype=torch.float64)
+    dist.broadcast(shared, src=0)
+    return float(shared)
+
+
 def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose names begin with `prefix`, without it."""
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def generator(device: torch.device, *parts: int | str) -> torch.Generator:
-    """Draws that follow from `parts` alone."""
-    return torch.Generator(device).manual_seed(derive_seed(*parts))
+    """Draws that follow from `parts` and the process's number alone."""
+    return torch.Generator(device).manual_seed(derive_seed(*parts, rank()))
 
 
 def layout(device: torch.device) -> torch.memory_format:
     """Channels last is the fast one on a GPU, and six times slower than the plain one for bfloat16 on a CPU."""
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to hold on to freed memory. A training step on a CPU frees and asks for the same large blocks again
-    and again; handed back to the system every time, they cost two thirds of the step in page faults."""
-    if platform.libc_ver()[0] == "glibc":
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-4, 0)  # M_MMAP_MAX: no block from mmap, which is returned at once
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: give back nothing below 2 GiB

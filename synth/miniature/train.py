@@ -2,13 +2,17 @@
 
     python -m synth.miniature.train draw   --out work --num-scenes 120000
     python -m synth.miniature.train vae    --out work --minutes 8
+    python -m synth.miniature.train encode --out work
     python -m synth.miniature.train unet   --out work --minutes 18
     python -m synth.miniature.train reader --out work --minutes 2
     python -m synth.miniature.train assemble --out work --folder synth/miniature/weights
 
 Each stage keeps a checkpoint in `--out` (safetensors and JSON) and goes on from it when called again; the learning
 rate follows the time trained so far against `--minutes`, so that a stage may be cut into several calls
-(`--stop-after`). On a GPU all of it takes half an hour; on two CPU cores, days: give the hours you have.
+(`--stop-after`). On a GPU all of it takes half an hour; on two CPU cores, days: give the hours you have, and train
+`vae` and `unet` by one process a core, which is up to 1.4 times faster than one process of two threads:
+
+    OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m synth.miniature.train unet --out work --batch-size 16
 """
 
 import argparse
@@ -22,16 +26,18 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from synth.cpu import keep_freed_memory
 from synth.errors import TrainingError
 from synth.miniature import models
 from synth.miniature.captions import captions
-from synth.miniature.stage import Run, below, generator, keep_freed_memory, layout
+from synth.miniature.stage import Run, below, generator, layout
 from synth.miniature.world import render, sample_scene
 from synth.pixels import save_grid, to_float, to_uint8
 
@@ -172,7 +178,7 @@ def train_unet(args: argparse.Namespace) -> None:
     texts = json.loads((args.out / "captions.json").read_text())
     flat = [caption for several in texts for caption in several]
     tokenizer = _tokenizer(args.out, flat, args.init)
-    latents = _latents(args.out, device)
+    latents = encode(args.out, device)
     tokens = models.tokenize(tokenizer, flat).to(device, torch.int32).view(len(texts), CAPTIONS_PER_SCENE, -1)
     null = models.tokenize(tokenizer, [""]).to(device)
     networks = nn.ModuleDict({"unet": models.build_unet(), "text_encoder": models.build_text_encoder(tokenizer)})
@@ -231,8 +237,8 @@ def _tokenizer(out: Path, texts: list[str], init: Path | None) -> Any:
     return models.build_tokenizer(texts, out / "tokenizer")
 
 
-def _latents(out: Path, device: torch.device) -> Tensor:
-    """The posterior means of all drawn scenes, bfloat16 on the device; kept on disk with the run."""
+def encode(out: Path, device: torch.device) -> Tensor:
+    """bfloat16 (N, 12, 16, 16): the posterior means of all drawn scenes, on the device; kept on disk with the run."""
     path = out / "latents.safetensors"
     vae_step = _vae_step(out / "vae.safetensors", "step")
     if path.exists() and _vae_step(path, "vae_step") != vae_step and (out / "unet.safetensors").exists():
@@ -240,11 +246,11 @@ def _latents(out: Path, device: torch.device) -> Tensor:
     if not path.exists() or _vae_step(path, "vae_step") != vae_step:
         vae = averaged_network(out, "vae", "vae", models.build_vae()).to(device)
         images = torch.from_numpy(np.load(out / "images.npy"))
-        whiten(vae, images[:4096], device)
+        whiten(vae, images[:2048], device)
         vae.save_pretrained(out / "vae")
         parts = []
-        with torch.no_grad():
-            for part in torch.split(images, 256):
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+            for part in torch.split(images, 64):
                 parts.append(vae.encode(to_float(part.to(device))).latent_dist.mean.to(torch.bfloat16).cpu())
         part_file = path.with_suffix(".part")
         save_file({"latents": torch.cat(parts).contiguous()}, part_file, metadata={"vae_step": vae_step})
@@ -290,7 +296,7 @@ def assemble(out: Path, folder: Path) -> None:
 def main() -> None:
     """The command line; see the module's own text."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("draw", "vae", "unet", "reader", "assemble"))
+    parser.add_argument("stage", choices=("draw", "vae", "encode", "unet", "reader", "assemble"))
     parser.add_argument("--out", type=Path, required=True, help="checkpoints, logs and grids")
     parser.add_argument("--folder", type=Path, help="assemble: where the diffusers folder goes")
     parser.add_argument("--init", type=Path, help="vae, unet: start from this diffusers folder's weights")
@@ -308,10 +314,15 @@ def main() -> None:
     torch.backends.cuda.matmul.allow_tf32 = True
     args.out.mkdir(parents=True, exist_ok=True)
     keep_freed_memory()
+    torch.manual_seed(args.seed)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        dist.init_process_group("gloo")
     if args.stage == "draw":
         draw(args.out, args.num_scenes)
     elif args.stage == "vae":
         train_vae(args)
+    elif args.stage == "encode":
+        encode(args.out, torch.device(args.device))
     elif args.stage == "unet":
         train_unet(args)
     elif args.stage == "reader":
