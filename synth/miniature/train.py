@@ -212,7 +212,9 @@ def train_unet(args: argparse.Namespace) -> None:
         with torch.autocast(device.type, torch.bfloat16):
             context = networks["text_encoder"](ids).last_hidden_state
             eps = predict(xt.contiguous(memory_format=layout(device)), t, context).sample
-        return F.mse_loss(eps.float(), noise)
+        # Min-SNR-5 weights (Hang et al. 2023, arXiv 2303.09556): what is learned first is what there is to see.
+        weight = (5 * (1 - alpha_bar) / alpha_bar).clamp(max=1)
+        return (weight * (eps.float() - noise) ** 2).mean()
 
     def sample() -> None:
         run.averaged()
