@@ -214,7 +214,8 @@ def train_unet(args: argparse.Namespace) -> None:
             eps = predict(xt.contiguous(memory_format=layout(device)), t, context).sample
         # Min-SNR-5 weights (Hang et al. 2023, arXiv 2303.09556): what is learned first is what there is to see.
         weight = (5 * (1 - alpha_bar) / alpha_bar).clamp(max=1)
-        return (weight * (eps.float() - noise) ** 2).mean()
+        loss: Tensor = (weight * (eps.float() - noise) ** 2).mean()
+        return loss
 
     def sample() -> None:
         run.averaged()
