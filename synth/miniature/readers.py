@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from synth.miniature.world import FACTORS, MASK_OF, WorldScene, render, sample_scene
 from synth.pixels import to_float, to_uint8
@@ -119,16 +120,27 @@ def pair(split: str, index: int) -> tuple[WorldScene, WorldScene, str]:
 
 
 def train_reader(out: Path, minutes: float, device: str, num_pairs: int = 40_000, batch_size: int = 256) -> None:
-    """Train on drawn scenes of the train split, blurred, reconstructed and blended; save to `out/reader`."""
+    """Train on drawn scenes of the train split, blurred, reconstructed and blended; save to `out/reader`.
+
+    Args:
+        out: where the VAE's checkpoint is.
+        minutes: of training; drawing and reconstructing come before.
+        device: where.
+        num_pairs: scenes, each with one counterfactual; a third of them are also seen through the VAE.
+        batch_size: pictures a step.
+    """
     from synth.miniature import models
     from synth.miniature.train import averaged_network
 
     target = torch.device(device)
     with ProcessPoolExecutor() as pool:
         drawn = [item for part in pool.map(_draw_pairs, range(0, num_pairs, 250)) for item in part]
-    images = torch.from_numpy(np.stack([item[0] for item in drawn])).to(target)  # (P, 2, 128, 128, 3)
-    wanted = {name: torch.tensor([item[1][name] for item in drawn], device=target) for name in HEADS}  # (P, 3)
+    images = torch.from_numpy(np.stack([item[0] for item in drawn]))  # (P, 2, 128, 128, 3)
+    wanted = {name: torch.tensor([item[1][name] for item in drawn]) for name in HEADS}  # (P, 3)
     vae = averaged_network(out, "vae", "vae", models.build_vae()).to(target)
+    through_vae = _reconstruct(vae, images[: num_pairs // 3].flatten(0, 1)).view(-1, 2, *images.shape[2:])
+    images = torch.cat([images, through_vae]).to(target)
+    wanted = {name: torch.cat([each, each[: num_pairs // 3]]).to(target) for name, each in wanted.items()}
     network = FactorNetwork().to(target)
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.02)
     started, step = time.time(), 0
@@ -141,8 +153,7 @@ def train_reader(out: Path, minutes: float, device: str, num_pairs: int = 40_000
         amount = torch.rand((batch_size,), generator=generator, device=target) * 0.4 + 0.3
         amount = torch.where(role == 2, amount, role.float())[:, None, None, None]
         x = to_float(images[chosen, 0]) * (1 - amount) + to_float(images[chosen, 1]) * amount
-        x = _disturb(x, vae if step % 3 == 0 else None, generator)
-        logits = network(x)
+        logits = network(_disturb(x, generator))
         loss = sum(
             (F.cross_entropy(logits[name], wanted[name][chosen, role]) for name in HEADS),
             torch.zeros(()).to(x),
@@ -151,7 +162,7 @@ def train_reader(out: Path, minutes: float, device: str, num_pairs: int = 40_000
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         step += 1
-        if step % 200 == 0:
+        if step % 50 == 0:
             print(json.dumps({"stage": "reader", "step": step, "loss": round(float(loss), 4)}), flush=True)
     reader = FactorReader(network)
     reader.save(out / "reader")
@@ -166,8 +177,7 @@ def accuracy(reader: FactorReader, vae: Any, num: int) -> dict[str, dict[str, fl
     second = np.stack([render(other).image for _, other, _ in pairs])
     device = next(reader.network.parameters()).device
     x = to_float(torch.from_numpy(first).to(device))
-    with torch.no_grad():
-        again = torch.cat([vae.decode(vae.encode(part).latent_dist.mode()).sample for part in torch.split(x, 32)])
+    again = to_float(_reconstruct(vae, torch.from_numpy(first)).to(device))
     halves = ((first.astype(np.uint16) + second) // 2).astype(np.uint8)
     table: dict[str, dict[str, float]] = {}
     for name, shown in (("drawn", x), ("blurred", _blur(x, 1.0)), ("reconstructed", again)):
@@ -199,11 +209,19 @@ def _draw_pairs(start: int) -> list[tuple[NDArray[np.uint8], dict[str, list[int]
     return drawn
 
 
-def _disturb(x: Tensor, vae: Any | None, generator: torch.Generator) -> Tensor:
+@torch.no_grad()
+def _reconstruct(vae: Any, images: Tensor) -> Tensor:
+    """uint8 (N, H, W, 3) through the VAE's encoder and decoder."""
+    parts = []
+    for part in tqdm(torch.split(images, 32), desc="reconstructing", leave=False):
+        x = to_float(part.to(vae.device))
+        parts.append(torch.from_numpy(to_uint8(vae.decode(vae.encode(x).latent_dist.mode()).sample)))
+    return torch.cat(parts)
+
+
+def _disturb(x: Tensor, generator: torch.Generator) -> Tensor:
     """What may happen to a picture without changing what it shows."""
     with torch.no_grad():
-        if vae is not None:
-            x = vae.decode(vae.encode(x).latent_dist.mode()).sample
         draws = torch.rand((4,), generator=generator, device=x.device).tolist()
         if draws[0] < 0.6:
             x = _blur(x, 0.3 + 1.2 * draws[1])

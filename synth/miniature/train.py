@@ -304,6 +304,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="assemble: where the diffusers folder goes")
     parser.add_argument("--init", type=Path, help="vae, unet: start from this diffusers folder's weights")
     parser.add_argument("--num-scenes", type=int, default=120_000)
+    parser.add_argument("--num-pairs", type=int, default=40_000, help="reader: scenes and as many counterfactuals")
     parser.add_argument("--minutes", type=float, default=10.0, help="the whole length of the stage")
     parser.add_argument("--stop-after", type=float, default=math.inf, help="minutes of this call")
     parser.add_argument("--batch-size", type=int, default=256)
@@ -331,7 +332,7 @@ def main() -> None:
     elif args.stage == "reader":
         from synth.miniature.readers import train_reader
 
-        train_reader(args.out, minutes=args.minutes, device=args.device)
+        train_reader(args.out, args.minutes, args.device, args.num_pairs)
     else:
         assemble(args.out, args.folder or args.out / "pipeline")
 
