@@ -117,5 +117,5 @@ class EvaluationSettings(Settings):
     num_scenes: Annotated[int, Field(gt=0)] = 100
     num_no_op_scenes: Annotated[int, Field(ge=0)] = 25
     """Scenes that already are what the edit asks for, which it should leave alone."""
-    split: Literal["development", "test"] = "test"
-    """Settings are chosen on `development` and reported on `test`."""
+    split: Literal["development", "test", "shifted"] = "test"
+    """Settings are chosen on `development` and reported on `test`; `shifted` is drawn in styles never trained on."""

@@ -1,10 +1,12 @@
 """The drawn world: pure, and a changed factor changes nothing outside the silhouettes."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from synth.miniature import shifted
 from synth.miniature.captions import captions
 from synth.miniature.world import FACTORS, HELD_OUT, MASK_OF, SPLITS, WorldScene, render, sample_scene
 
@@ -17,10 +19,10 @@ EDITS = [
 ]
 
 
-def outdoors(index: int) -> WorldScene:
+def outdoors(index: int, split: str = "test") -> WorldScene:
     return next(
         scene
-        for scene in (sample_scene("test", index * 50 + step, "plant") for step in range(50))
+        for scene in (sample_scene(split, index * 50 + step, "plant") for step in range(50))
         if "weather" in scene.factors
     )
 
@@ -39,11 +41,12 @@ def test_other_seeds_and_sizes_give_other_pictures() -> None:
     assert render(first, size=64).image.shape == (64, 64, 3)
 
 
+@pytest.mark.parametrize("split", ["test", "shifted"])
 @pytest.mark.parametrize(("kind", "factor"), EDITS)
-def test_a_counterfactual_differs_inside_the_two_silhouettes_alone(kind: str, factor: str) -> None:
+def test_a_counterfactual_differs_inside_the_two_silhouettes_alone(kind: str, factor: str, split: str) -> None:
     """Over all pairs of values of every edit factor, exactly."""
     for index in range(4):
-        scene = outdoors(index) if factor == "weather" else sample_scene("test", index, kind)
+        scene = outdoors(index, split) if factor == "weather" else sample_scene(split, index, kind)
         drawings = [render(scene.replace(**{factor: value})) for value in FACTORS[kind][factor]]
         for a, b in itertools.combinations(drawings, 2):
             union = a.masks[MASK_OF[factor]] | b.masks[MASK_OF[factor]]
@@ -62,11 +65,26 @@ def test_masks_cover_a_sensible_part_of_the_picture() -> None:
             assert least < share < most, (kind, index, share)
 
 
-def test_held_out_combinations_are_in_the_test_split_alone() -> None:
+def test_the_shifted_split_is_drawn_in_other_styles(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenes = [sample_scene("shifted", index, "room") for index in range(20)]
+    assert all(scene.shifted for scene in scenes) and not sample_scene("test", 0).shifted
+    drawn = [render(scene) for scene in scenes]
+    plain = [render(replace(scene, shifted=False)) for scene in scenes]
+    assert all((a.image != b.image).mean() > 0.5 for a, b in zip(drawn, plain, strict=True))
+    assert all(drawing.masks["sofa"].mean() > 0.08 for drawing in drawn)
+    monkeypatch.setattr(shifted, "clutter", lambda *_: None)
+    bare = [render(scene).masks["sofa"] for scene in scenes]
+    assert not any((drawing.masks["sofa"] & ~mask).any() for drawing, mask in zip(drawn, bare, strict=True))
+    hidden = [(mask & ~drawing.masks["sofa"]).mean() for drawing, mask in zip(drawn, bare, strict=True)]
+    assert sum(share > 0.01 for share in hidden) > 10  # what stands in front is cut out of the silhouette
+
+
+def test_held_out_combinations_are_in_no_split_that_is_trained_on() -> None:
     scenes = {split: [sample_scene(split, index) for index in range(1500)] for split in SPLITS}
     assert not any(scene.held_out for split in ("train", "development") for scene in scenes[split])
     seen = {pair for scene in scenes["test"] for pair in HELD_OUT if set(pair) <= set(scene.factors.items())}
     assert seen == set(HELD_OUT)
+    assert any(scene.held_out for scene in scenes["shifted"])
     seeds = [{scene.seed for scene in scenes[split]} for split in SPLITS]
     assert all(a.isdisjoint(b) for a, b in itertools.combinations(seeds, 2))
 

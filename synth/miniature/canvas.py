@@ -36,13 +36,15 @@ def mix(a: Color, b: Color, amount: float) -> Color:
 class Canvas:
     """A square RGB picture that also remembers where each named part was drawn."""
 
-    def __init__(self, size: int, fill: Color = (255, 255, 255)) -> None:
+    def __init__(self, size: int, line_scale: float = 1.0) -> None:
         self.size = size
         self.scale = size * SUPERSAMPLE
-        self.image = Image.new("RGB", (self.scale, self.scale), fill)
+        self.line_scale = line_scale
+        self.image = Image.new("RGB", (self.scale, self.scale), (255, 255, 255))
         self._pen = ImageDraw.Draw(self.image)
         self._masks: dict[str, tuple[Image.Image, ImageDraw.ImageDraw]] = {}
         self._open: list[str] = []
+        self._covering = False
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -55,6 +57,32 @@ class Canvas:
             yield
         finally:
             self._open.pop()
+
+    @contextmanager
+    def covering(self) -> Iterator[None]:
+        """All that is drawn inside stands in front, and is cut out of the silhouettes drawn so far. For plain shapes:
+        bands, gradients and glazes cut nothing."""
+        self._covering = True
+        try:
+            yield
+        finally:
+            self._covering = False
+
+    def look_from(self, corners: Sequence[Point]) -> None:
+        """Show another view: the four corners of the picture, from the upper left clockwise, are at these points."""
+        where = [(x * self.scale, y * self.scale) for x, y in corners]
+        ends = [(0, 0), (self.scale, 0), (self.scale, self.scale), (0, self.scale)]
+        rows, values = [], []
+        for (u, v), (x, y) in zip(ends, where, strict=True):
+            rows += [[u, v, 1, 0, 0, 0, -u * x, -v * x], [0, 0, 0, u, v, 1, -u * y, -v * y]]
+            values += [x, y]
+        view = np.linalg.solve(np.array(rows, np.float64), np.array(values, np.float64)).tolist()
+        size, kind, nearest = self.image.size, Image.Transform.PERSPECTIVE, Image.Resampling.NEAREST
+        self.image = self.image.transform(size, kind, view, nearest)
+        for name, (mask, _) in self._masks.items():
+            moved = mask.transform(size, kind, view, nearest)
+            self._masks[name] = (moved, ImageDraw.Draw(moved))
+        self._pen = ImageDraw.Draw(self.image)
 
     def finish(self) -> NDArray[np.uint8]:
         """The picture: uint8 (size, size, 3)."""
@@ -170,6 +198,9 @@ class Canvas:
         self, fill: Color, outline: Color | None
     ) -> Iterator[tuple[ImageDraw.ImageDraw, Color | int, Color | int | None]]:
         yield self._pen, fill, outline
+        if self._covering:
+            for _, pen in self._masks.values():
+                yield pen, 0, None if outline is None else 0
         for name in self._open:
             yield self._masks[name][1], 255, None if outline is None else 255
 
@@ -181,7 +212,7 @@ class Canvas:
         return left, top, max(left, right), max(top, bottom)
 
     def _line(self, width: float) -> int:
-        return max(1, round(width * self.scale))
+        return max(1, round(width * self.line_scale * self.scale))
 
 
 def _solid(value: int) -> int:

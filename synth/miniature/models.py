@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 LATENT_CHANNELS = 12
-MAX_TOKENS = 77
+MAX_TOKENS = 48  # the longest caption has 41
 TEXT_DIM = 192
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -129,7 +129,7 @@ def build_tokenizer(texts: Iterable[str], folder: Path, vocab_size: int = 1200) 
 
 
 def tokenize(tokenizer: Any, texts: list[str]) -> torch.Tensor:
-    """int64 (N, 77), padded."""
+    """int64 (N, 48), padded."""
     batch = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
     ids: torch.Tensor = batch.input_ids
     return ids

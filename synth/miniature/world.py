@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from synth.miniature import plants, portraits, rooms
+from synth.miniature import plants, portraits, rooms, shifted
 from synth.miniature.canvas import Canvas
 from synth.seeds import derive_seed
 
-SPLITS = ("train", "development", "test")
+SPLITS = ("train", "development", "test", "shifted")
+"""Disjoint by seed. `shifted` is drawn in other styles (`synth.miniature.shifted`)."""
 FACTORS: dict[str, dict[str, tuple[str, ...]]] = {
     "room": rooms.FACTORS,
     "plant": plants.FACTORS,
@@ -41,7 +42,7 @@ HELD_OUT: tuple[tuple[tuple[str, str], tuple[str, str]], ...] = (
     (("weather", "snowing"), ("flower", "tulips")),
     (("character", "zombie"), ("glasses", "glasses")),
 )
-"""Combinations that no split but `test` contains: the teacher and its readers never saw them."""
+"""Combinations that only `test` and `shifted` contain: the teacher and its readers never saw them."""
 
 _KINDS = (("room", 0.45), ("plant", 0.35), ("portrait", 0.20))
 _DRAW = {"room": rooms.draw, "plant": plants.draw, "portrait": portraits.draw}
@@ -54,6 +55,7 @@ class WorldScene:
     kind: str
     seed: int
     factors: Mapping[str, str]
+    shifted: bool = False
 
     def replace(self, **factors: str) -> "WorldScene":
         """The same scene with other factors: its counterfactual.
@@ -71,7 +73,7 @@ class WorldScene:
 
     @property
     def held_out(self) -> bool:
-        """Whether the scene shows a combination that only the test split contains."""
+        """Whether the scene shows a combination that training never sees."""
         pairs = set(self.factors.items())
         return any(first in pairs and second in pairs for first, second in HELD_OUT)
 
@@ -85,10 +87,10 @@ class Drawing:
 
 
 def sample_scene(split: str, index: int, kind: str | None = None) -> WorldScene:
-    """Scene `index` of a split; pure. Splits share no seed, and only `test` has held-out combinations.
+    """Scene `index` of a split; pure. Splits share no seed, and training sees no held-out combination.
 
     Args:
-        split: "train", "development" or "test".
+        split: one of SPLITS.
         index: any number from 0 on.
         kind: "room", "plant" or "portrait"; drawn when None.
     """
@@ -99,16 +101,21 @@ def sample_scene(split: str, index: int, kind: str | None = None) -> WorldScene:
         seed = derive_seed("world", split, kind or "any", index, attempt)
         rng = random.Random(seed)
         drawn = rng.choices([name for name, _ in _KINDS], [weight for _, weight in _KINDS])[0]
-        scene = WorldScene(kind or drawn, seed, _draw_factors(kind or drawn, rng))
-        if split == "test" or not scene.held_out:
+        scene = WorldScene(kind or drawn, seed, _draw_factors(kind or drawn, rng), split == "shifted")
+        if split in ("test", "shifted") or not scene.held_out:
             return scene
         attempt += 1
 
 
 def render(scene: WorldScene, size: int = 128) -> Drawing:
     """Draw a scene. Pure: the same scene gives the same bytes on every machine with the same Pillow."""
-    canvas = Canvas(size)
+    style_draws = random.Random(derive_seed("style", scene.seed))
+    style = shifted.Style.draw(style_draws) if scene.shifted else None
+    canvas = Canvas(size, style.line_scale if style else 1.0)
     _DRAW[scene.kind](canvas, scene.factors, random.Random(derive_seed("layout", scene.seed)))
+    if style:
+        shifted.clutter(canvas, scene.kind, style_draws)
+        canvas.look_from(style.corners)
     masks: dict[str, Any] = {}
     if scene.kind == "room":
         masks["sofa"] = canvas.coverage("sofa") > 0
@@ -119,7 +126,8 @@ def render(scene: WorldScene, size: int = 128) -> Drawing:
             masks["weather"] = canvas.coverage("foreground") < 255
     else:
         masks["person"] = canvas.coverage("person") > 0
-    return Drawing(canvas.finish(), masks)
+    image = canvas.finish()
+    return Drawing(style.recolor(image) if style else image, masks)
 
 
 def _draw_factors(kind: str, rng: random.Random) -> dict[str, str]:
