@@ -15,6 +15,11 @@ from transformers import CLIPTokenizer
 from synth.errors import TrainingError
 from synth.miniature import models, stage, train
 from synth.miniature.captions import captions
+from synth.miniature.card import write_card
+from synth.miniature.reader_training import accuracy, confusion
+from synth.miniature.readers import FactorNetwork, FactorReader
+from synth.miniature.rooms import COLORS
+from synth.miniature.score import BARS, kernel_distance, score
 from synth.miniature.stage import Run
 from synth.miniature.world import sample_scene
 from synth.pixels import to_float
@@ -106,7 +111,7 @@ def trained(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_plain_diffusers_opens_the_folder_and_paints(trained: Path, tmp_path: Path) -> None:
-    train._latents(trained, CPU)
+    train.encode(trained, CPU)
     train.assemble(trained, tmp_path)
     sizes = [path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()]
     assert max(sizes) < 16 * 2**20
@@ -125,12 +130,43 @@ def test_plain_diffusers_opens_the_folder_and_paints(trained: Path, tmp_path: Pa
 
 
 def test_latents_of_an_older_vae_are_not_mixed_with_a_newer_one(trained: Path) -> None:
-    train._latents(trained, CPU)
+    train.encode(trained, CPU)
     checkpoint = trained / "vae.safetensors"
     kept = checkpoint.read_bytes()
     save_file({"none": torch.zeros(1)}, checkpoint, metadata={"step": "7"})
     try:
         with pytest.raises(TrainingError, match=r"the VAE in .* was trained on after its U-Net began"):
-            train._latents(trained, CPU)
+            train.encode(trained, CPU)
     finally:
         checkpoint.write_bytes(kept)
+
+
+def test_the_card_tells_what_was_measured(trained: Path, tmp_path: Path) -> None:
+    train.encode(trained, CPU)
+    FactorReader(FactorNetwork()).save(trained / "reader")
+    train.assemble(trained, tmp_path)
+    with pytest.raises(TrainingError, match=r"has no score\.json yet"):
+        write_card(tmp_path, trained)
+    result = score(tmp_path, trained, num=4, num_inference_steps=2)
+    assert set(BARS) - set(result) <= {"flower", "character", "material"}  # four scenes need not have them all
+    assert 0 <= result["everything"] <= 1 and result["num_inference_steps"] == 2
+    reader = FactorReader.load(tmp_path / "reader")
+    vae = stage.averaged_network(trained, "vae", "vae", models.build_vae())
+    measured = {"accuracy": accuracy(reader, vae, num=40), "confusion": confusion(reader, num=6)}
+    assert sum(measured["confusion"]["color"][value][answer] for value in COLORS for answer in (*COLORS, "?")) == 6
+    (trained / "readers.json").write_text(json.dumps(measured))
+    (trained / "vae.png").write_bytes((trained / "samples.png").read_bytes())
+    rows = [{"call": {"stage": "vae", "minutes": 3}}, {"stage": "vae", "step": 7, "minutes": 2.6, "loss": 0.5}]
+    (trained / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = write_card(tmp_path, trained).read_text()
+    assert f"| vae_psnr | {result['vae_psnr']:.2f} dB | 26 |" in page
+    assert "| vae | minutes 3 | 7 | 3 | 0.500, 0.500 |" in page
+    assert "| unet | 11.8" in page and "| color | red |" in page
+    assert (tmp_path / "samples.png").exists()
+
+
+def test_the_kernel_distance_knows_one_distribution_from_two() -> None:
+    draws = np.random.default_rng(0)
+    a, b = draws.standard_normal((2, 400, 16)).astype(np.float32)
+    assert abs(kernel_distance(a, b)) < 0.05
+    assert kernel_distance(a + 1, b) > 0.5

@@ -57,9 +57,13 @@ class Run:
         )
         self._resume()
 
-    def train(self, loss_of: Callable[[int], Tensor], sample: Callable[[], None]) -> None:
-        """Step until the time is up. `loss_of(step)` draws its own batch from the step's number alone."""
+    def train(
+        self, loss_of: Callable[[int], Tensor], sample: Callable[[], None], sample_every: float = math.inf
+    ) -> None:
+        """Step until the time is up. `loss_of(step)` draws its own batch from the step's number alone; `sample` is
+        called at the end and every `sample_every` minutes, which do not count."""
         started, said, saved = time.time(), time.time(), time.time()
+        sampled = self.minutes_done
         before = self.minutes_done
         total = torch.zeros((), device=self.device)
         counted = 0
@@ -97,6 +101,10 @@ class Run:
             if time.time() - saved > 120:
                 self.save()
                 saved = time.time()
+            if self.minutes_done - sampled > sample_every:
+                sampled, paused = self.minutes_done, time.time()
+                sample()
+                started += time.time() - paused
         if rank() == 0:
             self.save()
             sample()
@@ -197,6 +205,13 @@ def agreed(number: float) -> float:
 def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose names begin with `prefix`, without it."""
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def averaged_network(out: Path, stage: str, name: str, network: Any) -> Any:
+    """Load one network's moving average from a stage's checkpoint."""
+    tensors = load_file(out / f"{stage}.safetensors")
+    network.load_state_dict(below(f"average.{name}.", tensors))
+    return network.eval().requires_grad_(False)
 
 
 def generator(device: torch.device, *parts: int | str) -> torch.Generator:

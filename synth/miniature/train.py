@@ -6,6 +6,7 @@
     python -m synth.miniature.train unet   --out work --minutes 18
     python -m synth.miniature.train reader --out work --minutes 2
     python -m synth.miniature.train assemble --out work --folder synth/miniature/weights
+    python -m synth.miniature.train card   --out work --folder synth/miniature/weights
 
 Each stage keeps a checkpoint in `--out` (safetensors and JSON) and goes on from it when called again; the learning
 rate follows the time trained so far against `--minutes`, so that a stage may be cut into several calls
@@ -37,7 +38,8 @@ from synth.cpu import keep_freed_memory
 from synth.errors import TrainingError
 from synth.miniature import models
 from synth.miniature.captions import captions
-from synth.miniature.stage import Run, below, generator, layout
+from synth.miniature.card import write_card
+from synth.miniature.stage import Run, averaged_network, generator, layout, processes, rank
 from synth.miniature.world import render, sample_scene
 from synth.pixels import save_grid, to_float, to_uint8
 
@@ -144,13 +146,6 @@ def _roundtrip(vae: Any, images: NDArray[np.uint8], device: torch.device) -> NDA
     return to_uint8(vae.decode(vae.encode(x).latent_dist.mode()).sample)
 
 
-def averaged_network(out: Path, stage: str, name: str, network: Any) -> Any:
-    """Load one network's moving average from a stage's checkpoint."""
-    tensors = load_file(out / f"{stage}.safetensors")
-    network.load_state_dict(below(f"average.{name}.", tensors))
-    return network.eval().requires_grad_(False)
-
-
 @torch.no_grad()
 def whiten(vae: Any, images: Tensor, device: torch.device) -> None:
     """Fold each latent channel's mean and deviation into the 1x1 convolutions on both sides of the latents, exactly,
@@ -218,15 +213,16 @@ def train_unet(args: argparse.Namespace) -> None:
         return loss
 
     def sample() -> None:
-        run.averaged()
+        run.save()
         folder = args.out / "pipeline"
         assemble(args.out, folder)
         from synth.miniature.score import score
 
-        score(folder, args.out, num=args.num_samples, device=args.device)
-        run.restore()
+        result = score(folder, args.out, num=args.num_samples, device=args.device)
+        with (args.out / "log.jsonl").open("a") as log:
+            log.write(json.dumps({"stage": "samples", "minutes": round(run.minutes_done, 2), **result}) + "\n")
 
-    run.train(loss_of, sample)
+    run.train(loss_of, sample, args.sample_every)
 
 
 def _tokenizer(out: Path, texts: list[str], init: Path | None) -> Any:
@@ -299,9 +295,9 @@ def assemble(out: Path, folder: Path) -> None:
 def main() -> None:
     """The command line; see the module's own text."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("draw", "vae", "encode", "unet", "reader", "assemble"))
+    parser.add_argument("stage", choices=("draw", "vae", "encode", "unet", "reader", "assemble", "card"))
     parser.add_argument("--out", type=Path, required=True, help="checkpoints, logs and grids")
-    parser.add_argument("--folder", type=Path, help="assemble: where the diffusers folder goes")
+    parser.add_argument("--folder", type=Path, help="assemble, card: the diffusers folder")
     parser.add_argument("--init", type=Path, help="vae, unet: start from this diffusers folder's weights")
     parser.add_argument("--num-scenes", type=int, default=120_000)
     parser.add_argument("--num-pairs", type=int, default=40_000, help="reader: scenes and as many counterfactuals")
@@ -310,6 +306,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--num-samples", type=int, default=200)
+    parser.add_argument("--sample-every", type=float, default=math.inf, help="unet: minutes between two scores")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true")
@@ -321,6 +318,10 @@ def main() -> None:
     torch.manual_seed(args.seed)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         dist.init_process_group("gloo")
+    settings = {key: value for key, value in vars(args).items() if value != parser.get_default(key)}
+    if rank() == 0:
+        with (args.out / "log.jsonl").open("a") as log:
+            log.write(json.dumps({"call": settings | {"processes": processes()}}, default=str) + "\n")
     if args.stage == "draw":
         draw(args.out, args.num_scenes)
     elif args.stage == "vae":
@@ -330,11 +331,13 @@ def main() -> None:
     elif args.stage == "unet":
         train_unet(args)
     elif args.stage == "reader":
-        from synth.miniature.readers import train_reader
+        from synth.miniature.reader_training import train_reader
 
         train_reader(args.out, args.minutes, args.device, args.num_pairs)
-    else:
+    elif args.stage == "assemble":
         assemble(args.out, args.folder or args.out / "pipeline")
+    else:
+        write_card(args.folder or args.out / "pipeline", args.out)
 
 
 if __name__ == "__main__":
