@@ -19,10 +19,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from distill import checkpoints
 from distill.schedules import cosine, linear_warmup
@@ -31,13 +29,12 @@ from distill.settings import TrainingSettings
 from distill.translator import LatentTranslator
 from synth.dataset import PaintedSet
 from synth.errors import RecipeError, TrainingError
-from synth.pixels import to_float
+from synth.latents import encode
 from synth.prompts import Template
 from synth.seeds import derive_seed
 from synth.settings import Substitution
 from synth.teacher import Conditioning, Teacher
 
-_ENCODE_BATCH = 8
 _TEXTS_KEPT = 2048  # of Stable Diffusion's texts, about half a gigabyte in float32
 
 # What may change between a checkpoint and its resumption: none of it moves the curve but by rounding.
@@ -73,7 +70,7 @@ class Pairs:
     """The training set: M images, K edits."""
 
     latents: Tensor
-    """z_hat, float32 (M, C, h, w), on the CPU."""
+    """z_hat, float32 (M, C, h, w), mapped from a file."""
     source_prompts: list[str]
     """M, each image's own."""
     target_prompts: list[list[str]]
@@ -110,7 +107,7 @@ def train(
             longer a number.
         TeacherError: if the teacher cannot score, or cannot read a prompt to its end.
     """
-    pairs = prepare(teacher, painted, template, edits, progress)
+    pairs = prepare(teacher, painted, template, edits, run_dir, progress)
     examples = dict(zip(edits, pairs.target_prompts[0], strict=True))
     student = LatentTranslator.from_teacher(teacher, examples, settings.student_timestep)
     averaged = deepcopy(student).requires_grad_(False) if settings.ema_decay else None
@@ -153,12 +150,18 @@ def train(
 
 
 def prepare(
-    teacher: Teacher, painted: PaintedSet, template: Template, edits: Mapping[str, Substitution], progress: bool
+    teacher: Teacher,
+    painted: PaintedSet,
+    template: Template,
+    edits: Mapping[str, Substitution],
+    run_dir: Path,
+    progress: bool,
 ) -> Pairs:
-    """Every image's latent and prompts, checked.
+    """Every image's latent and prompts, checked. Latents are kept in `run_dir/latents`.
 
     Raises:
-        TrainingError: for an empty set, no edits, an edit of slots that do not exist, images of several sizes.
+        TrainingError: for an empty set, no edits, an edit of slots that do not exist.
+        DatasetError: for images of several sizes, or of one that the VAE cannot take.
         TeacherError: for a teacher that cannot score, or prompts that it cannot read to their end.
     """
     teacher.require_scorer()
@@ -179,33 +182,7 @@ def prepare(
         except RecipeError as error:
             raise TrainingError(f"the edit {name!r} does not fit the template: {error}") from error
     teacher.check_prompts(sorted({*painted.prompts, *(prompt for prompts in targets for prompt in prompts)}))
-    return Pairs(encode_images(teacher, painted, progress), painted.prompts, targets)
-
-
-def encode_images(teacher: Teacher, painted: PaintedSet, progress: bool) -> Tensor:
-    """All images through the VAE's encoder, once: float32 (M, C, h, w), the posterior's means, on the CPU.
-
-    Raises:
-        TrainingError: if the images differ in size, or the size is no multiple of the VAE's factor.
-    """
-    height, width, _ = painted.image(0).shape
-    factor = teacher.vae_scale_factor
-    if height % factor or width % factor:
-        raise TrainingError(
-            f"the images are {width} x {height}, and {teacher.name} needs multiples of {factor} pixels"
-        )
-    parts = []
-    for start in tqdm(range(0, len(painted), _ENCODE_BATCH), desc="encoding", disable=not progress):
-        images = [painted.image(index) for index in range(start, min(start + _ENCODE_BATCH, len(painted)))]
-        for offset, image in enumerate(images):
-            if image.shape != (height, width, 3):
-                raise TrainingError(
-                    f"image {start + offset} is {image.shape[1]} x {image.shape[0]} but image 0 {width} x {height}:"
-                    " all must have one size"
-                )
-        pixels = to_float(torch.from_numpy(np.stack(images)))  # uint8 (n, H, W, 3) -> float32 (n, 3, H, W)
-        parts.append(teacher.encode(pixels).float().cpu())  # (n, C, h, w)
-    return torch.cat(parts)
+    return Pairs(encode(teacher, painted, run_dir / "latents", progress), painted.prompts, targets)
 
 
 def draw_image(seed: int, position: int, num_images: int) -> int:

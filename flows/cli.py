@@ -66,7 +66,6 @@ def _recipe_options(verb: _Verb) -> _Verb:
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change any key of the recipe."),
         click.option("--num-images", type=click.IntRange(1), help="Short for --set scenes.count=N."),
         click.option("--teacher", help="Short for --set teacher.id=...: miniature, a folder or a Hub id."),
-        click.option("--out", type=_FOLDER, required=True, help="Run folder; a killed run in it goes on."),
         click.argument("recipe"),
     ):
         verb = decorate(verb)
@@ -75,6 +74,7 @@ def _recipe_options(verb: _Verb) -> _Verb:
 
 @main.command()
 @_recipe_options
+@click.option("--out", type=_FOLDER, required=True, help="Run folder; a killed run in it goes on.")
 def run(recipe: str, out: Path, teacher: str | None, num_images: int | None, overrides: tuple[str, ...]) -> None:
     """Paint, distil, export and measure: RECIPE in, model file out.
 
@@ -95,35 +95,55 @@ def run(recipe: str, out: Path, teacher: str | None, num_images: int | None, ove
 
 
 @main.command()
+@click.option("--dry-run", is_flag=True, help="Paint one batch, keep nothing, and say what the set will take.")
 @_recipe_options
+@click.option("--out", required=True, help="Folder or URL of the data set.")
 def synthesize(
-    recipe: str, out: Path, teacher: str | None, num_images: int | None, overrides: tuple[str, ...]
+    recipe: str,
+    out: str,
+    teacher: str | None,
+    num_images: int | None,
+    overrides: tuple[str, ...],
+    dry_run: bool,
 ) -> None:
-    """Paint the training set of RECIPE alone; asked for more images later, it grows.
+    """Paint the training set of RECIPE alone, at --out: a folder, or a URL such as s3://bucket/sofas.
+
+    A killed run goes on; asked for more images later, the set grows. Open preview.html to look at it and to veto.
 
     \b
-    distillery synthesize sofas --num-images 500 --out runs/sofas
+    distillery synthesize sofas --num-images 500 --out sets/sofas
+    distillery synthesize sofas --teacher some/hub-id --dry-run --out sets/sofas
     """
     resolved = _resolve(recipe, teacher, num_images, overrides)
     _prepare()
+    from flows.synthesize import plan
     from flows.synthesize import synthesize as paint
 
-    click.echo(f"data set  {paint(resolved, out)}")
+    click.echo(plan(resolved) if dry_run else f"data set  {paint(resolved, out)}")
 
 
 @main.command()
-@click.argument("folder", type=_FOLDER)
-def distill(folder: Path) -> None:
-    """Train the student of the run in FOLDER, from its painted set.
+@click.option("--data", required=True, help="The painted set: a folder or URL, as `distillery synthesize` left it.")
+@_recipe_options
+@click.option("--out", type=_FOLDER, required=True, help="Run folder; a killed training in it goes on.")
+def distill(
+    recipe: str, out: Path, teacher: str | None, num_images: int | None, overrides: tuple[str, ...], data: str
+) -> None:
+    """Train the student of RECIPE alone, on a set that is painted already.
 
     \b
-    distillery distill runs/sofas
+    distillery distill sofas --data sets/sofas --out runs/sofas
+    distillery distill sofas --data s3://bucket/sofas --set training.steps=200 --out runs/short
     """
-    recipe = _recipe_of(folder)
+    resolved = _resolve(recipe, teacher, num_images, overrides)
     _prepare()
     from flows.distill import distill as teach
+    from flows.run_folder import RunFolder
+    from synth.dataset import PaintedSet
 
-    click.echo(f"student  {teach(recipe, folder)}")
+    PaintedSet(data)  # refused before anything is made
+    RunFolder.claim(resolved, out).use_dataset(data)
+    click.echo(f"student  {teach(resolved, out)}")
 
 
 @main.command()

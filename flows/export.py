@@ -40,7 +40,7 @@ def export(recipe: Recipe, out: Path) -> Path:
 
     run = RunFolder.claim(recipe, out)
     if not run.student.exists():
-        raise RunError(f"{out} has no student yet: `distillery distill {out}` trains one")
+        raise RunError(f"{out} has no student yet: `distillery distill RECIPE --data SET --out {out}` trains one")
     made_from = digest(run.fingerprint_of("distill"), recipe.export.model_dump(mode="json"), recipe.validated_on)
     if run.is_done("export", made_from, run.model):
         return run.model

@@ -25,7 +25,7 @@ def pipeline(recipe: Recipe, out: Path) -> Path:
         DistilleryError: in one line, for anything that a person can mend.
     """
     run = RunFolder.claim(recipe, out)
-    synthesize_flow(recipe, out)
+    synthesize_flow(recipe, run.dataset)
     distill_flow(recipe, out)
     model = export_flow(recipe, out)
     write_report(recipe, out)

@@ -5,7 +5,8 @@ dataset/        Parquet and a card    model.onnx        what ships
 checkpoints/    step_000500/ ...      evaluation.json   the numbers
 metrics.jsonl   one line a step       grid.png          input, translated, true counterfactual
 samples/        step_000500.png       report.html       all of it on one page
-stages.json     what each output was made from
+latents/        the set's latents     stages.json       what each output was made from
+dataset.url     where the set is, if not in dataset/
 """
 
 import hashlib
@@ -31,7 +32,6 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.recipe = path / "recipe.toml"
-        self.dataset = path / "dataset"
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
         self.samples = path / "samples"
@@ -41,6 +41,16 @@ class RunFolder:
         self.grid = path / "grid.png"
         self.report = path / "report.html"
         self.stages = path / "stages.json"
+
+    @property
+    def dataset(self) -> str:
+        """The painted set: the run's own, or the one that `dataset.url` names."""
+        elsewhere = self.path / "dataset.url"
+        return elsewhere.read_text().strip() if elsewhere.exists() else str(self.path / "dataset")
+
+    def use_dataset(self, url: str) -> None:
+        """Take a set that lies elsewhere."""
+        write_whole(self.path / "dataset.url", f"{url}\n".encode())
 
     @classmethod
     def claim(cls, recipe: Recipe, path: Path) -> "RunFolder":

@@ -1,16 +1,24 @@
-"""Painted scenes on disk: Parquet shards that `datasets.load_dataset(folder)` opens with nothing of ours installed.
+"""A painted data set: Parquet shards that `datasets.load_dataset(folder)` opens with nothing of ours installed.
 
-    folder/README.md                    the card
-    folder/data/train-00000.parquet     scenes 0 to shard_size - 1, and so on
+    README.md                      the card
+    data/train-00000.parquet       scenes 0 to shard_size - 1, and so on
+    rejects/train-00000.parquet    what was painted for that shard and not kept
+    preview.html, preview/         a gallery; what a person vetoes there becomes exclude.txt
+    exclude*.txt                   seeds of pictures that must not be in the set, one a line
 
-A shard is written whole or not at all. What is in it follows from the fingerprint (teacher, template, seed, size,
-steps, batch size, ...) and its number, so a folder can be continued, or grown, by painting what is missing.
+Scene i is painted from seed after seed of its own until a picture passes, so that a row depends on its index, the
+settings and the exclude list alone: not on the other rows, the number of workers, or how often a run was killed. The
+one exception is a near duplicate, which is found in a last pass in the order of the set. What a shard holds follows
+from the fingerprint (teacher, template, seed, size, steps, filters, ...) and its number, so a set can be continued,
+or grown, by painting what is missing.
 """
 
 import hashlib
 import io
 import json
-import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,74 +29,288 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from synth.card import write_card
 from synth.errors import DatasetError
-from synth.generate import completed, generate
+from synth.filters import Filters, is_near_duplicate
+from synth.gallery import write_index, write_page
+from synth.generate import completed, paint
 from synth.prompts import Scene, Template
+from synth.seeds import derive_seed
 from synth.settings import SceneSettings
-from synth.teacher import UNKNOWN_LICENCE, Teacher
-
-_KEY = b"distillery"  # of the schema's metadata that holds what the pixels depend on
-_ROW_GROUP = 100  # images: the Hub's viewer reads a group at a time, and gives up beyond 300 MB
-_TEXT, _NUMBER, _IMAGE = (
-    {"dtype": "string", "_type": "Value"},
-    {"dtype": "int64", "_type": "Value"},
-    {"_type": "Image"},
+from synth.shards import (
+    Row,
+    column_names,
+    encoded,
+    identity_of,
+    num_rows,
+    read_rows,
+    refuse_another,
+    shard_name,
+    thumbnail,
+    write_rejects,
+    write_shard,
 )
-_ARROW_TYPES = {"Image": pa.struct({"bytes": pa.binary(), "path": pa.string()})}
+from synth.store import Store
+from synth.teacher import Teacher
+
+_TRIED, _HOPELESS = 60, 0.9  # after so many pictures of a shard, so high a share of rejects ends the run
+_SAME_WORDS = 3  # attempts at a scene before other values fill its slots: some prompts never pass
 
 
 def fingerprint(teacher: Teacher, settings: SceneSettings) -> dict[str, Any]:
     """All that the pixels depend on, by name. The count is not part of it: a set may grow."""
-    identity: dict[str, Any] = completed(settings, teacher).model_dump(exclude={"count"})
+    identity: dict[str, Any] = completed(settings, teacher).model_dump(mode="json", exclude={"count"})
     return {"teacher": teacher.fingerprint, **identity}
 
 
-def synthesize(teacher: Teacher, settings: SceneSettings, out: Path, progress: bool = True) -> Path:
+def synthesize(teacher: Teacher, settings: SceneSettings, out: str | Path, progress: bool = True) -> Store:
     """Paint `settings.count` scenes into `out`, shard by shard; what is there already is kept.
 
     Args:
         teacher: who paints.
         settings: what to paint; the teacher's defaults fill what they leave open.
-        out: the data set's folder, made if need be.
+        out: the data set's folder, or a URL that fsspec knows; made if need be.
         progress: say which device paints, and show a bar.
-
-    Returns:
-        `out`.
 
     Raises:
         DatasetError: if the folder holds another recipe's set (the message says what differs), a broken shard, or
-            more images than are asked for.
-        RecipeError: for a template that cannot be filled.
-        TeacherError: for a prompt that the teacher cannot read.
+            more images than are asked for; if it cannot be written; if so much is rejected that the set is hopeless.
+        RecipeError: for a template that cannot be filled, or a filter that cannot be used.
+        TeacherError: for a prompt that the teacher cannot read, or a CLIP model that cannot be opened.
     """
-    template = Template(settings)
-    identity = fingerprint(teacher, settings)
-    data = out / "data"
-    data.mkdir(parents=True, exist_ok=True)
-    kept = {path: _num_rows(path, identity) for path in _shards(data)}
-    if sum(kept.values()) > settings.count:
-        raise DatasetError(
-            f"{out} holds {sum(kept.values())} images of this recipe and {settings.count} are asked for: "
-            f"set scenes.count to {sum(kept.values())} or more, or choose another folder"
-        )
-    spans = {
-        data / f"train-{number:05d}.parquet": range(start, min(start + settings.shard_size, settings.count))
-        for number, start in enumerate(range(0, settings.count, settings.shard_size))
-    }
-    missing = {path: span for path, span in spans.items() if kept.get(path) != len(span)}
-    if progress and missing:
+    painting = Painting(teacher, settings, out)
+    todo = painting.unfinished()
+    if progress and todo:
         precision = str(teacher.dtype).removeprefix("torch.")
         tqdm.write(f"painting with {teacher.name} on {teacher.device} in {precision}")
-    done = settings.count - sum(map(len, missing.values()))
+    done = settings.count - sum(todo.values())
+    started = time.perf_counter()
     with tqdm(total=settings.count, initial=done, unit="image", desc="painting", disable=not progress) as bar:
-        for path, span in missing.items():
-            rows = []
-            for scene, image in generate(teacher, template, span):
-                rows.append(_row(scene, image))
-                bar.update()
-            _write_shard(path, rows, identity)
-    _write_whole(out / "README.md", _card(teacher, completed(settings, teacher)).encode())
-    return out
+        for number in todo:
+            painting.paint_shard(number, bar)
+        rate = (settings.count - done) / (time.perf_counter() - started) if todo else 0.0
+        painting.finish(rate, bar)
+    return painting.store
+
+
+class Painting:
+    """A set on its way: `paint_shard` for each shard, by any number of workers in any order, then `finish` once."""
+
+    def __init__(self, teacher: Teacher, settings: SceneSettings, out: str | Path) -> None:
+        self.teacher, self.store = teacher, Store(out)
+        self.settings = completed(settings, teacher)
+        self.template = Template(self.settings)
+        self.identity = fingerprint(teacher, settings)
+        self.filters = Filters(settings.filters)
+        self._excluded = excluded_seeds(self.store)
+        columns: dict[str, type] = {"image": bytes, "prompt": str, "seed": int, "index": int}
+        columns |= {"width": int, "height": int, "contrast": float}
+        columns |= {"phash": str} if settings.filters.near_duplicates is not None else {}
+        columns |= {"clip_score": float} if settings.filters.clip else {}
+        self._columns = columns | {f"slot_{name}": str for name in sorted(settings.slots)}
+
+    def unfinished(self) -> dict[int, int]:
+        """The shards that are missing, short, or hold a vetoed picture: number -> how many pictures they lack.
+
+        Raises:
+            DatasetError: for another set's shard, a broken one, or more images than are asked for.
+        """
+        there = self.store.names("data/train-*.parquet")
+        kept: dict[str, int] = {}
+        for name in there:
+            refuse_another(self.store, name, self.identity)
+            kept[name] = num_rows(self.store, name)
+        if sum(kept.values()) > self.settings.count:
+            raise DatasetError(
+                f"{self.store} holds {sum(kept.values())} images of this recipe and {self.settings.count} are asked "
+                f"for: set scenes.count to {sum(kept.values())} or more, or choose another folder"
+            )
+        lacking = {}
+        for number in range(-(-self.settings.count // self.settings.shard_size)):
+            name, wanted = shard_name(number), len(self._span(number))
+            if kept.get(name, 0) < wanted:
+                lacking[number] = wanted - kept.get(name, 0)
+            elif self._excluded:
+                seeds = {row["seed"] for row in read_rows(self.store, name, ["seed"])}
+                if vetoed := len(seeds & self._excluded):
+                    lacking[number] = vetoed
+        return lacking
+
+    def paint_shard(self, number: int, bar: "tqdm[Any]") -> None:
+        """Paint what a shard lacks and write it, whole."""
+        rows, rejects = self._load(number)
+        rows = {index: row for index, row in rows.items() if row["seed"] not in self._excluded}
+        todo = {index: 0 for index in self._span(number) if index not in rows}
+        self._fill(rows, rejects, todo, bar)
+        self._write(number, rows, rejects)
+
+    def finish(self, images_per_second: float, bar: "tqdm[Any] | None" = None) -> None:
+        """Replace near duplicates, in the order of the set; then write the card and the gallery's index."""
+        most = self.settings.filters.near_duplicates
+        if most is not None:
+            seen = np.zeros(self.settings.count, np.uint64)
+            for number in range(-(-self.settings.count // self.settings.shard_size)):
+                self._replace_near_duplicates(number, seen, most, bar)
+        if images_per_second or not self.store.exists("README.md"):
+            write_card(self.store, self.settings, self.teacher.name, self.teacher.defaults.licence, images_per_second)
+            write_index(self.store)
+
+    def _replace_near_duplicates(
+        self, number: int, seen: NDArray[np.uint64], most: int, bar: "tqdm[Any] | None"
+    ) -> None:
+        span = self._span(number)
+        hashes = {row["index"]: row["phash"] for row in read_rows(self.store, shard_name(number), ["index", "phash"])}
+        loaded: tuple[dict[int, Row], list[Row]] | None = None
+        for index in span:
+            while is_near_duplicate(hashes[index], seen[:index], most):
+                loaded = loaded or self._load(number)
+                rows, rejects = loaded
+                attempt = self._attempt_of(rows[index])
+                image = Image.open(io.BytesIO(rows[index]["image"]["bytes"]))
+                scene = self._scene(index, attempt)
+                rejects.append(self._reject(scene, attempt, image, "near duplicate of an earlier picture"))
+                self._refuse_hopeless(scene, attempt, rejects, Counter())
+                del rows[index]
+                self._fill(rows, rejects, {index: attempt + 1}, None)
+                hashes[index] = rows[index]["phash"]
+                if bar is not None:
+                    bar.set_postfix(near_duplicates=len(rejects))
+            seen[index] = int(hashes[index], 16)
+        if loaded is not None:
+            self._write(number, *loaded)
+
+    def _fill(
+        self, rows: dict[int, Row], rejects: list[Row], todo: Mapping[int, int], bar: "tqdm[Any] | None"
+    ) -> None:
+        """Paint scenes, index -> first attempt, until each has a picture that passes."""
+        known = {(row["index"], row["attempt"]) for row in rejects}
+        queue = [(index, self._next(index, attempt, known)) for index, attempt in todo.items()]
+        tried: Counter[str] = Counter()
+        while queue:
+            batch, queue = queue[: self.settings.batch_size], queue[self.settings.batch_size :]
+            scenes = [self._scene(index, attempt) for index, attempt in batch]
+            self.teacher.check_prompts([scene.prompt for scene in scenes])
+            for (index, attempt), scene, image in zip(
+                batch, scenes, paint(self.teacher, self.settings, scenes), strict=True
+            ):
+                reason: str | None = "safety checker"
+                if image is not None:
+                    verdict = self.filters.judge(scene, np.asarray(image))
+                    reason = verdict.reason
+                tried[reason.partition(":")[0] if reason else "kept"] += 1
+                if reason is None and image is not None:
+                    rows[index] = self._row(scene, image, verdict.scores)
+                    if bar is not None:
+                        bar.update()
+                        bar.set_postfix(rejects=tried.total() - tried["kept"])
+                    continue
+                rejects.append(self._reject(scene, attempt, image, reason or ""))
+                known.add((index, attempt))
+                queue.append((index, self._next(index, attempt + 1, known)))
+                self._refuse_hopeless(scene, attempt, rejects, tried)
+
+    def _refuse_hopeless(self, scene: Scene, attempt: int, rejects: Sequence[Row], tried: Counter[str]) -> None:
+        if attempt + 1 >= self.settings.filters.max_attempts:
+            reasons = [row["reason"] for row in rejects if row["index"] == scene.index]
+            raise DatasetError(
+                f"scene {scene.index}, {scene.prompt!r}, was rejected {len(reasons)} times, last for: {reasons[-1]}. "
+                "Reword the template, or loosen scenes.filters; the shards that are whole stay"
+            )
+        if tried.total() >= _TRIED and tried["kept"] < (1 - _HOPELESS) * tried.total():
+            why = ", ".join(f"{count} {reason}" for reason, count in tried.most_common(4))
+            raise DatasetError(
+                f"of {tried.total()} pictures {tried['kept']} were kept ({why}): "
+                "loosen scenes.filters, or reword the template; the shards that are whole stay"
+            )
+
+    def _scene(self, index: int, attempt: int) -> Scene:
+        """Scene `index` at its `attempt`th seed, and from some attempt on in other words."""
+        turn = 0 if attempt < _SAME_WORDS else attempt - _SAME_WORDS + 1
+        words = self.template.scene(index) if turn == 0 else self._other_words(index, turn)
+        return Scene(index, words.prompt, words.negative_prompt, self._seed(index, attempt), words.slots)
+
+    def _other_words(self, index: int, turn: int) -> Scene:
+        number = derive_seed(self.settings.seed, "words", index, turn) % self.template.num_combinations
+        return self.template.scene(number)
+
+    def _seed(self, index: int, attempt: int) -> int:
+        again = () if attempt == 0 else (attempt,)
+        return derive_seed(self.settings.seed, "scene", index, *again)
+
+    def _next(self, index: int, attempt: int, known: set[tuple[int, int]]) -> int:
+        """The first attempt from `attempt` on that was neither rejected nor vetoed."""
+        while (index, attempt) in known or self._seed(index, attempt) in self._excluded:
+            attempt += 1
+        return attempt
+
+    def _attempt_of(self, row: Row) -> int:
+        attempt = 0
+        while self._seed(row["index"], attempt) != row["seed"]:
+            attempt += 1
+        return attempt
+
+    def _span(self, number: int) -> range:
+        start = number * self.settings.shard_size
+        return range(start, min(start + self.settings.shard_size, self.settings.count))
+
+    def _load(self, number: int) -> tuple[dict[int, Row], list[Row]]:
+        """A shard's rows by index, and its rejects; empty if it is not there."""
+        if not self.store.exists(shard_name(number)):
+            return {}, []
+        rows = {row["index"]: row for row in read_rows(self.store, shard_name(number))}
+        rejected = shard_name(number, "rejects")
+        return rows, read_rows(self.store, rejected) if self.store.exists(rejected) else []
+
+    def _write(self, number: int, rows: Mapping[int, Row], rejects: list[Row]) -> None:
+        """The rejects first: a shard that is there has all that belongs to it."""
+        ordered = [rows[index] for index in self._span(number)]
+        rejects.sort(key=lambda row: (row["index"], row["attempt"]))
+        if rejects:
+            write_rejects(self.store, shard_name(number, "rejects"), rejects, self.identity)
+        write_page(self.store, number, ordered, rejects)
+        write_shard(self.store, shard_name(number), ordered, self._columns, self.identity)
+
+    def _row(self, scene: Scene, image: Image.Image, scores: Mapping[str, float | str]) -> Row:
+        row = {
+            "image": encoded(image, f"{scene.index:06d}.png"),
+            "prompt": scene.prompt,
+            "seed": scene.seed,
+            "index": scene.index,
+            "width": image.width,
+            "height": image.height,
+            **scores,
+        }
+        return row | {f"slot_{name}": value for name, value in scene.slots.items()}
+
+    def _reject(self, scene: Scene, attempt: int, image: Image.Image | None, reason: str) -> Row:
+        name = f"{scene.index:06d}-{attempt}.jpg"
+        return {
+            "image": None if image is None else thumbnail(image, name),  # a black image is never stored
+            "index": scene.index,
+            "attempt": attempt,
+            "prompt": scene.prompt,
+            "seed": scene.seed,
+            "reason": reason,
+        }
+
+
+def excluded_seeds(store: Store) -> frozenset[int]:
+    """What a person vetoed: the first word of each line of exclude*.txt.
+
+    Raises:
+        DatasetError: for a line that does not begin with a seed.
+    """
+    seeds = []
+    for name in store.names("exclude*.txt"):
+        for number, line in enumerate(store.read(name).decode().splitlines(), start=1):
+            word = line.partition("#")[0].strip()
+            if word and not word.isdigit():
+                raise DatasetError(
+                    f"{store}/{name}, line {number}: {word!r} is no seed; the gallery writes such files"
+                )
+            if word:
+                seeds.append(int(word))
+    return frozenset(seeds)
 
 
 class PaintedSet:
@@ -97,28 +319,31 @@ class PaintedSet:
     Attributes:
         prompts: of each image.
         slots: of each image, name to value.
-        fingerprint: of what the pixels depend on, and of how many there are.
+        fingerprint: of what the pixels depend on, of how many there are, and of their seeds.
 
     Raises:
         DatasetError: if there is no shard in the folder, a broken one, one of another set, or one is missing.
     """
 
-    def __init__(self, folder: Path) -> None:
-        paths = _shards(folder / "data")
-        if not paths:
+    def __init__(self, folder: str | Path) -> None:
+        self._store = Store(folder)
+        names = self._store.names("data/train-*.parquet")
+        if not names:
             raise DatasetError(f"no data set in {folder}: run `distillery synthesize` first")
-        identity = _identity(paths[0])
-        self._places = [(path, row) for path in paths for row in range(_num_rows(path, identity))]
-        self._open: Path | None = None
-        columns = [name for name in pq.read_schema(paths[0]).names if name != "image"]
-        table = pa.concat_tables([pq.read_table(path, columns=columns) for path in paths])
-        if table["index"].to_pylist() != list(range(len(table))):
+        identity = identity_of(self._store, names[0])
+        self._places: list[tuple[str, int]] = []
+        for name in names:
+            refuse_another(self._store, name, identity)
+            self._places += [(name, row) for row in range(num_rows(self._store, name))]
+        self._open: str | None = None
+        columns = column_names(self._store, names[0])
+        slots = sorted(name for name in columns if name.startswith("slot_"))
+        rows = [row for name in names for row in read_rows(self._store, name, ["index", "prompt", "seed", *slots])]
+        if [row["index"] for row in rows] != list(range(len(rows))):
             raise DatasetError(f"{folder} has a shard missing or cut short: run `distillery synthesize` again")
-        self.prompts: list[str] = table["prompt"].to_pylist()
-        names = [name.removeprefix("slot_") for name in columns if name.startswith("slot_")]
-        values = [table[f"slot_{name}"].to_pylist() for name in names]
-        self.slots: list[dict[str, str]] = [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
-        described = json.dumps([identity, len(table)], sort_keys=True)
+        self.prompts: list[str] = [row["prompt"] for row in rows]
+        self.slots: list[dict[str, str]] = [{name.removeprefix("slot_"): row[name] for name in slots} for row in rows]
+        described = json.dumps([identity, len(rows), [row["seed"] for row in rows]], sort_keys=True)
         self.fingerprint = hashlib.sha256(described.encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
@@ -126,133 +351,12 @@ class PaintedSet:
 
     def image(self, index: int) -> NDArray[np.uint8]:
         """uint8 (H, W, 3)."""
-        path, row = self._places[index]
-        if path != self._open:  # one shard at a time: a set may be larger than memory
-            self._encoded = pq.read_table(path, columns=["image"])["image"].combine_chunks().field("bytes")
-            self._open = path
-        return np.array(Image.open(io.BytesIO(self._encoded[row].as_py())).convert("RGB"))
+        name, row = self._places[index]
+        if name != self._open:  # one shard at a time: a set may be larger than memory
+            with self._store.open(name) as file:
+                self._encoded: pa.Array = pq.read_table(file, columns=["image"])["image"].combine_chunks()
+            self._open = name
+        return np.array(Image.open(io.BytesIO(self._encoded.field("bytes")[row].as_py())).convert("RGB"))
 
-
-def _shards(data: Path) -> list[Path]:
-    return sorted(data.glob("train-*.parquet"))
-
-
-def _row(scene: Scene, image: Image.Image) -> dict[str, Any]:
-    encoded = io.BytesIO()
-    image.save(encoded, "PNG")
-    return {
-        "image": {"bytes": encoded.getvalue(), "path": f"{scene.index:06d}.png"},
-        "prompt": scene.prompt,
-        "seed": scene.seed,
-        "index": scene.index,
-        "width": image.width,
-        "height": image.height,
-        **{f"slot_{name}": value for name, value in scene.slots.items()},
-    }
-
-
-def _write_shard(path: Path, rows: list[dict[str, Any]], identity: dict[str, Any]) -> None:
-    """With the types of `datasets` in the schema's metadata, where it looks for them."""
-    features = {
-        name: _IMAGE if name == "image" else _NUMBER if isinstance(value, int) else _TEXT
-        for name, value in rows[0].items()
-    }
-    schema = pa.schema(
-        [(name, _ARROW_TYPES.get(kind["_type"]) or kind["dtype"]) for name, kind in features.items()],
-        metadata={
-            b"huggingface": json.dumps({"info": {"features": features}}).encode(),
-            _KEY: json.dumps(identity, sort_keys=True).encode(),
-        },
-    )
-    shard = io.BytesIO()
-    pq.write_table(
-        pa.Table.from_pylist(rows, schema),
-        shard,
-        row_group_size=_ROW_GROUP,
-        write_page_index=True,
-        use_content_defined_chunking=True,
-    )
-    _write_whole(path, shard.getvalue())
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Beside, flushed, renamed: a reader never sees half a file."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-
-
-def _identity(path: Path) -> dict[str, Any]:
-    """What a shard's pixels depend on, as it was written down."""
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DatasetError(f"{path} cannot be read ({error}): delete it, and it will be painted again") from None
-    if _KEY not in metadata:
-        raise DatasetError(f"{path} was not written by distillery: choose another folder")
-    identity: dict[str, Any] = json.loads(metadata[_KEY])
-    return identity
-
-
-def _num_rows(path: Path, identity: dict[str, Any]) -> int:
-    """How many images a shard holds.
-
-    Raises:
-        DatasetError: if it belongs to another set.
-    """
-    stored = _identity(path)
-    differences = [
-        f"{name} is {stored.get(name)!r:.80} there and {identity.get(name)!r:.80} here"
-        for name in sorted({*stored, *identity})
-        if stored.get(name) != identity.get(name)
-    ]
-    if differences:
-        raise DatasetError(
-            f"{path} belongs to another set: {'; '.join(differences)}. Choose another folder, or restore the settings"
-        )
-    num_rows: int = pq.read_metadata(path).num_rows
-    return num_rows
-
-
-def _card(teacher: Teacher, settings: SceneSettings) -> str:
-    """README.md, in the form that the Hub and `datasets` read."""
-    licence = (
-        "" if teacher.defaults.licence == UNKNOWN_LICENCE else f"license: {json.dumps(teacher.defaults.licence)}\n"
-    )
-    sizes = [(1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K")]
-    category = next((name for most, name in sizes if settings.count < most), "100K<n<1M")
-    slots = "\n".join(
-        f"- `{name}`: {', '.join(map(repr, values))}" for name, values in sorted(settings.slots.items())
-    )
-    return f"""---
-{licence}configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: data/train-*.parquet
-size_categories:
-- {category}
-tags:
-- synthetic
----
-# {settings.count} painted scenes
-
-Painted by `{teacher.name}` (licence: {teacher.defaults.licence}) from the template
-
-> {settings.template}
-
-{slots}
-
-{settings.image_size} px, {settings.num_inference_steps} steps, guidance {settings.guidance_scale:g}, \
-negative prompt {settings.negative_prompt!r}, seed {settings.seed}. Nothing in it was photographed or drawn.
-Every row holds its image, prompt, seed and slot values:
-
-```python
-from datasets import load_dataset
-
-images = load_dataset("this/folder", split="train")
-```
-"""
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        return (self.image(index) for index in range(len(self)))

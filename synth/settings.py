@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Substitution = dict[str, str]
 """An edit: slots of the scenes' template, each with its new value."""
@@ -29,6 +29,33 @@ class TeacherSettings(Settings):
     """Run a full-size model on a CPU all the same: hours where a GPU takes minutes."""
 
 
+class FilterSettings(Settings):
+    """What a painted picture must pass; a rejected one is painted again from another seed."""
+
+    min_contrast: Annotated[float, Field(ge=0)] = 2.0
+    """Standard deviation of the grey values, 0 to 128; a picture below it is blank."""
+    near_duplicates: Annotated[int, Field(ge=0, le=32)] | None = None
+    """Reject a picture whose 64-bit perceptual hash differs in at most so many bits from an earlier one's; None is
+    off. The hash knows no colours: a room that is there in red and in blue counts as one."""
+    clip: str | None = None
+    """A CLIP model's Hub id or folder; None filters without CLIP."""
+    min_clip_score: Annotated[float, Field(ge=-1, le=1)] = 0.2
+    """Least cosine similarity of picture and prompt."""
+    object: str | None = None
+    """What must be there, in words ("a sofa"), as CLIP sees it."""
+    python: str | None = None
+    """`package.module:function` of one's own: called with the scene and its picture, uint8 (H, W, 3); returns None to
+    keep it, or the reason as text."""
+    max_attempts: Annotated[int, Field(gt=0)] = 12
+    """How often one scene is painted before the set is given up as hopeless."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "FilterSettings":
+        if self.object is not None and self.clip is None:
+            raise ValueError("object is looked for by CLIP: name a model in filters.clip, or leave object out")
+        return self
+
+
 class SceneSettings(Settings):
     """Which scenes the teacher paints. What is None comes from the teacher's own defaults."""
 
@@ -43,3 +70,4 @@ class SceneSettings(Settings):
     batch_size: Annotated[int, Field(gt=0)] = 10
     """Part of the data's fingerprint: a batch's size may move the last bit of a pixel."""
     shard_size: Annotated[int, Field(gt=0)] = 250
+    filters: FilterSettings = FilterSettings()

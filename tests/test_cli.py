@@ -79,7 +79,14 @@ def test_a_wrong_recipe_or_teacher_is_one_line(arguments: list[str], message: st
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("verb", ["distill", "export", "evaluate"])
+def test_a_training_needs_a_painted_set(tmp_path: Path) -> None:
+    result = distillery("distill", "demo", "--data", tmp_path / "none", "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert result.stderr == f"error: no data set in {tmp_path / 'none'}: run `distillery synthesize` first\n"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("verb", ["export", "evaluate"])
 def test_verbs_of_a_run_need_a_run(verb: str, tmp_path: Path) -> None:
     result = distillery(verb, tmp_path)
     assert result.exit_code == 2

@@ -126,14 +126,15 @@ def test_stages_one_by_one_and_killed_between_make_the_same_student(
     finished: Path, tiny_sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Painting grows from 2 images to 6; the training dies in its third step and goes on from its second."""
-    out = tmp_path / "again"
+    out, painted = tmp_path / "again", tmp_path / "set"
     overrides = [part for override in SMALL for part in ("--set", override)]
-    shared = ["synthesize", "sofas", "--teacher", tiny_sd_folder, *overrides, "--out", out]
-    assert command(*shared, "--set", "scenes.count=2").exit_code == 0
-    assert (
-        command("export", out).stderr == f"error: {out} has no student yet: `distillery distill {out}` trains one\n"
-    )
-    assert command(*shared).exit_code == 0
+    shared = ["sofas", "--teacher", tiny_sd_folder, *overrides]
+    planned = command("synthesize", *shared, "--out", painted, "--dry-run").stdout
+    assert "images    6 of 64 px, 2 steps" in planned and "shards    2 of up to 4" in planned
+    assert not painted.exists()
+    assert command("synthesize", *shared, "--set", "scenes.count=2", "--out", painted).exit_code == 0
+    assert command("synthesize", *shared, "--out", painted).stdout.endswith(f"data set  {painted}\n")
+    teach = ["distill", *shared, "--data", painted, "--out", out]
 
     import flows.distill
 
@@ -145,12 +146,13 @@ def test_stages_one_by_one_and_killed_between_make_the_same_student(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(flows.distill, "_log", die_at_step_3)
-    assert command("distill", out).exit_code == 1
+    assert command(*teach).exit_code == 1
     assert not (out / "student").exists()
+    assert f"error: {out} has no student yet: `distillery distill RECIPE" in command("export", out).stderr
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "half a li')
     monkeypatch.undo()
-    assert command("distill", out).exit_code == 0
+    assert command(*teach).exit_code == 0
 
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]

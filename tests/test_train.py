@@ -15,9 +15,10 @@ from distill import checkpoints
 from distill.schedules import cosine, linear_warmup
 from distill.scores import dds
 from distill.settings import TrainingSettings
-from distill.train import StepRecord, draw_image, draw_noise, encode_images, train
+from distill.train import StepRecord, draw_image, draw_noise, train
 from synth.dataset import PaintedSet, synthesize
-from synth.errors import TrainingError
+from synth.errors import DatasetError, TrainingError
+from synth.latents import encode
 from synth.prompts import Template
 from synth.settings import SceneSettings
 from synth.teacher import Teacher
@@ -47,7 +48,9 @@ SETTINGS = TrainingSettings(
 
 @pytest.fixture(scope="module")
 def folder(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return synthesize(tiny_teacher, SCENES, tmp_path_factory.mktemp("painted"), progress=False)
+    folder = tmp_path_factory.mktemp("painted")
+    synthesize(tiny_teacher, SCENES, folder, progress=False)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +93,7 @@ def test_the_gradient_is_the_mean_of_each_pairs_own(
 ) -> None:
     """At step 0, z = z_hat and dz/dbias = 1, so the last layer's bias sees the mean delta score of each channel."""
     record = run(tiny_teacher, painted, tmp_path, steps=1, guidance_start=3.0)[0]
-    template, latents = Template(SCENES), encode_images(tiny_teacher, painted, progress=False)
+    template, latents = Template(SCENES), encode(tiny_teacher, painted, tmp_path, progress=False)
     scores = []
     for sample in range(SETTINGS.batch_size):
         image = draw_image(SETTINGS.seed, sample, len(painted))
@@ -135,7 +138,7 @@ def test_the_student_moves_against_the_mean_delta_score(
 ) -> None:
     """Down the hill that DDS describes, measured with noise that the training did not see."""
     record = run(tiny_teacher, painted, tmp_path, steps=48, guidance_start=3.0)[-1]
-    template, z_hat = Template(SCENES), encode_images(tiny_teacher, painted, progress=False)
+    template, z_hat = Template(SCENES), encode(tiny_teacher, painted, tmp_path, progress=False)
     y_hat = tiny_teacher.encode_prompt(painted.prompts)
     for number, edit in enumerate(EDITS.values()):
         y = tiny_teacher.encode_prompt([template.edited(slots, edit) for slots in painted.slots])
@@ -197,7 +200,7 @@ def test_checkpoints_are_whole_few_and_without_pickle(
     run(tiny_teacher, painted, tmp_path, steps=5, keep_checkpoints=2)
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == ["step_000004", "step_000005"]  # every second step, and the last
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    files = [path for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".json", ".safetensors"}
     finished = run(tiny_teacher, painted, tmp_path, steps=5)
     assert finished == []  # nothing left to do; the student is on disk
@@ -257,9 +260,9 @@ def test_what_cannot_be_trained_is_refused_in_one_line(
     pictures[3]["bytes"] = png(32, 64)
     column = pa.array(pictures, table.schema.field("image").type)
     pq.write_table(table.set_column(table.schema.get_field_index("image"), "image", column), mixed / shard.name)
-    with pytest.raises(TrainingError, match="image 3 is 32 x 64 but image 0 64 x 64: all must have one size"):
+    with pytest.raises(DatasetError, match="image 3 is 32 x 64 but image 0 64 x 64: all must have one size"):
         start(PaintedSet(mixed.parent), EDITS)
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_a_loss_that_is_no_number_stops_the_training(

@@ -29,7 +29,7 @@ class Run:
     stop_after: float
     learning_rate: float
     device: torch.device
-    ema_decay: float = 0.9995
+    ema_decay: float = 0.999
     init: Path | None = None
     step: int = 0
     minutes_done: float = 0.0

@@ -1,0 +1,103 @@
+"""Where a data set lies: a folder on this machine, or one behind any URL that fsspec knows (s3://, gs://, hf://)."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from synth.errors import DatasetError
+
+
+class Store:
+    """Files by name, each written whole or not at all. Names have forward slashes: `data/train-00000.parquet`.
+
+    >>> Store("s3://bucket/sofas").write("README.md", b"...")  # doctest: +SKIP
+
+    Raises:
+        DatasetError: for a URL of a kind that is not installed.
+    """
+
+    def __init__(self, url: str | Path) -> None:
+        self.url = str(url).rstrip("/")
+        try:
+            self._fs, self._root = fsspec.core.url_to_fs(self.url)
+        except (ImportError, ValueError) as error:
+            raise DatasetError(f"{self.url} cannot be opened: {error}") from None
+        self.is_local = isinstance(self._fs, LocalFileSystem)
+
+    def __str__(self) -> str:
+        return self.url
+
+    def names(self, pattern: str) -> list[str]:
+        """The files that match, sorted; the pattern's folder part is fixed: `data/train-*.parquet`."""
+        folder, _, last = pattern.rpartition("/")
+        self._fs.invalidate_cache()
+        with self._explained("listed"):
+            try:
+                found = self._fs.ls(self._path(folder), detail=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        names = (path.rstrip("/").rpartition("/")[2] for path in found)
+        return sorted(f"{folder}/{name}" if folder else name for name in names if fnmatch(name, last))
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return bool(self.names(name))
+
+    def read(self, name: str) -> bytes:
+        """All of a file.
+
+        Raises:
+            DatasetError: if it cannot be read.
+        """
+        with self._explained("read"):
+            content: bytes = self._fs.cat_file(self._path(name))
+        return content
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[Any]:
+        """A file to read parts of: what Parquet's reader takes."""
+        with self._explained("read"), self._fs.open(self._path(name), "rb") as file:
+            yield file
+
+    def write(self, name: str, content: bytes) -> None:
+        """Put a whole file in place of an older one. On a disk: beside it, flushed, renamed. An object store shows an
+        object when all of it is there.
+
+        Raises:
+            DatasetError: if it cannot be written, because the disk is full, say; the older file stays.
+        """
+        path = self._path(name)
+        with self._explained("written"):
+            if not self.is_local:
+                self._fs.pipe_file(path, content)
+                return
+            target = Path(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = target.with_name(f".{target.name}.part")
+            try:
+                with part.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(part, target)
+            except OSError:
+                part.unlink(missing_ok=True)
+                raise
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}" if name else str(self._root)
+
+    @contextmanager
+    def _explained(self, done: str) -> Iterator[None]:
+        """A store's own errors in one line of ours."""
+        try:
+            yield
+        except OSError as error:
+            reason = " ".join((error.strerror or str(error) or type(error).__name__).split())
+            raise DatasetError(f"{self.url} cannot be {done}: {reason}; what was whole stays whole") from None
