@@ -122,6 +122,36 @@ def synthesize(
     click.echo(plan(resolved) if dry_run else f"data set  {paint(resolved, out)}")
 
 
+@main.command("import-photos")
+@click.argument("source")
+@click.option("--size", "image_size", default=512, show_default=True, help="Side of the squares they are made.")
+@click.option("--fit", type=click.Choice(["crop", "pad"]), default="crop", help="Cut to a square (crop) or pad.")
+@click.option("--caption-column", default="text", show_default=True, help="Of Parquet, of a data set, of metadata.")
+@click.option("--image-column", default="image", show_default=True, help="Of Parquet, of a data set.")
+@click.option("--split", default="train", show_default=True, help="Of a data set on the Hub.")
+@click.option("--out", required=True, help="Folder or URL of the data set.")
+def import_photos(source: str, out: str, **settings: Any) -> None:
+    """Make a data set of one's own photographs: SOURCE is a folder, Parquet, or the Hub id of a data set.
+
+    What cannot be used is listed in rejects/ with its reason. A folder may hold metadata.jsonl with captions.
+
+    \b
+    distillery import-photos ~/Pictures/rooms --size 512 --out sets/rooms
+    """
+    from pydantic import ValidationError
+
+    from synth.settings import PhotoSettings
+
+    try:
+        chosen = PhotoSettings(**settings)
+    except ValidationError as error:
+        raise click.UsageError(f"--size: {error.errors()[0]['msg']}") from None
+    _prepare()
+    from synth.photos import import_photos as make_set
+
+    click.echo(f"data set  {make_set(source, chosen, out)}")
+
+
 @main.command()
 @click.option("--data", required=True, help="The painted set: a folder or URL, as `distillery synthesize` left it.")
 @_recipe_options

@@ -3,12 +3,14 @@
     a {color} {material} sofa in a living room with {wall} walls
 
 A slot is a name in braces. An article right before a slot agrees with what fills it: "a {color}" becomes "a red" or
-"an orange". A value may be empty: the word is left out. That is the whole language.
+"an orange". A value may be empty: the word is left out. A value may bring its own article, so that "a potted plant"
+can give way to "tulips". That is the whole language.
 """
 
 import difflib
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -59,20 +61,24 @@ class Template:
         for name in sorted(set(settings.slots) - used):
             raise RecipeError(f"scenes.slots.{name} is never used in the template: add {{{name}}} or remove the slot")
         for name, values in settings.slots.items():
-            repeated = sorted({value for value in values if values.count(value) > 1})
+            repeated = [value for value, count in Counter(list(values)).items() if count > 1]
             if repeated:
-                raise RecipeError(f"scenes.slots.{name} lists {repeated[0]!r} more than once")
+                raise RecipeError(
+                    f"scenes.slots.{name} lists {repeated[0]!r} more than once: give it a weight instead"
+                )
         self._names = sorted(settings.slots)
-        self.num_combinations = math.prod(len(settings.slots[name]) for name in self._names)
+        self._values = {name: _by_weight(settings.slots[name]) for name in self._names}
+        self.num_combinations = math.prod(len(values) for values in self._values.values())
 
     def scene(self, index: int) -> Scene:
-        """Scene `index`, from 0 on. Combinations come in a shuffled order, none twice before all have come once."""
+        """Scene `index`, from 0 on. Combinations come in a shuffled order, none twice before all have come once; one
+        with weights comes as often as the product of its weights in that time."""
         turn, place = divmod(index, self.num_combinations)
         number = _shuffled(place, self.num_combinations, derive_seed(self.settings.seed, "combination", turn))
         slots = {}
         for name in self._names:
-            number, choice = divmod(number, len(self.settings.slots[name]))
-            slots[name] = self.settings.slots[name][choice]
+            number, choice = divmod(number, len(self._values[name]))
+            slots[name] = self._values[name][choice]
         return Scene(
             index=index,
             prompt=self.render(slots),
@@ -100,6 +106,11 @@ class Template:
                     f"an edit replaces {name!r}, which is no slot of the template{_nearest(name, self._names)}"
                 )
         return self.render({**slots, **edit})
+
+
+def _by_weight(values: list[str] | dict[str, int]) -> list[str]:
+    """Each value as often as its weight says."""
+    return [value for value, weight in values.items() for _ in range(weight)] if isinstance(values, dict) else values
 
 
 def _n(word: str) -> str:

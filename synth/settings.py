@@ -56,11 +56,15 @@ class FilterSettings(Settings):
         return self
 
 
+Weight = Annotated[int, Field(gt=0, le=1000)]
+
+
 class SceneSettings(Settings):
     """Which scenes the teacher paints. What is None comes from the teacher's own defaults."""
 
     template: str
-    slots: dict[str, Annotated[list[str], Field(min_length=1)]]
+    slots: dict[str, Annotated[list[str], Field(min_length=1)] | Annotated[dict[str, Weight], Field(min_length=1)]]
+    """The values of each slot: a list, or values with whole numbers that say how often each comes."""
     count: Annotated[int, Field(gt=0)]
     seed: int = 0
     negative_prompt: str = ""
@@ -71,3 +75,23 @@ class SceneSettings(Settings):
     """Part of the data's fingerprint: a batch's size may move the last bit of a pixel."""
     shard_size: Annotated[int, Field(gt=0)] = 250
     filters: FilterSettings = FilterSettings()
+
+
+class PhotoSettings(Settings):
+    """How photographs become a data set."""
+
+    image_size: Annotated[int, Field(gt=0, multiple_of=8)] = 512
+    """Side of the squares that they are made, in pixels."""
+    fit: Literal["crop", "pad"] = "crop"
+    """Fill the square and cut what stands out, or show all of the picture between white bars."""
+    min_side: Annotated[int, Field(gt=0)] = 64
+    """Reject a picture whose shorter side is below it, in pixels."""
+    max_aspect_ratio: Annotated[float, Field(ge=1)] = 4.0
+    """Reject a picture that is longer by more than this."""
+    image_column: str = "image"
+    """Of Parquet files and data sets."""
+    caption_column: str = "text"
+    """Of Parquet files, data sets and metadata.jsonl; where there is none, captions are empty."""
+    split: str = "train"
+    """Of a data set on the Hub."""
+    shard_size: Annotated[int, Field(gt=0)] = 250

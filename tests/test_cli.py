@@ -34,7 +34,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_every_verb_has_help_with_an_example() -> None:
     assert sorted(main.commands) == [
-        *("distill", "evaluate", "export", "inspect", "run", "synthesize", "translate"),
+        *("distill", "evaluate", "export", "import-photos", "inspect", "run", "synthesize", "translate"),
     ]
     overview = distillery("--help").output
     for name in main.commands:
@@ -77,6 +77,16 @@ def test_a_wrong_recipe_or_teacher_is_one_line(arguments: list[str], message: st
     assert result.stderr.startswith("error: ")
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_photographs_become_a_set(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for level in (40, 200):
+        Image.fromarray(np.full((70, 90, 3), level, np.uint8)).save(tmp_path / "photos" / f"{level}.png")
+    arguments = ["import-photos", tmp_path / "photos", "--out", tmp_path / "set"]
+    assert distillery(*arguments, "--size", "64").stdout == f"data set  {tmp_path / 'set'}\n"
+    assert (tmp_path / "set" / "preview.html").exists()
+    assert "multiple of 8" in distillery(*arguments, "--size", "50").stderr
 
 
 def test_a_training_needs_a_painted_set(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Training the miniature: what a resumed run must find again, and the folder that it ends in."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from synth.errors import TrainingError
 from synth.miniature import models, stage, train
 from synth.miniature.captions import captions
 from synth.miniature.card import write_card
-from synth.miniature.reader_training import accuracy, confusion
-from synth.miniature.readers import FactorNetwork, FactorReader
+from synth.miniature.reader_training import accuracy, confusion, pair, reader_pictures, train_reader
+from synth.miniature.readers import HEADS, FactorNetwork, FactorReader
 from synth.miniature.rooms import COLORS
 from synth.miniature.score import BARS, kernel_distance, score
 from synth.miniature.stage import Run
-from synth.miniature.world import sample_scene
+from synth.miniature.world import render, sample_scene
 from synth.pixels import to_float
 
 CPU = torch.device("cpu")
@@ -170,3 +171,20 @@ def test_the_kernel_distance_knows_one_distribution_from_two() -> None:
     a, b = draws.standard_normal((2, 400, 16)).astype(np.float32)
     assert abs(kernel_distance(a, b)) < 0.05
     assert kernel_distance(a + 1, b) > 0.5
+
+
+def test_the_readers_train_from_the_drawn_world_and_go_on(trained: Path) -> None:
+    images, labels = reader_pictures(trained, 10, CPU)
+    assert images.shape == (12, 2, 128, 128, 3) and labels.shape == (12, 3, len(HEADS))
+    scene, other, factor = pair("train", 7)
+    place, values = list(HEADS).index(factor), (*HEADS[factor], "?")
+    assert [values[answer] for answer in labels[7, :, place]] == [scene.factors[factor], other.factors[factor], "?"]
+    assert np.array_equal(images[7, 1], render(other).image)
+    assert not np.array_equal(images[10], images[0]) and np.array_equal(labels[10], labels[0])  # through the VAE
+    shutil.rmtree(trained / "reader", ignore_errors=True)
+    for turn in (1, 2):
+        run = Run("reader", trained, nn.ModuleDict({"reader": FactorNetwork()}), 0.004 * turn, 1.0, 1e-3, CPU)
+        assert (run.step > 0) == (turn == 2)
+        train_reader(run, images, labels, batch_size=4, seed=0, num_scenes=40)
+    assert json.loads((trained / "readers.json").read_text())["accuracy"]["drawn"].keys() == HEADS.keys()
+    assert FactorReader.load(trained / "reader").read(images[:, 0]).keys() == HEADS.keys()

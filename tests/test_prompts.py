@@ -1,8 +1,11 @@
 """Templates: pure, without repeats, in grammatical English, and strict about their slots."""
 
+from collections import Counter
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from synth.errors import RecipeError
 from synth.prompts import Template
@@ -38,6 +41,34 @@ def test_no_combination_comes_twice_before_all_have_come_once() -> None:
     turns = [[scenes.scene(index).prompt for index in range(turn * 24, turn * 24 + 24)] for turn in range(3)]
     assert all(len(set(turn)) == 24 for turn in turns)
     assert turns[0] != turns[1] != turns[2]
+
+
+def test_weights_say_how_often_a_value_comes() -> None:
+    weighted = {"color": {"red": 3, "grey": 1}, "material": ["leather", "velvet"], "wall": {"white": 2, "blue": 1}}
+    scenes = template(slots=weighted)
+    assert scenes.num_combinations == 24
+    shown = Counter(scenes.scene(index).prompt for index in range(24))
+    assert shown["a red velvet sofa in a living room with white walls"] == 6
+    assert shown["a grey leather sofa in a living room with blue walls"] == 1
+    with pytest.raises(ValueError, match="greater than 0"):
+        template(slots={**weighted, "wall": {"white": 0}})
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from("abcd"), st.integers(1, 9), min_size=1),
+    st.integers(0, 2**40),
+    st.integers(0, 999),
+)
+def test_scenes_are_pure_complete_and_without_repeats(sizes: dict[str, int], seed: int, start: int) -> None:
+    slots = {name: [f"{name}{value}" for value in range(size)] for name, size in sizes.items()}
+    text = " ".join(f"{{{name}}}" for name in sizes)
+    scenes = Template(SceneSettings(template=text, slots=slots, count=1, seed=seed))
+    turn = range(scenes.num_combinations * start, scenes.num_combinations * (start + 1))
+    prompts = [scenes.scene(index).prompt for index in list(turn)[:300]]
+    assert len(set(prompts)) == len(prompts)
+    again = Template(SceneSettings(template=text, slots=slots, count=7, seed=seed))
+    assert again.scene(turn[0]) == scenes.scene(turn[0])
 
 
 @pytest.mark.parametrize("num_values", [1, 2, 3, 4, 5, 16, 17, 255, 256, 257, 1000])

@@ -12,7 +12,7 @@ from synth.prompts import Template
 
 
 def test_the_recipes_that_come_with_the_project_are_valid() -> None:
-    assert recipe_names() == ["demo", "sofas"]
+    assert recipe_names() == ["characters", "demo", "flowers", "sofas", "weather"]
     sofas, demo = load_recipe("sofas"), load_recipe("demo")
     assert sofas.scenes.count == 5000
     assert list(sofas.edits) == [
@@ -93,7 +93,7 @@ def test_unknown_and_broken_recipes(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="cannot be read as TOML"):
         load_recipe(broken)
     broken.write_text('extends = "broken"')
-    with pytest.raises(RecipeError, match="extends 'broken', which is none of demo, sofas"):
+    with pytest.raises(RecipeError, match="extends 'broken', which is none of characters, demo, flowers"):
         load_recipe(broken)
 
 

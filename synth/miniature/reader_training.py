@@ -6,7 +6,6 @@ which shows neither value; blurred, tinted, noisy, and as the VAE reconstructs i
 
 import json
 import os
-import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -20,8 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from synth.miniature import models
-from synth.miniature.readers import HEADS, NONE, FactorNetwork, FactorReader, labels_of
-from synth.miniature.stage import averaged_network
+from synth.miniature.readers import HEADS, NONE, FactorReader, labels_of
+from synth.miniature.stage import Run, averaged_network, generator, rank
 from synth.miniature.world import FACTORS, MASK_OF, WorldScene, render, sample_scene
 from synth.pixels import to_float, to_uint8
 from synth.seeds import derive_seed
@@ -36,55 +35,75 @@ def pair(split: str, index: int) -> tuple[WorldScene, WorldScene, str]:
     return scene, scene.replace(**{str(factor): str(rng.choice(others))}), str(factor)
 
 
-def train_reader(out: Path, minutes: float, device: str, num_pairs: int = 40_000, batch_size: int = 256) -> None:
-    """Train on drawn scenes of the train split, blurred, reconstructed and blended; save to `out/reader`.
+def train_reader(
+    run: Run, images: NDArray[np.uint8], labels: NDArray[np.int64], batch_size: int, seed: int, num_scenes: int = 1000
+) -> None:
+    """Train until the run's time is up; save the readers to `out/reader`, what they can do to `out/readers.json`.
 
     Args:
-        out: where the VAE's checkpoint is.
-        minutes: of training; drawing and reconstructing come before.
-        device: where.
-        num_pairs: scenes, each with one counterfactual; a third of them are also seen through the VAE.
+        run: with a FactorNetwork called "reader".
+        images: uint8 (P, 2, 128, 128, 3), a scene and its counterfactual.
+        labels: int64 (P, 3, heads), answers for the one, the other, and what lies between.
         batch_size: pictures a step.
+        seed: of the draws.
+        num_scenes: to measure on.
     """
-    target = torch.device(device)
-    with ProcessPoolExecutor() as pool:
-        drawn = [item for part in pool.map(_draw_pairs, range(0, num_pairs, 250)) for item in part]
-    images = torch.from_numpy(np.stack([item[0] for item in drawn]))  # (P, 2, 128, 128, 3)
-    wanted = {name: torch.tensor([item[1][name] for item in drawn]) for name in HEADS}  # (P, 3)
-    vae = averaged_network(out, "vae", "vae", models.build_vae()).to(target)
-    through_vae = _reconstruct(vae, images[: num_pairs // 3].flatten(0, 1)).view(-1, 2, *images.shape[2:])
-    images = torch.cat([images, through_vae]).to(target)
-    wanted = {name: torch.cat([each, each[: num_pairs // 3]]).to(target) for name, each in wanted.items()}
-    network = FactorNetwork().to(target)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.02)
-    started, step = time.time(), 0
-    while (done := (time.time() - started) / 60 / minutes) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * min(1.0, (step + 1) / 100) * (1 - done)
-        generator = torch.Generator(target).manual_seed(derive_seed("reader", step))
-        chosen = torch.randint(len(images), (batch_size,), generator=generator, device=target)
-        role = torch.randint(3, (batch_size,), generator=generator, device=target)  # the one, the other, between
-        amount = torch.rand((batch_size,), generator=generator, device=target) * 0.4 + 0.3
-        amount = torch.where(role == 2, amount, role.float())[:, None, None, None]
-        x = to_float(images[chosen, 0]) * (1 - amount) + to_float(images[chosen, 1]) * amount
-        logits = network(_disturb(x, generator))
-        loss = sum(
-            (F.cross_entropy(logits[name], wanted[name][chosen, role]) for name in HEADS),
-            torch.zeros(()).to(x),
+    network = run.networks["reader"]
+
+    def loss_of(step: int) -> Tensor:
+        draws = np.random.default_rng(derive_seed(seed, "reader", step, rank()))
+        chosen = draws.integers(len(images), size=batch_size)
+        role = draws.integers(3, size=batch_size)  # the one, the other, between
+        amount = np.where(role == 2, draws.uniform(0.3, 0.7, batch_size), role).astype(np.float32)
+        mixing = torch.from_numpy(amount).to(run.device)[:, None, None, None]
+        first, second = (
+            to_float(torch.from_numpy(np.stack([images[index, place] for index in chosen])).to(run.device))
+            for place in (0, 1)
         )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        step += 1
-        if step % 50 == 0:
-            print(json.dumps({"stage": "reader", "step": step, "loss": round(float(loss), 4)}), flush=True)
-    reader = FactorReader(network)
-    reader.save(out / "reader")
-    measured = {"accuracy": accuracy(reader, vae), "confusion": confusion(reader)}
-    part = out / "readers.json.part"
-    part.write_text(json.dumps(measured, indent=1) + "\n")
-    os.replace(part, out / "readers.json")
-    print(json.dumps(measured["accuracy"], indent=1), flush=True)
+        x = first * (1 - mixing) + second * mixing
+        wanted = torch.from_numpy(labels[chosen, role]).to(run.device)  # (N, heads)
+        disturbed = _disturb(x, generator(run.device, seed, "disturb", step))
+        with torch.autocast(run.device.type, torch.bfloat16):
+            logits = network(disturbed)
+        losses = [F.cross_entropy(logits[name].float(), wanted[:, place]) for place, name in enumerate(HEADS)]
+        return torch.stack(losses).sum()
+
+    def sample() -> None:
+        vae = averaged_network(run.out, "vae", "vae", models.build_vae()).to(run.device)
+        reader = FactorReader(run.averaged()["reader"])  # type: ignore[arg-type]
+        reader.save(run.out / "reader")
+        measured = {"accuracy": accuracy(reader, vae, num_scenes), "confusion": confusion(reader, num_scenes)}
+        part = run.out / "readers.json.part"
+        part.write_text(json.dumps(measured, indent=1) + "\n")
+        os.replace(part, run.out / "readers.json")
+        print(json.dumps(measured["accuracy"], indent=1), flush=True)
+
+    run.train(loss_of, sample)
+
+
+def reader_pictures(out: Path, num_pairs: int, device: torch.device) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The readers' training set, kept in `out`: images and labels as `train_reader` takes them. The first fifth of
+    the pairs is there once more, through the VAE."""
+    pictures, answers = out / "reader_images.npy", out / "reader_labels.npy"
+    if not answers.exists():
+        with ProcessPoolExecutor() as pool:
+            drawn = [
+                item
+                for part in pool.map(_draw_pairs, np.array_split(np.arange(num_pairs), max(1, num_pairs // 250)))
+                for item in part
+            ]
+        again = num_pairs // 5
+        images = np.lib.format.open_memmap(pictures, "w+", np.uint8, (num_pairs + again, 2, 128, 128, 3))
+        images[:num_pairs] = [item[0] for item in drawn]
+        vae = averaged_network(out, "vae", "vae", models.build_vae()).to(device)
+        images[num_pairs:] = _reconstruct(vae, images[:again].reshape(-1, 128, 128, 3)).reshape(-1, 2, 128, 128, 3)
+        images.flush()
+        labels = np.array([[item[1][name] for name in HEADS] for item in drawn]).transpose(0, 2, 1)  # (P, 3, heads)
+        part = answers.with_suffix(".part")
+        with part.open("wb") as file:
+            np.save(file, np.concatenate([labels, labels[:again]]))
+        os.replace(part, answers)
+    return np.load(pictures, mmap_mode="r"), np.load(answers)
 
 
 def accuracy(reader: FactorReader, vae: Any, num: int = 1000) -> dict[str, dict[str, float]]:
@@ -102,7 +121,7 @@ def accuracy(reader: FactorReader, vae: Any, num: int = 1000) -> dict[str, dict[
     shown = {
         "drawn": (scenes, first),
         "blurred": (scenes, to_uint8(_blur(to_float(drawn), 1.0))),
-        "reconstructed": (scenes, _reconstruct(vae, drawn).numpy()),
+        "reconstructed": (scenes, _reconstruct(vae, first)),
         "shifted": (shifted, np.stack([render(scene).image for scene in shifted])),
     }
     table: dict[str, dict[str, float]] = {}
@@ -140,9 +159,9 @@ def confusion(reader: FactorReader, num: int = 1000, split: str = "shifted") -> 
     return tables
 
 
-def _draw_pairs(start: int) -> list[tuple[NDArray[np.uint8], dict[str, list[int]]]]:
+def _draw_pairs(indices: NDArray[np.int64]) -> list[tuple[NDArray[np.uint8], dict[str, list[int]]]]:
     drawn = []
-    for index in range(start, start + 250):
+    for index in indices.tolist():
         scene, other, factor = pair("train", index)
         between = labels_of(scene) | {factor: NONE}
         said = [labels_of(scene), labels_of(other), between]
@@ -152,13 +171,14 @@ def _draw_pairs(start: int) -> list[tuple[NDArray[np.uint8], dict[str, list[int]
 
 
 @torch.no_grad()
-def _reconstruct(vae: Any, images: Tensor) -> Tensor:
+def _reconstruct(vae: Any, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """uint8 (N, H, W, 3) through the VAE's encoder and decoder."""
     parts = []
-    for part in tqdm(torch.split(images, 32), desc="reconstructing", leave=False):
-        x = to_float(part.to(vae.device))
-        parts.append(torch.from_numpy(to_uint8(vae.decode(vae.encode(x).latent_dist.mode()).sample)))
-    return torch.cat(parts)
+    for start in tqdm(range(0, len(images), 32), desc="reconstructing", leave=False):
+        x = to_float(torch.from_numpy(images[start : start + 32]).to(vae.device))
+        with torch.autocast(vae.device.type, torch.bfloat16):
+            parts.append(to_uint8(vae.decode(vae.encode(x).latent_dist.mode()).sample))
+    return np.concatenate(parts)
 
 
 def _disturb(x: Tensor, generator: torch.Generator) -> Tensor:

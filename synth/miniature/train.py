@@ -263,6 +263,21 @@ def _vae_step(path: Path, key: str) -> str:
         return str((file.metadata() or {}).get(key, ""))
 
 
+# The factor readers
+
+
+def train_readers(args: argparse.Namespace) -> None:
+    """The strict readers, once the VAE is there: they must also read what it makes of a picture."""
+    from synth.miniature.reader_training import reader_pictures, train_reader
+    from synth.miniature.readers import FactorNetwork
+
+    device = torch.device(args.device)
+    images, labels = reader_pictures(args.out, args.num_pairs, device)
+    networks = nn.ModuleDict({"reader": FactorNetwork()})
+    run = Run("reader", args.out, networks, args.minutes, args.stop_after, args.learning_rate, device)
+    train_reader(run, images, labels, args.batch_size, args.seed)
+
+
 # The folder
 
 
@@ -331,9 +346,7 @@ def main() -> None:
     elif args.stage == "unet":
         train_unet(args)
     elif args.stage == "reader":
-        from synth.miniature.reader_training import train_reader
-
-        train_reader(args.out, args.minutes, args.device, args.num_pairs)
+        train_readers(args)
     elif args.stage == "assemble":
         assemble(args.out, args.folder or args.out / "pipeline")
     else:
