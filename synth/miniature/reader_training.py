@@ -49,10 +49,14 @@ def train_reader(
         num_scenes: to measure on.
     """
     network = run.networks["reader"]
+    kinds = labels[:, 0, list(HEADS).index("kind")]
+    share = 1 / np.bincount(kinds)[kinds]  # each kind of scene as often as the others
+    share /= share.sum()
+    weights = torch.tensor([3.0 if name in MASK_OF else 1.0 for name in HEADS], device=run.device)
 
     def loss_of(step: int) -> Tensor:
         draws = np.random.default_rng(derive_seed(seed, "reader", step, rank()))
-        chosen = draws.integers(len(images), size=batch_size)
+        chosen = draws.choice(len(images), size=batch_size, p=share)
         role = draws.integers(3, size=batch_size)  # the one, the other, between
         amount = np.where(role == 2, draws.uniform(0.3, 0.7, batch_size), role).astype(np.float32)
         mixing = torch.from_numpy(amount).to(run.device)[:, None, None, None]
@@ -66,7 +70,7 @@ def train_reader(
         with torch.autocast(run.device.type, torch.bfloat16):
             logits = network(disturbed)
         losses = [F.cross_entropy(logits[name].float(), wanted[:, place]) for place, name in enumerate(HEADS)]
-        return torch.stack(losses).sum()
+        return (torch.stack(losses) * weights).sum()
 
     def sample() -> None:
         vae = averaged_network(run.out, "vae", "vae", models.build_vae()).to(run.device)

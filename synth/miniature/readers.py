@@ -33,10 +33,15 @@ class FactorNetwork(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        widths = (24, 48, 64, 96, 128)
-        layers: list[nn.Module] = []
-        for before, after in zip((3, *widths), widths, strict=False):
-            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.SiLU()]
+        widths = (48, 64, 96, 128)
+        layers: list[nn.Module] = [
+            nn.Conv2d(3, 48, 4, stride=4),
+            nn.BatchNorm2d(48),
+            nn.SiLU(),
+        ]  # 128 -> 32, lossless
+        for before, after in zip((48, *widths), widths, strict=False):
+            if after != before:
+                layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.SiLU()]
             layers += [nn.Conv2d(after, after, 3, padding=1), nn.BatchNorm2d(after), nn.SiLU()]
         self.trunk = nn.Sequential(*layers)  # (N, 128, 4, 4)
         self.heads = nn.ModuleDict(
