@@ -119,3 +119,29 @@ class EvaluationSettings(Settings):
     """Scenes that already are what the edit asks for, which it should leave alone."""
     split: Literal["development", "test", "shifted"] = "test"
     """Settings are chosen on `development` and reported on `test`; `shifted` is drawn in styles never trained on."""
+
+
+class EditSettings(Settings):
+    """How a single picture is edited without training. The defaults are the published ones."""
+
+    method: Literal["dds", "sds", "regularized-sds"] = "dds"
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    iterations: Annotated[int, Field(gt=0)] = 200
+    """400 for large changes of structure."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2.0
+    """1 stands for a step of 0.0244 times the score at every resolution: see `distill.edit`."""
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.9
+    decay_every: Annotated[int, Field(gt=0)] = 20
+    guidance_scale: Annotated[float, Field(ge=1)] = 7.5
+    """Not in the supplement; the authors' notebook has 7.5."""
+    lambda_id: Annotated[float, Field(ge=0)] = 0.3
+    """Weight of the L2 regulariser, for regularized-sds alone."""
+    min_timestep: Annotated[int, Field(ge=0, le=999)] = 50
+    max_timestep: Annotated[int, Field(ge=0, le=999)] = 949
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> "EditSettings":
+        if self.min_timestep > self.max_timestep:
+            raise ValueError(f"min_timestep ({self.min_timestep}) is above max_timestep ({self.max_timestep})")
+        return self

@@ -1,0 +1,136 @@
+"""Zero-shot edits of files: a teacher, a text, no training."""
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from distill.settings import EditSettings
+from flows.run_folder import write_whole
+from synth.errors import EditError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from distill.edit import Progress
+    from synth.teacher import Teacher
+
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+_BATCH = 4  # pictures of one size that are edited together
+_FRAMES = 20  # of a series
+
+
+def edit_files(
+    teacher: "Teacher",
+    paths: Sequence[Path],
+    prompt: str,
+    source_prompt: str,
+    settings: EditSettings,
+    out: Path,
+    series: bool = False,
+) -> list[Path]:
+    """Edit picture files, or all pictures in folders, and write `NAME_edited.png` for each into `out`.
+
+    While it works, `out/preview.png` shows the pictures at hand as they are now. With `series`, each also gets
+    `NAME_series.gif`, from the input to the result.
+
+    Raises:
+        EditError: for a file that is no picture, before anything is edited.
+        TeacherError: if the teacher cannot score, or cannot read a prompt to its end.
+    """
+    from distill.edit import edit
+
+    pictures = _open(paths)
+    teacher.check_prompts([prompt, source_prompt])
+    written = []
+    with tqdm(total=len(pictures) * settings.iterations, desc="editing", unit="iteration") as bar:
+        for batch in _batches(pictures):
+            frames: list[list[Image.Image]] = []
+            images = [picture for _, picture in batch]
+            watch = _watch(teacher, images, settings, out, frames, bar)
+            edited = edit(teacher, images, prompt, source_prompt, settings, watch)
+            for place, (path, _) in enumerate(batch):
+                write_whole(out / f"{path.stem}_edited.png", _png(edited.images[place]))
+                written.append(out / f"{path.stem}_edited.png")
+                if series:
+                    shown = [images[place], *(frame[place] for frame in frames), edited.images[place]]
+                    write_whole(out / f"{path.stem}_series.gif", _gif(shown))
+    return written
+
+
+def _watch(
+    teacher: "Teacher",
+    images: "list[Image.Image]",
+    settings: EditSettings,
+    out: Path,
+    frames: "list[list[Image.Image]]",
+    bar: "tqdm[Any]",
+) -> "Callable[[Progress], None]":
+    """Progress, a live preview and the frames of the series, a few times on the way."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from distill.edit import compose, working_pixels
+
+    x = working_pixels(teacher, images)
+    z_hat = teacher.encode(x).float()
+    every = max(1, settings.iterations // _FRAMES)
+
+    def watch(progress: "Progress") -> None:
+        bar.update(len(images))
+        bar.set_postfix(update=f"{float(torch.mean(progress.update_norm)):.3f}")
+        if progress.iteration % every == 0:
+            frames.append(compose(teacher, images, x, z_hat, progress.latents))
+            shown = [np.asarray(picture.convert("RGB")) for picture in (*images, *frames[-1])]
+            rows = [np.concatenate(shown[: len(images)], axis=1), np.concatenate(shown[len(images) :], axis=1)]
+            write_whole(out / "preview.png", _png(Image.fromarray(np.concatenate(rows))))
+
+    return watch
+
+
+def _open(paths: Sequence[Path]) -> "list[tuple[Path, Image.Image]]":
+    from PIL import Image, ImageOps
+
+    files: list[Path] = []
+    for path in paths:
+        found = (
+            sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES) if path.is_dir() else [path]
+        )
+        if not found:
+            raise EditError(f"{path} has no pictures in it")
+        files += found
+    pictures = []
+    for file in files:
+        try:
+            pictures.append((file, ImageOps.exif_transpose(Image.open(file)).convert("RGB")))
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise EditError(f"{file} cannot be read as a picture: {error}") from None
+    names = [file.stem for file, _ in pictures]
+    for name in names:
+        if names.count(name) > 1:
+            raise EditError(f"two of the pictures are called {name}: edit them into two folders")
+    return pictures
+
+
+def _batches(pictures: "list[tuple[Path, Image.Image]]") -> "list[list[tuple[Path, Image.Image]]]":
+    """Pictures of one size together, a few at a time."""
+    by_size: dict[tuple[int, int], list[tuple[Path, Image.Image]]] = {}
+    for path, picture in pictures:
+        by_size.setdefault(picture.size, []).append((path, picture))
+    return [group[start : start + _BATCH] for group in by_size.values() for start in range(0, len(group), _BATCH)]
+
+
+def _png(image: "Image.Image") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _gif(images: "list[Image.Image]") -> bytes:
+    buffer = io.BytesIO()
+    duration = [600, *[120] * (len(images) - 2), 1500]  # ms
+    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=duration, loop=0)
+    return buffer.getvalue()

@@ -1,0 +1,123 @@
+"""Zero-shot edits, on a tiny teacher: what must hold whatever the teacher knows."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from distill.edit import STEP, Progress, draw, edit, optimize
+from distill.scores import dds
+from distill.settings import EditSettings
+from flows.cli import main
+from synth.errors import EditError, TeacherError
+from synth.teacher import Teacher
+
+SHORT = EditSettings(iterations=3)
+
+
+def picture(width: int = 64, height: int = 64, seed: int = 0) -> Image.Image:
+    small = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def test_the_same_text_twice_changes_nothing_at_all(tiny_teacher: Teacher) -> None:
+    edited = edit(tiny_teacher, picture(), "a red sofa", "a red sofa", SHORT)
+    assert torch.equal(edited.latents, edited.source_latents)
+    assert np.array_equal(np.asarray(edited.images[0]), np.asarray(picture()))
+
+
+def test_an_iteration_is_the_published_one(tiny_teacher: Teacher) -> None:
+    """z - 0.0488 times the score at the published rate, 0.9 of it from the 21st iteration on."""
+    settings = EditSettings(iterations=21)
+    steps: list[tuple[torch.Tensor, float]] = []
+
+    def watch(progress: Progress) -> None:
+        steps.append((progress.latents.clone(), float(progress.update_norm[0])))
+
+    y, y_hat = tiny_teacher.encode_prompt(["a red sofa"]), tiny_teacher.encode_prompt([""])
+    z_hat = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    z = optimize(tiny_teacher, z_hat, y, y_hat, settings, watch)
+    assert torch.equal(z, steps[-1][0]) and len(steps) == 21
+    assert pytest.approx(0.1 * 2000 / 64**2) == 2 * STEP
+    for iteration, rate in ((0, 2.0), (20, 1.8)):
+        before = z_hat if iteration == 0 else steps[iteration - 1][0]
+        t, eps = draw(settings, iteration, z_hat)
+        g = dds(tiny_teacher, before, z_hat, y, y_hat, t, eps, 7.5)
+        torch.testing.assert_close(steps[iteration][0], before - rate * STEP * g, atol=1e-6, rtol=1e-5)
+        assert steps[iteration][1] == pytest.approx(float((rate * STEP * g).norm()), rel=1e-4)
+
+
+def test_it_repeats_for_a_seed_and_does_not_depend_on_company(tiny_teacher: Teacher) -> None:
+    alone = edit(tiny_teacher, picture(), "a red sofa", settings=SHORT).latents
+    pair = edit(tiny_teacher, [picture(), picture(seed=5)], "a red sofa", settings=SHORT).latents
+    torch.testing.assert_close(pair[:1], alone, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(pair[1:], alone)
+    other = edit(tiny_teacher, picture(), "a red sofa", settings=SHORT.model_copy(update={"seed": 1})).latents
+    assert not torch.allclose(other, alone, atol=1e-4)
+
+
+def test_a_picture_of_any_size_comes_back_as_large(tiny_teacher: Teacher) -> None:
+    for size in ((300, 200), (64, 40), (33, 57)):
+        edited = edit(tiny_teacher, picture(*size), "a red sofa", settings=SHORT)
+        assert edited.images[0].size == size
+        assert edited.latents.shape[2] * edited.latents.shape[3] == pytest.approx(64, rel=0.25)
+
+
+def test_the_baselines_go_other_ways(tiny_teacher: Teacher) -> None:
+    results = {
+        name: edit(tiny_teacher, picture(), "a red sofa", "a grey sofa", EditSettings(iterations=8, **changes))
+        for name, changes in {
+            "dds": {}, "sds": {"method": "sds"}, "regularized": {"method": "regularized-sds", "lambda_id": 5.0},
+            "adam": {"optimizer": "adam"},
+        }.items()
+    }  # fmt: skip
+    moved = {name: float((edited.latents - edited.source_latents).norm()) for name, edited in results.items()}
+    assert len({round(value, 4) for value in moved.values()}) == 4
+    assert moved["regularized"] < moved["sds"]
+
+
+def test_what_cannot_be_edited_is_refused(tiny_teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    for images, prompt, message in (
+        ([], "a", "no picture"),
+        (picture(), " ", "the prompt is empty"),
+        ([picture(), picture(72)], "a", "several sizes"),
+        (picture(2000, 20), "a", "too large, or too long and narrow"),
+        ([picture(), picture()], ["a"], "2 pictures and 1 prompts"),
+    ):
+        with pytest.raises(EditError, match=message):
+            edit(tiny_teacher, images, prompt, settings=SHORT)
+    with pytest.raises(TeacherError, match="shorten it"):
+        edit(tiny_teacher, picture(), "a sofa " * 60, settings=SHORT)
+    with pytest.raises(EditError, match="no number at iteration"):
+        edit(tiny_teacher, picture(), "a sofa", settings=EditSettings(iterations=9, learning_rate=1e38))
+    monkeypatch.setattr(tiny_teacher, "few_steps", True)
+    with pytest.raises(TeacherError, match="cannot serve as a scorer"):
+        edit(tiny_teacher, picture(), "a sofa", settings=SHORT)
+
+
+def test_the_command_edits_files_and_shows_the_way(tiny_sd_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "rooms").mkdir()
+    for number, size in enumerate(((64, 64), (64, 64), (80, 48))):
+        picture(*size, seed=number).save(tmp_path / "rooms" / f"{number}.png")
+    options = ["--prompt", "a red sofa", "--iterations", "2", "--teacher", str(tiny_sd_folder), "--series"]
+    result = CliRunner().invoke(main, ["edit", str(tmp_path / "rooms"), *options, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        *(
+            "0_edited.png",
+            "0_series.gif",
+            "1_edited.png",
+            "1_series.gif",
+            "2_edited.png",
+            "2_series.gif",
+            "preview.png",
+        )
+    ]
+    with Image.open(tmp_path / "out" / "2_series.gif") as gif:
+        assert gif.size == (80, 48) and gif.n_frames >= 2
+    (tmp_path / "notes.txt").write_text("no picture")
+    refused = CliRunner().invoke(main, ["edit", str(tmp_path / "notes.txt"), *options, "--out", str(tmp_path / "no")])
+    assert refused.exit_code == 2 and "cannot be read as a picture" in refused.stderr
