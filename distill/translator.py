@@ -8,6 +8,7 @@ from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from synth.errors import TeacherError
 from synth.teacher import Teacher
 
 
@@ -49,7 +50,15 @@ class LatentTranslator(ModelMixin, ConfigMixin):  # type: ignore[misc]
             teacher: whose U-Net is copied.
             edits: name -> an example of the target prompt.
             timestep: the student's fixed one.
+
+        Raises:
+            TeacherError: if the teacher has no U-Net, or one that must be told more than a text.
         """
+        if teacher.unet.config.addition_embed_type:
+            raise TeacherError(
+                f"{teacher.name} has a U-Net that must be told a pooled text and sizes besides, which this student "
+                "cannot tell it: take a teacher of Stable Diffusion 1.x or 2.x, or another kind of student"
+            )
         contexts = teacher.encode_prompt(list(edits.values())).prompt_embeds  # (K, T, D)
         own = {key: value for key, value in teacher.unet.config.items() if not key.startswith("_")}
         student: LatentTranslator = cls(own, list(edits), list(edits.values()), tuple(contexts.shape[1:]), timestep)

@@ -10,9 +10,28 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 from synth.settings import TeacherSettings
 from synth.teacher import Teacher
@@ -109,3 +128,118 @@ def tiny_tokenizer() -> CLIPTokenizer:
             vocab.append(pieces[0])
     ids = {token: number for number, token in enumerate(dict.fromkeys(vocab))}
     return CLIPTokenizer(vocab=ids, merges=list(dict.fromkeys(merges)), model_max_length=77)
+
+
+@pytest.fixture(scope="session")
+def tiny_xl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stable Diffusion XL in small: two text encoders, a pooled text and sizes; 64 x 64 images, 4 x 8 x 8 latents."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tokenizer = tiny_tokenizer()
+        pipeline = StableDiffusionXLPipeline(
+            vae=tiny_vae(latent_channels=4, scaling_factor=0.13025),
+            text_encoder=CLIPTextModel(tiny_clip_config(tokenizer)),
+            text_encoder_2=CLIPTextModelWithProjection(tiny_clip_config(tokenizer)),
+            tokenizer=tokenizer,
+            tokenizer_2=tokenizer,
+            unet=UNet2DConditionModel(
+                sample_size=8,
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+                block_out_channels=(16, 32),
+                layers_per_block=1,
+                norm_num_groups=4,
+                cross_attention_dim=32,
+                attention_head_dim=2,
+                addition_embed_type="text_time",
+                addition_time_embed_dim=8,
+                projection_class_embeddings_input_dim=6 * 8 + 16,
+            ),
+            scheduler=EulerDiscreteScheduler(timestep_spacing="leading", **SD_SCHEDULE),
+            force_zeros_for_empty_prompt=True,
+            add_watermarker=False,
+        )
+    folder = tmp_path_factory.mktemp("tiny-xl")
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stable Diffusion 3 in small: a transformer under flow matching, three text encoders, latents with a shift."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tokenizer = tiny_tokenizer()
+        pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((f"\u2581{word}", -3.0) for word in WORDS.split())]
+        t5_tokenizer = T5TokenizerFast(vocab=pieces, extra_ids=0)
+        pipeline = StableDiffusion3Pipeline(
+            transformer=SD3Transformer2DModel(
+                sample_size=8,
+                patch_size=2,
+                in_channels=6,
+                out_channels=6,
+                num_layers=2,
+                attention_head_dim=8,
+                num_attention_heads=2,
+                joint_attention_dim=32,
+                caption_projection_dim=16,
+                pooled_projection_dim=32,
+                pos_embed_max_size=16,
+            ),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            vae=tiny_vae(
+                latent_channels=6,
+                scaling_factor=1.5305,
+                shift_factor=0.0609,
+                use_quant_conv=False,
+                use_post_quant_conv=False,
+            ),
+            text_encoder=CLIPTextModelWithProjection(tiny_clip_config(tokenizer)),
+            tokenizer=tokenizer,
+            text_encoder_2=CLIPTextModelWithProjection(tiny_clip_config(tokenizer)),
+            tokenizer_2=tokenizer,
+            text_encoder_3=T5EncoderModel(
+                T5Config(vocab_size=len(t5_tokenizer), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+            ),
+            tokenizer_3=t5_tokenizer,
+        )
+    folder = tmp_path_factory.mktemp("tiny-3")
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_xl_teacher(tiny_xl_folder: Path) -> Teacher:
+    return Teacher.load(TeacherSettings(id=str(tiny_xl_folder), device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def tiny_3_teacher(tiny_3_folder: Path) -> Teacher:
+    return Teacher.load(TeacherSettings(id=str(tiny_3_folder), device="cpu"))
+
+
+def tiny_vae(**config: Any) -> AutoencoderKL:
+    """64 x 64 images to 8 x 8 latents."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 16, 16),
+        norm_num_groups=4,
+        sample_size=64,
+        **config,
+    )
+
+
+def tiny_clip_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        projection_dim=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )

@@ -12,8 +12,9 @@ from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNe
 from huggingface_hub import errors
 
 from synth.errors import TeacherError
+from synth.hub import explain
 from synth.settings import TeacherSettings
-from synth.teacher import Conditioning, Teacher, explain
+from synth.teacher import Conditioning, Teacher
 
 PROMPTS = ["a red leather sofa in a living room", "a zebra"]
 
@@ -52,7 +53,7 @@ def test_a_folder_of_the_family_brings_the_family_s_defaults(tiny_teacher: Teach
         "guidance_scale": 7.5,
     }
     assert (tiny_teacher.vae_scale_factor, tiny_teacher.latent_channels) == (8, 4)
-    assert tiny_teacher.alphas_cumprod.shape == (1000,)
+    assert tiny_teacher.family.alphas_cumprod.shape == (1000,)
     assert (tiny_teacher.device.type, tiny_teacher.dtype) == ("cpu", torch.float32)
     assert not any(parameter.requires_grad for parameter in tiny_teacher.unet.parameters())
 
@@ -244,8 +245,8 @@ def test_models_that_do_something_else(tiny_sd_folder: Path, tmp_path: Path) -> 
     change_json(folder / "unet" / "config.json", in_channels=4)
     change_json(folder / "scheduler" / "scheduler_config.json", prediction_type="sample")
     assert "predicts 'sample'" in refusal(folder)
-    change_json(folder / "model_index.json", _class_name="StableDiffusionXLPipeline")
-    assert "is a StableDiffusionXLPipeline" in refusal(folder)
+    change_json(folder / "model_index.json", _class_name="StableDiffusionInpaintPipeline")
+    assert "is a StableDiffusionInpaintPipeline" in refusal(folder)
     (folder / "model_index.json").write_text("{")
     assert "cannot be opened" in refusal(folder)
 

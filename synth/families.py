@@ -1,0 +1,266 @@
+"""What differs between families of teachers: how a prompt becomes a Conditioning, how noise is added, and how one
+call of the network becomes a prediction of that noise.
+
+    family                     network        schedule                  the network reads
+    Stable Diffusion 1.x, 2.x  U-Net          alpha_bar, epsilon or v   one text
+    Stable Diffusion XL        U-Net          alpha_bar, epsilon or v   two texts, a pooled one, sizes in pixels
+    Stable Diffusion 3         transformer    flow matching             two or three texts, a pooled one
+
+Timesteps are the same everywhere, 0 to 999 from little noise to much. z are clean latents, eps the noise, z_t both.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning:
+    """What the network is told about N texts, all alike: each part for all of them, or for none."""
+
+    prompt_embeds: Tensor
+    """float (N, T, D)."""
+    pooled_prompt_embeds: Tensor | None = None
+    """float (N, P), where the family has them."""
+    time_ids: Tensor | None = None
+    """float (N, 6), XL alone, in pixels: height and width of the original, top and left of the crop, height and width
+    of the target. None: those of an uncropped picture of the latents' own size."""
+
+    def __getitem__(self, index: Any) -> "Conditioning":
+        return self._each(lambda part: part[index])
+
+    def __len__(self) -> int:
+        return len(self.prompt_embeds)
+
+    def expand(self, num: int) -> "Conditioning":
+        """One text for `num` samples."""
+        return self._each(lambda part: part.expand(num, *part.shape[1:]))
+
+    @staticmethod
+    def cat(parts: "list[Conditioning]") -> "Conditioning":
+        """Along the batch."""
+
+        def join(tensors: list[Tensor | None]) -> Tensor | None:
+            there = [tensor for tensor in tensors if tensor is not None]
+            assert len(there) in (0, len(tensors))
+            return torch.cat(there) if there else None
+
+        return Conditioning(
+            torch.cat([part.prompt_embeds for part in parts]),
+            join([part.pooled_prompt_embeds for part in parts]),
+            join([part.time_ids for part in parts]),
+        )
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
+        pooled, time_ids = self.pooled_prompt_embeds, self.time_ids
+        return Conditioning(
+            change(self.prompt_embeds),
+            None if pooled is None else change(pooled),
+            None if time_ids is None else change(time_ids),
+        )
+
+
+class Family(ABC):
+    """A diffusers pipeline, seen as what the teacher needs of it."""
+
+    pipeline_class: ClassVar[str]
+    network_name: ClassVar[str] = "unet"
+    network_class: ClassVar[str] = "UNet2DConditionModel"
+    text_encoders: ClassVar[tuple[str, ...]]
+    """Folders; each has its tokenizer beside it."""
+    optional: ClassVar[tuple[str, ...]] = ()
+    """Text encoders that may be missing."""
+    unused: ClassVar[tuple[str, ...]] = ("image_encoder", "feature_extractor")
+    """Parts that a folder may list and nothing here reads."""
+    options: ClassVar[dict[str, Any]] = {}
+    """How the pipeline is to be opened besides."""
+    num_inference_steps: ClassVar[int] = 50
+    guidance_scale: ClassVar[float] = 7.5
+
+    def __init__(self, pipeline: Any) -> None:
+        self.pipeline = pipeline
+        self.network = getattr(pipeline, self.network_name)
+        self.size_multiple: int = pipeline.vae_scale_factor
+        """What the sides of a picture must be multiples of, in pixels."""
+
+    @staticmethod
+    @abstractmethod
+    def check_scheduler(scheduler: Any) -> str | None:
+        """What is wrong with a scheduler for this family, or None."""
+
+    @property
+    def readers(self) -> list[tuple[Any, int]]:
+        """Each tokenizer, with the most tokens that its text encoder reads."""
+        names = [name.replace("text_encoder", "tokenizer") for name in self.text_encoders]
+        return [(getattr(self.pipeline, name), getattr(self.pipeline, name).model_max_length) for name in names]
+
+    @abstractmethod
+    def encode_prompt(self, prompts: list[str]) -> Conditioning:
+        """As the pipeline itself does it; "" is the null text."""
+
+    @abstractmethod
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """z_t of z and eps, all float (N, C, h, w), at int64 (N,)."""
+
+    @abstractmethod
+    def predict_noise(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """eps from z_t by one network call, float (N, C, h, w), in the precision of z_t."""
+
+
+class StableDiffusion(Family):
+    """1.x and 2.x, under a schedule of alpha_bar; the network predicts eps or v = sqrt(a) eps - sqrt(1 - a) z."""
+
+    pipeline_class = "StableDiffusionPipeline"
+    text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    unused: ClassVar[tuple[str, ...]] = ("image_encoder",)  # the feature extractor belongs to the safety checker
+
+    def __init__(self, pipeline: Any) -> None:
+        super().__init__(pipeline)
+        self.prediction_type: str = pipeline.scheduler.config.prediction_type
+        self.alphas_cumprod: Tensor = pipeline.scheduler.alphas_cumprod.to(pipeline.device)  # alpha_bar, (1000,)
+
+    @staticmethod
+    def check_scheduler(scheduler: Any) -> str | None:
+        """It needs alpha_bar, and to predict the noise or v."""
+        prediction_type = scheduler.config.get("prediction_type", "epsilon")
+        if prediction_type not in ("epsilon", "v_prediction"):
+            return f"predicts {prediction_type!r}: only epsilon and v_prediction are known"
+        if not hasattr(scheduler, "alphas_cumprod"):
+            return f"runs under {type(scheduler).__name__}, which has no alpha_bar: that schedule is not known here"
+        return None
+
+    def encode_prompt(self, prompts: list[str]) -> Conditioning:
+        """The text encoder's last hidden states."""
+        embeds, _ = self.pipeline.encode_prompt(prompts, self.network.device, 1, False)  # (N, T, D)
+        return Conditioning(embeds.to(self.network.dtype))
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """z_t = sqrt(alpha_bar_t) z + sqrt(1 - alpha_bar_t) eps, the forward process (paper, section 3)."""
+        alpha_bar = self._alpha_bar(timesteps, latents)
+        return alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
+
+    def predict_noise(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """The network's answer as it is, or of a v prediction eps = sqrt(alpha_bar) v + sqrt(1 - alpha_bar) z_t."""
+        output: Tensor = self.network(
+            noisy_latents.to(self.network.dtype),
+            timesteps,
+            encoder_hidden_states=conditioning.prompt_embeds,
+            added_cond_kwargs=self._added_conditions(noisy_latents, conditioning),
+        ).sample.to(noisy_latents.dtype)
+        if self.prediction_type == "epsilon":
+            return output
+        alpha_bar = self._alpha_bar(timesteps, noisy_latents)
+        return alpha_bar.sqrt() * output + (1 - alpha_bar).sqrt() * noisy_latents
+
+    def _added_conditions(self, latents: Tensor, conditioning: Conditioning) -> dict[str, Tensor] | None:
+        return None
+
+    def _alpha_bar(self, timesteps: Tensor, like: Tensor) -> Tensor:
+        return self.alphas_cumprod[timesteps][:, None, None, None].to(like.dtype)  # (N, 1, 1, 1)
+
+
+class StableDiffusionXL(StableDiffusion):
+    """XL: the same schedule; the U-Net is told a pooled text and the picture's sizes besides."""
+
+    pipeline_class = "StableDiffusionXLPipeline"
+    text_encoders = ("text_encoder", "text_encoder_2")
+    unused = ("image_encoder", "feature_extractor")
+    options: ClassVar[dict[str, Any]] = {"add_watermarker": False}  # pixels must not hang on a package being there
+    guidance_scale = 5.0
+
+    def encode_prompt(self, prompts: list[str]) -> Conditioning:
+        """Both encoders' last hidden states but one, side by side, and the second's pooled output. The null text is
+        all zeros in a model that was trained so (`force_zeros_for_empty_prompt`)."""
+        embeds, _, pooled, _ = self.pipeline.encode_prompt(
+            prompts, device=self.network.device, do_classifier_free_guidance=False
+        )  # (N, T, D), (N, P)
+        if self.pipeline.config.force_zeros_for_empty_prompt:
+            null = torch.tensor([not prompt for prompt in prompts], device=embeds.device)  # (N,)
+            embeds = embeds.masked_fill(null[:, None, None], 0)
+            pooled = pooled.masked_fill(null[:, None], 0)
+        return Conditioning(embeds.to(self.network.dtype), pooled.to(self.network.dtype))
+
+    def _added_conditions(self, latents: Tensor, conditioning: Conditioning) -> dict[str, Tensor] | None:
+        pooled, time_ids = conditioning.pooled_prompt_embeds, conditioning.time_ids
+        assert pooled is not None
+        if time_ids is None:
+            height, width = (side * self.pipeline.vae_scale_factor for side in latents.shape[2:])
+            time_ids = pooled.new_tensor([[height, width, 0, 0, height, width]]).expand(len(latents), -1)  # (N, 6)
+        return {"text_embeds": pooled, "time_ids": time_ids}
+
+
+class StableDiffusion3(Family):
+    """3 and 3.5: a transformer under flow matching, which predicts the velocity v = eps - z.
+
+    sigma = (t + 1) / 1000 is the noise's share, before any shift: a shift only chooses which sigmas a sampler visits.
+    """
+
+    pipeline_class = "StableDiffusion3Pipeline"
+    network_name = "transformer"
+    network_class = "SD3Transformer2DModel"
+    text_encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    optional = ("text_encoder_3",)  # T5: larger than all the rest together, and the model was trained to do without
+    num_inference_steps = 28
+    guidance_scale = 7.0
+
+    _T5_TOKENS = 256  # the pipeline's own default; its tokenizer would take more
+
+    def __init__(self, pipeline: Any) -> None:
+        super().__init__(pipeline)
+        self.size_multiple *= self.network.config.patch_size
+
+    @staticmethod
+    def check_scheduler(scheduler: Any) -> str | None:
+        """It needs flow matching."""
+        name = type(scheduler).__name__
+        if "FlowMatch" not in name:
+            return f"runs under {name}, and Stable Diffusion 3 needs flow matching"
+        return None
+
+    @property
+    def readers(self) -> list[tuple[Any, int]]:
+        """Both CLIP tokenizers, and T5's where there is one."""
+        clip = self.pipeline.tokenizer_max_length
+        readers = [(self.pipeline.tokenizer, clip), (self.pipeline.tokenizer_2, clip)]
+        if self.pipeline.text_encoder_3 is not None:
+            readers.append((self.pipeline.tokenizer_3, self._T5_TOKENS))
+        return readers
+
+    def encode_prompt(self, prompts: list[str]) -> Conditioning:
+        """CLIP's hidden states side by side, and after them T5's, or zeros; both CLIPs' pooled outputs."""
+        embeds, _, pooled, _ = self.pipeline.encode_prompt(
+            prompts,
+            prompt_2=None,
+            prompt_3=None,
+            device=self.network.device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self._T5_TOKENS,
+        )  # (N, T, D), (N, P)
+        return Conditioning(embeds.to(self.network.dtype), pooled.to(self.network.dtype))
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """z_t = (1 - sigma) z + sigma eps."""
+        sigma = self._sigma(timesteps, latents)
+        return (1 - sigma) * latents + sigma * noise
+
+    def predict_noise(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """eps = z_t + (1 - sigma) v."""
+        v: Tensor = self.network(
+            noisy_latents.to(self.network.dtype),
+            timestep=timesteps + 1,  # 1000 sigma: the transformer counts from 1
+            encoder_hidden_states=conditioning.prompt_embeds,
+            pooled_projections=conditioning.pooled_prompt_embeds,
+        ).sample.to(noisy_latents.dtype)
+        return noisy_latents + (1 - self._sigma(timesteps, noisy_latents)) * v
+
+    def _sigma(self, timesteps: Tensor, like: Tensor) -> Tensor:
+        return ((timesteps.double() + 1) / 1000)[:, None, None, None].to(like.dtype)  # (N, 1, 1, 1)
+
+
+FAMILIES: dict[str, type[Family]] = {
+    family.pipeline_class: family for family in (StableDiffusion, StableDiffusionXL, StableDiffusion3)
+}
