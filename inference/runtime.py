@@ -1,19 +1,29 @@
 """Run a model file: pictures in, edited pictures out, with numpy, Pillow and onnxruntime alone.
 
-    translator = Translator.load("model.onnx")
+    translator = Translator.load("model.onnx")  # or hf://owner/name
     translator("room.jpg", "red leather").save("room-red.png")
 
 Copy this one file into a program of your own; it needs nothing else of the project.
+
+    TranslatorError          bad input; its message is one line that says what was wrong and what to do
+    ├── ModelFileError       a model file that is missing, broken, foreign or cannot be fetched
+    ├── ProviderError        an execution provider that ONNX Runtime does not have here
+    ├── ImageError           a picture that cannot be read or has the wrong shape or type
+    └── EditError            an edit that the model does not know, or a strength that is no number
 """
 
 import difflib
 import json
 import math
 import os
+import re
+import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +35,15 @@ SCHEMA_VERSION = 1
 METADATA_PREFIX = "distillery."
 """Each property of the ONNX file under this prefix is one JSON value, e.g. `distillery.edits`."""
 
+PROVIDERS = {
+    "cuda": "CUDAExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "cpu": "CPUExecutionProvider",
+}
+"""Where a model can run, best first: our short names, and ONNX Runtime's."""
+
+MAX_STRENGTH = 10.0  # an edit ten times over is noise already, and far beyond it the network's numbers overflow
 MAX_BATCH = 8  # images in one pass of the network: bounds memory whatever the length of a list
 MAX_ASPECT = 4.0  # longer pictures are squeezed to this for the network alone; their own size returns
 
@@ -37,7 +56,11 @@ class TranslatorError(ValueError):
 
 
 class ModelFileError(TranslatorError):
-    """The model file is missing, broken, or was not made by this project."""
+    """The model file is missing, broken, was not made by this project, or cannot be fetched."""
+
+
+class ProviderError(TranslatorError):
+    """ONNX Runtime has no such execution provider on this machine."""
 
 
 class ImageError(TranslatorError):
@@ -45,7 +68,7 @@ class ImageError(TranslatorError):
 
 
 class EditError(TranslatorError):
-    """The model does not know this edit, or the strength is not a number."""
+    """The model does not know this edit, or the strength is no number between -10 and 10."""
 
 
 @dataclass(frozen=True)
@@ -77,32 +100,38 @@ class Translator:
     edits: dict[str, str]
     """Names of the edits, each with its target prompt."""
 
+    providers: list[str]
+    """ONNX Runtime's names of what the network runs on, the one that does most of the work first."""
+
     def __init__(self, session: ort.InferenceSession, metadata: dict[str, Any]):
         self._session = session
         self.metadata = metadata
         self.edits = metadata["edits"]
+        self.providers = session.get_providers()
         self._training_size = int(metadata["training_size"])
         self._size_multiple = int(metadata["size_multiple"])
+        # ONNX Runtime allows runs side by side on one session, except with DirectML.
+        self._one_at_a_time = threading.Lock() if PROVIDERS["directml"] in self.providers else None
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Translator":
-        """Open a model file, on the GPU where onnxruntime has one.
+    def load(cls, path: str | os.PathLike[str], providers: Sequence[str] | None = None, num_threads: int = 0) -> Self:
+        """Open a model file.
 
-        Raises ModelFileError when it is missing, not ONNX, not one of ours or of a newer schema.
+        path: a file, or hf://owner/name[@revision][/file.onnx] on the Hugging Face Hub (needs `huggingface_hub`;
+            the file is kept in its cache, and `model.onnx` is meant where none is named).
+        providers: what to run on, best first, by the names in `PROVIDERS` or by ONNX Runtime's own. Without it, the
+            best that ONNX Runtime has here: CUDA, CoreML, DirectML, else the CPU.
+        num_threads: CPU threads for one run; 0 leaves it to ONNX Runtime, which takes one a core.
+
+        Raises ModelFileError for a file that is missing, not ONNX, not one of ours, of a newer schema, or cannot be
+        fetched, and ProviderError when what `providers` asks for is not to be had.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise ModelFileError(f"no model file at {path}: check the path, or make one with `distillery export`")
-        options = ort.SessionOptions()
-        options.log_severity_level = 4  # its errors come as exceptions, its warnings are about its own graph
-        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
-        providers = [provider for provider in wanted if provider in ort.get_available_providers()]
-        try:
-            session = ort.InferenceSession(str(path), options, providers=providers)
-        except Exception as error:  # onnxruntime's exceptions share no base class of their own
-            reason = str(error).splitlines()[0]
-            raise ModelFileError(f"{path} is not an ONNX model that onnxruntime can load: {reason}") from error
-        return cls(session, _read_metadata(session, path))
+        location = str(path)
+        file = _fetch(location) if location.startswith("hf://") else Path(path)
+        if not file.is_file():
+            raise ModelFileError(f"no model file at {file}: check the path, or make one with `distillery export`")
+        session = _open_session(file, _choose_providers(providers), num_threads, optional=providers is None)
+        return cls(session, _read_metadata(session, file))
 
     @overload
     def __call__(self, images: npt.NDArray[Any], edit: str, strength: float = 1.0) -> UInt8Array: ...
@@ -118,18 +147,19 @@ class Translator:
 
         images: a path, a PIL image, a uint8 array (H, W, 3) or (N, H, W, 3), or a list of these.
         edit: one of the names in `edits`.
-        strength: 0 gives back the input's own pixels, 1 the edit as trained; between and beyond both work.
+        strength: from -10 to 10; 0 gives back the input's own pixels, 1 is the edit as trained, and between and
+            beyond both work.
 
         Returns the same kind at the same size, a PIL image for a path. Orientation tags are applied, alpha
-        and colour profile kept, greyscale and palettes become RGB. The network sees the picture near its
-        training size; only the *difference* that it makes is scaled up onto the original, which so keeps
-        its detail. All pictures of a list are held in memory: hand over long lists piece by piece.
+        and colour profile kept, greyscale and palettes become RGB; of an animation the first frame is taken. The
+        network sees the picture near its training size; only the *difference* that it makes is scaled up onto the
+        original, which so keeps its detail. All pictures of a list are held in memory: hand over long lists piece
+        by piece.
 
-        Raises EditError for an unknown edit or a strength that is not finite, ImageError for a bad picture.
+        Raises EditError for an unknown edit or a strength out of range, ImageError for a bad picture.
         """
         index = self._edit_index(edit)
-        if not math.isfinite(strength):
-            raise EditError(f"strength is {strength}: give a finite number, 0 for no edit and 1 for the full one")
+        _check_strength(strength)
         if isinstance(images, list | tuple):
             return self._translate([_open(image) for image in images], index, strength)
         if isinstance(images, np.ndarray) and images.ndim == 4:
@@ -139,11 +169,14 @@ class Translator:
 
     def _edit_index(self, edit: str) -> int:
         names = list(self.edits)
+        if not isinstance(edit, str):
+            raise EditError(f"an edit is a name, not {type(edit).__name__}: this model has {_quoted(names)}")
         if edit in names:
             return names.index(edit)
+        edit = edit if len(edit) <= 80 else f"{edit[:80]}..."
         near = difflib.get_close_matches(edit, names, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise EditError(f"unknown edit {edit!r}: {hint}this model has {', '.join(map(repr, names))}")
+        raise EditError(f"unknown edit {edit!r}: {hint}this model has {_quoted(names)}")
 
     def _translate(self, pictures: Sequence[_Picture], edit: int, strength: float) -> list[Any]:
         """Batch the pictures that the network sees at the same size, and put each difference on its own."""
@@ -156,7 +189,10 @@ class Translator:
             for start in range(0, len(members), MAX_BATCH):
                 batch = members[start : start + MAX_BATCH]
                 small = np.stack([_resize(pictures[i].rgb, height, width) for i in batch])
-                for i, difference in zip(batch, self._difference(small, edit, strength), strict=True):
+                edits, strengths = np.full(len(batch), edit, np.int64), np.full(len(batch), strength, np.float32)
+                for i, difference in zip(batch, self._difference(small, edits, strengths), strict=True):
+                    if not np.isfinite(difference).all():
+                        raise EditError(f"the network's numbers overflow at strength {strength}: try a smaller one")
                     edited[i] = _add_difference(pictures[i].rgb, difference)
         return [picture.with_pixels(rgb) for picture, rgb in zip(pictures, edited, strict=True)]
 
@@ -167,17 +203,95 @@ class Translator:
         height, width = (self._size_multiple * max(1, round(side / self._size_multiple)) for side in sides)
         return height, width
 
-    def _difference(self, images: UInt8Array, edit: int, strength: float) -> FloatArray:
-        """uint8 (N, h, w, 3) -> what the edit adds, float32 (N, 3, h, w), 2.0 being black to white."""
-        num_images = len(images)
+    def _difference(self, images: UInt8Array, edits: npt.NDArray[np.int64], strengths: FloatArray) -> FloatArray:
+        """What the network adds to each image; the one place where it runs.
+
+        images: uint8 (N, h, w, 3), h and w whole size multiples; edits: (N,) numbers of edits; strengths: (N,).
+        Returns float32 (N, 3, h, w), 2.0 being the way from black to white.
+        """
         image = images.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1.0  # (N, 3, h, w) in [-1, 1]
-        feeds = {
-            "image": image,
-            "edit": np.full(num_images, edit, np.int64),
-            "strength": np.full(num_images, strength, np.float32),
-        }
-        translated: FloatArray = self._session.run(["translated"], feeds)[0]
+        feeds = {"image": image, "edit": edits, "strength": strengths}
+        with self._one_at_a_time or nullcontext():
+            translated: FloatArray = self._session.run(["translated"], feeds)[0]
         return translated - image
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names))
+
+
+def _check_strength(strength: float) -> None:
+    number = isinstance(strength, Real) and not isinstance(strength, bool)
+    if not number or not abs(strength) <= MAX_STRENGTH:  # so written, a NaN fails too
+        raise EditError(
+            f"strength is {strength!r}: give a number from {-MAX_STRENGTH:g} to {MAX_STRENGTH:g}, "
+            "0 for no edit and 1 for the full one"
+        )
+
+
+def _fetch(location: str) -> Path:
+    """hf://owner/name[@revision][/file.onnx] -> the file in the Hub's cache, its external weights beside it."""
+    parts = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+))?", location)
+    if parts is None:
+        raise ModelFileError(
+            f"{location} is no address on the Hub: write hf://owner/name or hf://owner/name/file.onnx"
+        )
+    repository, revision, name = parts[1], parts[2], parts[3] or "model.onnx"
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ModelFileError(
+            f"{location} needs huggingface_hub: pip install huggingface_hub, or download the file and give its path"
+        ) from error
+    try:  # by patterns, because only the Hub knows whether there are external weights
+        folder = snapshot_download(repository, revision=revision, allow_patterns=[name, f"{name}.data"])
+    except Exception as error:  # HTTP, network, cache and validation errors share no base class
+        raise ModelFileError(
+            f"{location} cannot be fetched: {_first_line(error)}; check the name and the network, "
+            "and for a gated or private model log in with `hf auth login`"
+        ) from error
+    file = Path(folder) / name
+    if not file.is_file():
+        raise ModelFileError(f"{repository} has no file {name}: name one, as in hf://{repository}/file.onnx")
+    return file
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _choose_providers(wanted: Sequence[str] | None) -> list[str]:
+    """ONNX Runtime's names of the providers to use; ProviderError where a wanted one is not there."""
+    available = ort.get_available_providers()
+    if wanted is None:
+        return [provider for provider in PROVIDERS.values() if provider in available]
+    chosen = [PROVIDERS.get(name.lower(), name) for name in ([wanted] if isinstance(wanted, str) else wanted)]
+    absent = [name for name in chosen if name not in available]
+    if absent or not chosen:
+        raise ProviderError(
+            f"onnxruntime has no {', '.join(absent) or 'provider without a name'} here, only {', '.join(available)}: "
+            "install onnxruntime-gpu for CUDA, onnxruntime-directml for DirectML"
+        )
+    return chosen
+
+
+def _open_session(file: Path, providers: list[str], num_threads: int, optional: bool) -> ort.InferenceSession:
+    """A session on the first of `providers` that works; all but the CPU may fail where they are `optional`."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # its errors come as exceptions, its warnings are about its own graph
+    options.intra_op_num_threads = num_threads
+    options.enable_mem_pattern = PROVIDERS["directml"] not in providers  # DirectML cannot have it
+    try:
+        session = ort.InferenceSession(str(file), options, providers=providers, enable_fallback=False)
+    except Exception as error:  # onnxruntime's exceptions share no base class of their own
+        if optional and providers != [PROVIDERS["cpu"]]:
+            return _open_session(file, [PROVIDERS["cpu"]], num_threads, optional)
+        raise ModelFileError(
+            f"{file} is not an ONNX model that onnxruntime can load: {_first_line(error)}"
+        ) from error
+    if not optional and session.get_providers()[0] != providers[0]:  # left out without a word: no driver, no device
+        raise ProviderError(f"{providers[0]} does not start on this machine: check its driver, or run on another")
+    return session
 
 
 def _read_metadata(session: ort.InferenceSession, path: Path) -> dict[str, Any]:
@@ -199,6 +313,14 @@ def _read_metadata(session: ort.InferenceSession, path: Path) -> dict[str, Any]:
         raise ModelFileError(
             f"{path} has schema version {metadata['schema_version']} and this runtime reads {SCHEMA_VERSION}: "
             "update the program that reads it, or export the model again"
+        )
+    edits, sizes = metadata["edits"], (metadata["training_size"], metadata["size_multiple"])
+    if not isinstance(edits, dict) or not edits or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ModelFileError(f"{path} has broken metadata (edits or sizes make no sense): export it again")
+    inputs, outputs = ({port.name for port in ports} for ports in (session.get_inputs(), session.get_outputs()))
+    if inputs != {"image", "edit", "strength"} or "translated" not in outputs:
+        raise ModelFileError(
+            f"{path} does not take image, edit and strength or gives no `translated`: export it again"
         )
     return metadata
 
@@ -222,14 +344,20 @@ def _open(source: Any) -> _Picture:
             return _from_pil(image, name)
     except FileNotFoundError as error:
         raise ImageError(f"no picture at {name}: check the path") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow's readers raise
-        raise ImageError(f"{name} cannot be read as a picture: {error}") from error
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's readers raise whatever a broken file makes them stumble over
+        raise ImageError(f"{name} cannot be read as a picture: {_first_line(error)}") from error
 
 
 def _from_pil(image: Image.Image, name: str) -> _Picture:
     """A PIL image of any mode -> _Picture; its orientation tag is applied, so that up is up."""
-    if 0 in image.size or image.mode in ("I", "F"):
-        raise ImageError(f"{name} has mode {image.mode} and size {image.size}: convert it to an 8-bit picture first")
+    if 0 in image.size:
+        raise ImageError(f"{name} is empty: its size is {image.width}x{image.height}")
+    if image.mode in ("I", "F"):
+        raise ImageError(
+            f"{name} has mode {image.mode}, numbers without a known range: convert it to an 8-bit picture first"
+        )
     icc_profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None  # else of other inks
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):  # Pillow would clip 16 bits at 255
@@ -250,9 +378,12 @@ def _add_difference(rgb: UInt8Array, difference: FloatArray) -> UInt8Array:
     """The picture (H, W, 3) plus the difference (3, h, w), scaled up to the picture's size."""
     height, width = rgb.shape[:2]
     edited = np.empty_like(rgb)
-    for channel in range(3):  # one at a time: three float planes of a large photograph are 300 MB
+    for channel in range(3):  # one at a time and in place: a plane of a large photograph is 100 MB
         plane = difference[channel]
         if plane.shape != (height, width):
             plane = np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BICUBIC))
-        edited[..., channel] = np.clip(np.rint(rgb[..., channel] + plane * 127.5), 0, 255).astype(np.uint8)
+        plane = plane * np.float32(127.5)
+        plane += rgb[..., channel]
+        np.rint(plane, out=plane)
+        edited[..., channel] = np.clip(plane, 0, 255, out=plane)
     return edited

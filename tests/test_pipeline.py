@@ -165,7 +165,7 @@ def test_stages_one_by_one_and_killed_between_make_the_same_student(
 def test_measured_on_drawn_scenes(
     finished: Path, tiny_sd_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from flows.cli import _tell
+    from flows.cli.make import tell_results
     from flows.export import evaluate, has_true_answers
     from flows.report import write_report
     from synth.miniature.readers import FactorNetwork, FactorReader
@@ -189,7 +189,7 @@ def test_measured_on_drawn_scenes(
     page = write_report(recipe, finished).read_text()
     assert "true counterfactual" in page
     assert "<td>vae ceiling</td>" in page
-    _tell(finished)
+    tell_results(finished)
     before = (finished / "grid.png").stat().st_mtime_ns
     evaluate(recipe, finished, untrained)
     assert (finished / "grid.png").stat().st_mtime_ns == before

@@ -1,71 +1,23 @@
 import io
-import json
+import re
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
-import onnx
+import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from tiny_model import EDITS, METADATA, OFFSETS, noise, properties, write_model
 
 from inference import runtime
-from inference.runtime import EditError, ImageError, ModelFileError, Translator, TranslatorError
-
-EDITS = {"red leather": "a red leather sofa", "blue fabric": "a blue fabric sofa"}
-OFFSETS = np.array([[0.4, -0.2, -0.2], [-0.2, -0.2, 0.4]], np.float32)  # what each edit adds, in [-1, 1] pixels
-METADATA = {"schema_version": 1, "edits": EDITS, "training_size": 64, "size_multiple": 8, "teacher": "none"}
-
-
-def write_model(path: Path, properties: dict[str, str]) -> Path:
-    """A model file to the contract, of five nodes: it edits the left half by its edit's offset."""
-    nodes = [
-        helper.make_node("Gather", ["offsets", "edit"], ["offset"]),  # (N, 3, 1, 1)
-        helper.make_node("Reshape", ["strength", "column"], ["strength4"]),  # (N, 1, 1, 1)
-        helper.make_node("Mul", ["offset", "strength4"], ["change"]),
-        helper.make_node("Split", ["image"], ["left", "right"], axis=3, num_outputs=2),
-        helper.make_node("Add", ["left", "change"], ["edited"]),
-        helper.make_node("Concat", ["edited", "right"], ["whole"], axis=3),
-        helper.make_node("Clip", ["whole", "low", "high"], ["translated"]),
-    ]
-    constants = {
-        "offsets": OFFSETS.reshape(2, 3, 1, 1),
-        "column": np.array([-1, 1, 1, 1], np.int64),
-        "low": np.float32(-1),
-        "high": np.float32(1),
-    }
-    picture = ["N", 3, "H", "W"]
-    graph = helper.make_graph(
-        nodes,
-        "test",
-        [
-            helper.make_tensor_value_info("image", TensorProto.FLOAT, picture),
-            helper.make_tensor_value_info("edit", TensorProto.INT64, ["N"]),
-            helper.make_tensor_value_info("strength", TensorProto.FLOAT, ["N"]),
-        ],
-        [helper.make_tensor_value_info("translated", TensorProto.FLOAT, picture)],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    helper.set_model_props(model, properties)
-    onnx.save(model, str(path))
-    return path
-
-
-def properties(**changes: object) -> dict[str, str]:
-    return {f"distillery.{key}": json.dumps(value) for key, value in (METADATA | changes).items()}
+from inference.runtime import EditError, ImageError, ModelFileError, ProviderError, Translator, TranslatorError
 
 
 @pytest.fixture(scope="module")
 def translator(tmp_path_factory: pytest.TempPathFactory) -> Translator:
-    return Translator.load(write_model(tmp_path_factory.mktemp("model") / "model.onnx", properties()))
-
-
-def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """uint8 (H, W, 3), away from the ends of the range, so that no edit clips."""
-    return np.random.default_rng(seed).integers(60, 190, (height, width, 3), dtype=np.uint8)
+    path = write_model(tmp_path_factory.mktemp("model") / "model.onnx", properties())
+    return Translator.load(path, num_threads=1)
 
 
 def test_an_edit_is_the_models_own_answer_where_the_size_fits(translator):
@@ -232,8 +184,31 @@ def test_unknown_edit_names_the_nearest(translator):
         translator(noise(8, 8), "red lether")
     with pytest.raises(EditError, match="unknown edit 'xyz': this model has 'red leather', 'blue fabric'"):
         translator(noise(8, 8), "xyz")
-    with pytest.raises(EditError, match="strength is nan"):
-        translator(noise(8, 8), "red leather", strength=float("nan"))
+    with pytest.raises(EditError, match="an edit is a name, not int: this model has 'red leather', 'blue fabric'"):
+        translator(noise(8, 8), 0)
+    with pytest.raises(EditError) as caught:
+        translator(noise(8, 8), "red" * 100_000)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("strength", [float("nan"), float("inf"), -float("inf"), 10.01, 1e300, "1", None, True])
+def test_a_strength_that_is_no_number_in_range_is_refused(translator, strength):
+    with pytest.raises(EditError, match=re.escape(f"strength is {strength!r}: give a number from -10 to 10")):
+        translator(noise(8, 8), "red leather", strength=strength)
+
+
+@pytest.mark.parametrize("strength", [-10, 10, np.float32(0.5), np.int64(1), 0.0, -0.0])
+def test_numbers_of_any_kind_are_strengths(translator, strength):
+    expected = noise(64, 64).astype(float)
+    expected[:, :32] += OFFSETS[0] * float(strength) * 127.5
+    edited = translator(noise(64, 64), "red leather", strength=strength)
+    assert np.abs(edited - np.rint(expected).clip(0, 255)).max() <= 1
+
+
+def test_numbers_that_overflow_are_refused(translator, monkeypatch):
+    monkeypatch.setattr(translator, "_difference", lambda images, *_: np.full((len(images), 3, 64, 64), np.nan))
+    with pytest.raises(EditError, match="overflow at strength 3"):
+        translator(noise(64, 64), "red leather", strength=3)
 
 
 def test_bad_pictures_are_refused_clearly(translator, tmp_path):
@@ -253,7 +228,10 @@ def test_bad_pictures_are_refused_clearly(translator, tmp_path):
         r"shape \(8, 8\)": noise(8, 8)[..., 0],
         r"shape \(8, 8, 4\)": np.zeros((8, 8, 4), np.uint8),
         r"shape \(0, 8, 3\)": np.zeros((0, 8, 3), np.uint8),
-        "has mode F": Image.new("F", (8, 8)),
+        "has mode F, numbers without a known range": Image.new("F", (8, 8)),
+        "has mode I, numbers": Image.new("I", (8, 8)),
+        "the picture is empty: its size is 0x8": Image.new("RGB", (0, 8)),
+        "cannot be read as a picture: embedded null byte": "room\0.png",
         "int is no picture": 7,
     }
     for message, source in cases.items():
@@ -276,6 +254,8 @@ def test_bad_model_files_are_refused_clearly(tmp_path, capfd):
         "broken metadata": write_model(tmp_path / "broken.onnx", broken),
         r"incomplete metadata \(no training_size\)": write_model(tmp_path / "incomplete.onnx", incomplete),
         "schema version 2 and this runtime reads 1": write_model(tmp_path / "new.onnx", properties(schema_version=2)),
+        "edits or sizes make no sense": write_model(tmp_path / "odd.onnx", properties(size_multiple=0)),
+        r"edits or sizes make": write_model(tmp_path / "none.onnx", properties(edits={})),
     }
     for message, path in cases.items():
         with pytest.raises(ModelFileError, match=message) as caught:
@@ -288,6 +268,80 @@ def test_metadata_and_edits_can_be_read(translator):
     assert translator.edits == EDITS
     assert list(translator.edits) == list(EDITS)
     assert translator.metadata == METADATA
+
+
+def test_it_runs_on_what_it_is_told_to(tmp_path):
+    path = write_model(tmp_path / "model.onnx", properties())
+    for providers in (None, ["cpu"], ["CPUExecutionProvider"], "cpu"):
+        assert Translator.load(path, providers).providers[-1] == "CPUExecutionProvider"
+    for providers in (["tpu"], ["cuda", "tpu", "cpu"], []):
+        with pytest.raises(ProviderError, match=r"onnxruntime has no .* here, only .*CPUExecutionProvider"):
+            Translator.load(path, providers)
+
+
+def test_the_best_provider_is_chosen_and_the_cpu_takes_over(tmp_path, monkeypatch):
+    """A stand-in for drivers that no test machine has: CUDA's provider is there, and fails to start."""
+    path = write_model(tmp_path / "model.onnx", properties())
+    session, asked = ort.InferenceSession, []
+
+    def open_session(file, options, providers, **rest):
+        asked.append(providers)
+        if providers[0] != "CPUExecutionProvider":
+            raise RuntimeError("CUDA failure 35: driver too old")
+        return session(file, options, providers=providers, **rest)
+
+    found = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "AzureExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: found)
+    monkeypatch.setattr(ort, "InferenceSession", open_session)
+    assert Translator.load(path).providers == ["CPUExecutionProvider"]
+    assert asked == [["CUDAExecutionProvider", "CPUExecutionProvider"], ["CPUExecutionProvider"]]
+    with pytest.raises(ModelFileError, match="CUDA failure 35: driver too old"):
+        Translator.load(path, ["cuda"])
+    monkeypatch.setattr(ort, "InferenceSession", lambda *a, **k: session(str(path), providers=found[-1:]))
+    with pytest.raises(ProviderError, match="CUDAExecutionProvider does not start on this machine"):
+        Translator.load(path, ["cuda"])
+
+
+def test_a_model_on_the_hub_is_fetched_by_its_address(tmp_path, monkeypatch):
+    """The Hub's own client against its cache, which is laid out as a download leaves it."""
+    repository = tmp_path / "models--owner--rooms"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    (snapshot / "small").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    for revision in ("main", "v1"):
+        (repository / "refs" / revision).write_text("0" * 40)
+    write_model(snapshot / "model.onnx", properties(name="default"))
+    write_model(snapshot / "small" / "a.onnx", properties(name="named"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    names = {
+        "hf://owner/rooms": "default",
+        "hf://owner/rooms@v1": "default",
+        "hf://owner/rooms/small/a.onnx": "named",
+        "hf://owner/rooms@main/small/a.onnx": "named",
+    }
+    for address, name in names.items():
+        assert Translator.load(address).metadata["name"] == name
+    cases = {
+        "hf://owner/rooms/b.onnx": "owner/rooms has no file b.onnx: name one",
+        "hf://owner/absent": "hf://owner/absent cannot be fetched: .* check the name and the network",
+        "hf://owner": "hf://owner is no address on the Hub: write hf://owner/name",
+    }
+    for address, message in cases.items():
+        with pytest.raises(ModelFileError, match=message) as caught:
+            Translator.load(address)
+        assert "\n" not in str(caught.value)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ModelFileError, match="needs huggingface_hub: pip install huggingface_hub"):
+        Translator.load("hf://owner/rooms")
+
+
+def test_importing_it_takes_no_time_of_its_own():
+    code = (
+        "import time, numpy, onnxruntime, PIL.Image, PIL.ImageOps; began = time.process_time();"
+        "import inference.runtime; print(time.process_time() - began)"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert float(output) < 0.3
 
 
 def test_it_stands_alone():

@@ -1,0 +1,161 @@
+"""The verbs that change pictures: by text alone, or by a model file."""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flows.cli.process import prepare
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+_provider_option = click.option(
+    "--provider",
+    type=click.Choice(["cuda", "coreml", "directml", "cpu"]),
+    help="What to run on; the best that ONNX Runtime has here unless said.",
+)
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--prompt", required=True, help="What the picture shall show.")
+@click.option("--source", default="", help="What it shows now; left out, the null text.")
+@click.option("--method", type=click.Choice(["dds", "sds", "regularized-sds"]), default="dds", help="Which score.")
+@click.option("--optimizer", type=click.Choice(["sgd", "adam"]), default="sgd", help="What takes the steps.")
+@click.option(
+    "--iterations", type=click.IntRange(1), default=200, show_default=True, help="400 for changes of structure."
+)
+@click.option("--learning-rate", type=float, default=2.0, show_default=True, help="2 is the published one.")
+@click.option("--guidance-scale", type=click.FloatRange(1), default=7.5, show_default=True, help="omega.")
+@click.option("--seed", default=0, show_default=True, help="Of the noise.")
+@click.option("--series", is_flag=True, help="Also a GIF from the input to the result.")
+@click.option("--teacher", default="miniature", show_default=True, help="miniature, a folder or a Hub id.")
+@click.option("--out", type=FOLDER, default=Path("edited"), show_default=True, help="Folder for the results.")
+def edit(
+    images: tuple[Path, ...], prompt: str, source: str, series: bool, teacher: str, out: Path, **settings: Any
+) -> None:
+    """Edit IMAGES, or all in a folder, by text alone: zero-shot DDS, no training.
+
+    \b
+    distillery edit room.png --source "a grey sofa" --prompt "a red leather sofa" --out edited
+    distillery edit street.jpg --prompt "a street in the snow" --teacher some/hub-id --series
+    """
+    from pydantic import ValidationError
+
+    from distill.settings import EditSettings
+    from synth.settings import TeacherSettings
+
+    try:
+        chosen = EditSettings(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise click.UsageError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from None
+    prepare()
+    from flows.edit import edit_files
+    from flows.synthesize import open_teacher
+
+    out.mkdir(parents=True, exist_ok=True)
+    for path in edit_files(open_teacher(TeacherSettings(id=teacher)), images, prompt, source, chosen, out, series):
+        click.echo(path)
+
+
+@click.command()
+@click.argument("model")
+@click.argument("images", nargs=-1, required=True)
+@click.option("--edit", required=True, help="An edit's name (see `distillery inspect`), or `all`.")
+@click.option("--strength", default=1.0, show_default=True, help="0 leaves the picture, 1 is the edit as trained.")
+@click.option("--out", type=FOLDER, default=Path("edited"), show_default=True, help="Folder for the results.")
+@_provider_option
+def translate(
+    model: str, images: tuple[str, ...], edit: str, strength: float, out: Path, provider: str | None
+) -> None:
+    """Apply an edit of MODEL, a file or hf://owner/name, to IMAGES of any size. Needs no torch.
+
+    IMAGES are files, folders and quoted globs. Beside the results lies contact_sheet.png: each input and its edits.
+    A picture that cannot be read stops no other: it gets a line at the end, and the exit code is 2.
+
+    \b
+    distillery translate model.onnx room.jpg --edit red-leather
+    distillery translate model.onnx photos "more/**/*.png" --edit all --strength 0.8 --out edited
+    """
+    from tqdm import tqdm
+
+    from inference.runtime import Translator
+    from inference.translate import ContactSheet, plan, translate_all
+
+    warnings.filterwarnings("ignore", module="PIL")  # a bad picture gets its own line
+    translator = Translator.load(model, [provider] if provider else None)
+    edits = list(translator.edits) if edit == "all" else [edit]
+    translator([], edits[0], strength)  # no picture: a wrong edit or strength is told before anything is written
+    jobs, problems = plan(images, edits, out)
+    click.echo(f"{len(jobs)} pictures, {len(edits)} edits, on {translator.providers[0]}", err=True)
+    sheet = ContactSheet(edits)
+    work = translate_all(translator, jobs, strength, sheet, problems)
+    written = [path for paths in tqdm(work, total=len(jobs), unit="picture", disable=len(jobs) < 2) for path in paths]
+    for path in [*written, *sheet.write(out)]:
+        click.echo(path)
+    for problem in problems:
+        click.echo(f"error: {' '.join(problem.split())}", err=True)
+    if problems:
+        sys.exit(2)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--json", "as_json", is_flag=True, help="For programs: all metadata as one JSON object.")
+def inspect(model: str, as_json: bool) -> None:
+    """Say what MODEL is: its edits, its teacher and licence, what it was measured on. Needs no torch.
+
+    \b
+    distillery inspect runs/demo/model.onnx
+    distillery inspect hf://owner/name --json
+    """
+    from inference.runtime import Translator
+
+    metadata = dict(Translator.load(model, ["cpu"]).metadata)
+    if as_json:
+        click.echo(json.dumps(metadata, indent=2, ensure_ascii=False))
+        return
+    click.echo("edits")
+    for name, prompt in metadata.pop("edits").items():
+        click.echo(f"  {name}: {prompt}")
+    for key, value in metadata.items():
+        click.echo(f"{key}: {value if isinstance(value, str | int | float) else json.dumps(value)}")
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 for all networks.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--token",
+    envvar="DISTILLERY_TOKEN",
+    show_envvar=True,
+    help="Ask clients for it; better in the environment, where no list of processes shows it.",
+)
+@_provider_option
+def serve(models: tuple[str, ...], host: str, port: int, token: str | None, provider: str | None) -> None:
+    """Serve model files over HTTP: POST a picture to /v1/translate, get it back edited. Needs no torch.
+
+    MODEL is a file or hf://owner/name, or NAME=... to name it anew. Ctrl-C finishes what was accepted.
+
+    \b
+    distillery serve runs/sofas/model.onnx runs/flowers/model.onnx
+    curl -F image=@room.jpg "http://127.0.0.1:8000/v1/translate?model=sofas&edit=red-leather" -o edited.png
+    """
+    from inference.server import create_app, listen, load_models
+    from inference.server import serve as answer
+
+    with listen(host, port) as listener:  # a taken port is told before models are loaded
+        translators = load_models(models, [provider] if provider else None)
+        app = create_app(translators, token=token)
+        for name, translator in translators.items():
+            click.echo(f"{name}: {', '.join(translator.edits)} (on {translator.providers[0]})", err=True)
+        if token is None and host not in ("127.0.0.1", "localhost", "::1"):
+            click.echo("warning: open to the network without a token: set DISTILLERY_TOKEN", err=True)
+        answer(app, listener, lambda line: click.echo(line, err=True))
+
+
+VERBS = edit, translate, inspect, serve

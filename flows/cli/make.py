@@ -1,0 +1,193 @@
+"""The verbs that end in a model file: paint, distil, export, measure."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from flows.cli.process import prepare
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+_Verb = TypeVar("_Verb", bound=Callable[..., Any])
+
+
+def _recipe_options(verb: _Verb) -> _Verb:
+    """RECIPE, and the options that change it."""
+    for decorate in (
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change any key of the recipe."),
+        click.option("--num-images", type=click.IntRange(1), help="Short for --set scenes.count=N."),
+        click.option("--teacher", help="Short for --set teacher.id=...: miniature, a folder or a Hub id."),
+        click.argument("recipe"),
+    ):
+        verb = decorate(verb)
+    return verb
+
+
+@click.command()
+@_recipe_options
+@click.option("--out", type=FOLDER, required=True, help="Run folder; a killed run in it goes on.")
+def run(recipe: str, out: Path, teacher: str | None, num_images: int | None, overrides: tuple[str, ...]) -> None:
+    """Paint, distil, export and measure: RECIPE in, model file out.
+
+    RECIPE is `sofas`, `demo` or a TOML file. What an earlier, killed run left in --out is kept.
+
+    \b
+    distillery run sofas --teacher miniature --num-images 5000 --out runs/sofas
+    distillery run sofas --set training.steps=200 --set training.seed=1 --out runs/other
+    """
+    resolved = _resolve(recipe, teacher, num_images, overrides)
+    prepare()
+    from flows.pipeline import pipeline
+    from flows.run_folder import RunFolder
+
+    RunFolder.claim(resolved, out)  # refused before a server is started for it
+    pipeline(resolved, out)
+    tell_results(out)
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Paint one batch, keep nothing, and say what the set will take.")
+@_recipe_options
+@click.option("--out", required=True, help="Folder or URL of the data set.")
+def synthesize(
+    recipe: str,
+    out: str,
+    teacher: str | None,
+    num_images: int | None,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+) -> None:
+    """Paint the training set of RECIPE alone, at --out: a folder, or a URL such as s3://bucket/sofas.
+
+    A killed run goes on; asked for more images later, the set grows. Open preview.html to look at it and to veto.
+
+    \b
+    distillery synthesize sofas --num-images 500 --out sets/sofas
+    distillery synthesize sofas --teacher some/hub-id --dry-run --out sets/sofas
+    """
+    resolved = _resolve(recipe, teacher, num_images, overrides)
+    prepare()
+    from flows.synthesize import plan
+    from flows.synthesize import synthesize as paint
+
+    click.echo(plan(resolved) if dry_run else f"data set  {paint(resolved, out)}")
+
+
+@click.command("import-photos")
+@click.argument("source")
+@click.option("--size", "image_size", default=512, show_default=True, help="Side of the squares they are made.")
+@click.option("--fit", type=click.Choice(["crop", "pad"]), default="crop", help="Cut to a square (crop) or pad.")
+@click.option("--caption-column", default="text", show_default=True, help="Of Parquet, of a data set, of metadata.")
+@click.option("--image-column", default="image", show_default=True, help="Of Parquet, of a data set.")
+@click.option("--split", default="train", show_default=True, help="Of a data set on the Hub.")
+@click.option("--out", required=True, help="Folder or URL of the data set.")
+def import_photos(source: str, out: str, **settings: Any) -> None:
+    """Make a data set of one's own photographs: SOURCE is a folder, Parquet, or the Hub id of a data set.
+
+    What cannot be used is listed in rejects/ with its reason. A folder may hold metadata.jsonl with captions.
+
+    \b
+    distillery import-photos ~/Pictures/rooms --size 512 --out sets/rooms
+    """
+    from pydantic import ValidationError
+
+    from synth.settings import PhotoSettings
+
+    try:
+        chosen = PhotoSettings(**settings)
+    except ValidationError as error:
+        raise click.UsageError(f"--size: {error.errors()[0]['msg']}") from None
+    prepare()
+    from synth.photos import import_photos as make_set
+
+    click.echo(f"data set  {make_set(source, chosen, out)}")
+
+
+@click.command()
+@click.option("--data", required=True, help="The painted set: a folder or URL, as `distillery synthesize` left it.")
+@_recipe_options
+@click.option("--out", type=FOLDER, required=True, help="Run folder; a killed training in it goes on.")
+def distill(
+    recipe: str, out: Path, teacher: str | None, num_images: int | None, overrides: tuple[str, ...], data: str
+) -> None:
+    """Train the student of RECIPE alone, on a set that is painted already.
+
+    \b
+    distillery distill sofas --data sets/sofas --out runs/sofas
+    distillery distill sofas --data s3://bucket/sofas --set training.steps=200 --out runs/short
+    """
+    resolved = _resolve(recipe, teacher, num_images, overrides)
+    prepare()
+    from flows.distill import distill as teach
+    from flows.run_folder import RunFolder
+    from synth.dataset import PaintedSet
+
+    PaintedSet(data)  # refused before anything is made
+    RunFolder.claim(resolved, out).use_dataset(data)
+    click.echo(f"student  {teach(resolved, out)}")
+
+
+@click.command()
+@click.argument("folder", type=FOLDER)
+def export(folder: Path) -> None:
+    """Write the model file of the run in FOLDER, from its student.
+
+    \b
+    distillery export runs/sofas
+    """
+    recipe = _recipe_of(folder)
+    prepare()
+    from flows.export import export as write_model
+
+    click.echo(f"model  {write_model(recipe, folder)}")
+
+
+@click.command()
+@click.argument("folder", type=FOLDER)
+def evaluate(folder: Path) -> None:
+    """Measure the model file of the run in FOLDER on drawn scenes, whoever its teacher was.
+
+    \b
+    distillery evaluate runs/sofas
+    """
+    recipe = _recipe_of(folder)
+    prepare()
+    from flows.export import evaluate as measure
+    from flows.report import write_report
+
+    measure(recipe, folder)
+    write_report(recipe, folder)
+    tell_results(folder)
+
+
+def _resolve(recipe: str, teacher: str | None, num_images: int | None, overrides: tuple[str, ...]) -> Any:
+    """The recipe with all that the command line says; --set has the last word."""
+    from flows.recipe import load_recipe
+
+    short = [] if teacher is None else [f"teacher.id={json.dumps(teacher, ensure_ascii=False)}"]
+    short += [] if num_images is None else [f"scenes.count={num_images}"]
+    return load_recipe(recipe, [*short, *overrides])
+
+
+def _recipe_of(folder: Path) -> Any:
+    from flows.run_folder import RunFolder
+
+    return RunFolder(folder).load_recipe()
+
+
+def tell_results(out: Path) -> None:
+    """The numbers, and where to look."""
+    from flows.report import text_table
+    from flows.run_folder import RunFolder
+
+    folder = RunFolder(out)
+    if folder.evaluation.exists():
+        click.echo(f"\n{text_table(json.loads(folder.evaluation.read_text()))}\n")
+    for name, path in (("grid", folder.grid), ("report", folder.report), ("model", folder.model)):
+        if path.exists():
+            click.echo(f"{name:7}{path}")
+
+
+VERBS = run, synthesize, import_photos, distill, export, evaluate

@@ -1,0 +1,36 @@
+"""What a process is told before the heavy libraries are imported in it."""
+
+import atexit
+import os
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+
+from synth.cpu import prepare_cpu
+
+
+def prepare() -> None:
+    """The libraries say only what a person must know, and leave nothing behind."""
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    prepare_cpu()
+    _private_prefect()
+
+
+def _private_prefect() -> None:
+    """Before Prefect is imported: unless the user has set it up, it lives in a folder that is gone afterwards.
+
+    A run's record is its run folder. Prefect's own database would grow by each run in ~/.prefect, where nobody who
+    only calls `distillery` looks for it; whoever has a Prefect server or profile of their own keeps them.
+    """
+    configured = (Path.home() / ".prefect" / "profiles.toml").exists()
+    if configured or "PREFECT_API_URL" in os.environ or "PREFECT_HOME" in os.environ:
+        return
+    home = tempfile.mkdtemp(prefix="distillery-prefect-")
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    os.environ["PREFECT_HOME"] = home
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")  # slow laptops
+    os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")  # the server ends with the run
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # progress bars speak; errors end in one line

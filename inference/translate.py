@@ -1,0 +1,181 @@
+"""Pictures on disk through a model: which files are meant, where each result goes, and a sheet to look at."""
+
+import glob
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from inference.runtime import ImageError, Translator, TranslatorError
+
+SHEET = "contact_sheet.png"
+CELL = 192  # side of a picture on the sheet, in pixels
+MARGIN = 8
+LINE = 20  # height of a line of text
+MAX_ROWS = 50  # of the sheet: it is there to be looked at
+
+
+class OutputError(TranslatorError):
+    """The results cannot be written where they are wanted."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture, and where each of its edits goes."""
+
+    source: Path
+    targets: dict[str, Path]
+
+
+def plan(inputs: Sequence[str], edits: Sequence[str], out: Path) -> tuple[list[Job], list[str]]:
+    """What there is to do for `inputs`: a job a picture, and one line for each input that leads nowhere.
+
+    inputs: files, folders (all pictures in them, and below; their order of folders is kept under `out`), and globs
+        such as "photos/**/*.jpg". What lies in `out` already is no input of a folder or a glob.
+
+    Raises OutputError when two results would be one file.
+    """
+    sources: dict[Path, Path] = {}  # the picture -> its name under `out`, without ending
+    problems = []
+    for given in inputs:
+        found = _find(given, out)
+        if not found:
+            problems.append(f"no picture at {given}: check the path")
+        for source, name in found.items():
+            sources.setdefault(source, name.with_suffix(""))
+    jobs: list[Job] = []
+    owners: dict[Path, Path] = {out / SHEET: Path("the contact sheet")}
+    for source, name in sources.items():
+        targets = {edit: out / name.parent / f"{name.name}_{_file_name(edit)}.png" for edit in edits}
+        for target in targets.values():
+            if target in owners:
+                raise OutputError(f"{source} and {owners[target]} would both become {target}: use two --out")
+            owners[target] = source
+        jobs.append(Job(source, targets))
+    return jobs, problems
+
+
+def _find(given: str, out: Path) -> dict[Path, Path]:
+    """The pictures that one input means, sorted, each with its name under `out`."""
+    path = Path(given)
+    if path.is_dir():
+        paths = [file for file in sorted(path.rglob("*")) if _is_picture(file.relative_to(path)) and file.is_file()]
+        return {file: file.relative_to(path) for file in paths if not _is_below(file, out)}
+    if path.exists() or not glob.has_magic(given):
+        return {path: Path(path.name)} if path.exists() else {}
+    paths = [Path(match) for match in sorted(glob.glob(given, recursive=True))]
+    return {file: Path(file.name) for file in paths if file.is_file() and not _is_below(file, out)}
+
+
+def _is_picture(path: Path) -> bool:
+    """By its name; hidden files and what lies in hidden folders are none."""
+    hidden = any(part.startswith(".") for part in path.parts)
+    return not hidden and Image.registered_extensions().get(path.suffix.lower()) in Image.OPEN
+
+
+def _is_below(file: Path, folder: Path) -> bool:
+    return folder.resolve() in file.resolve().parents
+
+
+def _file_name(edit: str) -> str:
+    """An edit's name, which comes out of the model file, as part of a file's name."""
+    return re.sub(r"[^\w.-]+", "-", edit)
+
+
+def translate_picture(translator: Translator, job: Job, strength: float) -> list[Image.Image]:
+    """Make all edits of a job and write each, whole or not at all; returns the sheet's row: input, then edits.
+
+    Raises ImageError when the picture cannot be read, OutputError when a result cannot be written.
+    """
+    row: list[Image.Image] = []
+    for edit, target in job.targets.items():
+        if not row:
+            row.append(_thumbnail(translator(job.source, edit, 0)))
+        edited = translator(job.source, edit, strength)
+        row.append(_thumbnail(edited))
+        _write(edited, target)
+    return row
+
+
+def _write(image: Image.Image, target: Path) -> None:
+    part = target.with_name(f".{target.name}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            image.save(part, "PNG", icc_profile=image.info.get("icc_profile"))
+            os.replace(part, target)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def _thumbnail(image: Image.Image) -> Image.Image:
+    """At most CELL x CELL, on white where it is transparent."""
+    small = ImageOps.contain(image, (CELL, CELL)).convert("RGBA")
+    white = Image.new("RGBA", small.size, "white")
+    return Image.alpha_composite(white, small).convert("RGB")
+
+
+class ContactSheet:
+    """Input and edits side by side, one row a picture, each under its name; further rows are left out."""
+
+    def __init__(self, edits: Sequence[str]):
+        self._edits = edits
+        self._rows: list[tuple[str, list[Image.Image]]] = []
+        self._num_left_out = 0
+
+    def add(self, name: str, pictures: list[Image.Image]) -> None:
+        """One more row: the input, then each edit, as `translate_picture` returns them."""
+        if len(self._rows) < MAX_ROWS:
+            self._rows.append((name, pictures))
+        else:
+            self._num_left_out += 1
+
+    def write(self, out: Path) -> list[Path]:
+        """Write it into the folder `out`, and say where; nothing where there are no rows."""
+        if not self._rows:
+            return []
+        _write(self._draw(), out / SHEET)
+        return [out / SHEET]
+
+    def _draw(self) -> Image.Image:
+        step, row_height = CELL + MARGIN, LINE + CELL + MARGIN
+        width = MARGIN + step * (1 + len(self._edits))
+        height = LINE + MARGIN + row_height * len(self._rows) + (LINE if self._num_left_out else 0)
+        sheet = Image.new("RGB", (width, height), "white")
+        draw = ImageDraw.Draw(sheet)
+        font = ImageFont.load_default(size=14)
+
+        def write(x: int, y: int, text: str, room: int) -> None:
+            while text and draw.textlength(text, font) > room:
+                text = text[:-2] + "…" if len(text) > 1 else ""
+            draw.text((x, y), text, "black", font)
+
+        for column, label in enumerate(["input", *self._edits]):
+            write(MARGIN + column * step, MARGIN // 2, label, CELL)
+        for number, (name, pictures) in enumerate(self._rows):
+            top = LINE + MARGIN + number * row_height
+            write(MARGIN, top, name, width - 2 * MARGIN)
+            for column, picture in enumerate(pictures):
+                sheet.paste(picture, (MARGIN + column * step, top + LINE))
+        if self._num_left_out:
+            write(MARGIN, height - LINE, f"and {self._num_left_out} more", width - 2 * MARGIN)
+        return sheet
+
+
+def translate_all(
+    translator: Translator, jobs: Sequence[Job], strength: float, sheet: ContactSheet, problems: list[str]
+) -> Iterator[list[Path]]:
+    """The files that each job wrote; a bad picture writes none and adds a line to `problems`."""
+    for job in jobs:
+        try:
+            sheet.add(str(job.source), translate_picture(translator, job, strength))
+        except ImageError as error:
+            problems.append(str(error))
+            yield []
+        else:
+            yield list(job.targets.values())

@@ -1,0 +1,49 @@
+"""The examples, run as their readers run them, against the runtime's own answers."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_model import noise, properties, write_model
+
+from inference.runtime import Translator
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+NODE = EXAMPLES / "node_onnxruntime"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "model.onnx", properties())
+
+
+@pytest.mark.parametrize("size", [(64, 64), (90, 140), (400, 30)])
+def test_python_with_onnxruntime_alone(model: Path, tmp_path: Path, size: tuple[int, int]) -> None:
+    source, target = tmp_path / "room.png", tmp_path / "edited.png"
+    Image.fromarray(noise(*size)).save(source)
+    absent = ["torch", "synth", "distill", "inference", "flows", "onnx", "click", "pydantic", "tqdm"]
+    program = (
+        f"import runpy, sys; sys.modules.update(dict.fromkeys({absent}));"  # importing one of these fails
+        "sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    arguments = [str(EXAMPLES / "python_onnxruntime.py"), str(model), str(source), "red leather", str(target), "0.7"]
+    subprocess.run([sys.executable, "-I", "-c", program, *arguments], check=True, capture_output=True)
+    expected = Translator.load(model, num_threads=1)(source, "red leather", 0.7)
+    assert np.array_equal(Image.open(target), expected)
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="Node is not installed")
+@pytest.mark.skipif(not (NODE / "node_modules").exists(), reason=f"npm install --ignore-scripts in {NODE.name} first")
+@pytest.mark.parametrize(("size", "bound"), [((64, 64), 1), ((90, 140), 8), ((400, 30), 8)])
+def test_node(model: Path, tmp_path: Path, size: tuple[int, int], bound: int) -> None:
+    """Where the network's size is the picture's own, the same pixels; else another filter scales the change."""
+    source, target = tmp_path / "room.ppm", tmp_path / "edited.ppm"
+    Image.fromarray(noise(*size)).save(source)
+    arguments = [str(NODE / "translate.mjs"), str(model), str(source), "blue fabric", str(target), "0.7"]
+    subprocess.run(["node", *arguments], check=True, capture_output=True)
+    expected = np.asarray(Translator.load(model, num_threads=1)(source, "blue fabric", 0.7)).astype(int)
+    assert np.abs(np.asarray(Image.open(target)) - expected).max() <= bound
