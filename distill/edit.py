@@ -71,7 +71,7 @@ def edit(
             the original, so that a large picture keeps its detail.
         prompt: what they shall show; one for all, or one each.
         source_prompt: what they show now; "" is the null text.
-        settings: method, optimiser, steps; the published ones by default.
+        settings: method, optimiser, steps; by default the published ones, or what the teacher says of itself.
         callback_on_step_end: called after each iteration.
 
     Returns:
@@ -82,7 +82,7 @@ def edit(
             no longer a number.
         TeacherError: if the teacher cannot score, or cannot read a prompt to its end.
     """
-    settings = settings or EditSettings()
+    settings = completed(settings or EditSettings(), teacher)
     images = [image] if isinstance(image, Image.Image) else list(image)
     prompts, sources = (_for_each(text, len(images)) for text in (prompt, source_prompt))
     _check(images, prompts)
@@ -92,6 +92,15 @@ def edit(
     y, y_hat = teacher.encode_prompt(prompts), teacher.encode_prompt(sources)
     z = optimize(teacher, z_hat, y, y_hat, settings, callback_on_step_end)
     return Edited(compose(teacher, images, x, z_hat, z), z, z_hat)
+
+
+def completed(settings: EditSettings, teacher: Teacher) -> EditSettings:
+    """The settings with the teacher's own wherever they leave the choice to it."""
+    defaults = {
+        "learning_rate": teacher.defaults.edit_learning_rate,
+        "guidance_scale": teacher.defaults.edit_guidance_scale,
+    }
+    return settings.model_copy(update={k: v for k, v in defaults.items() if getattr(settings, k) is None})
 
 
 def working_pixels(teacher: Teacher, images: Sequence[Image.Image]) -> Tensor:
@@ -128,6 +137,8 @@ def optimize(
     Raises:
         EditError: when the score is no longer a number.
     """
+    settings = completed(settings, teacher)
+    assert settings.learning_rate is not None
     z = torch.nn.Parameter(z_hat.clone())
     optimizer: torch.optim.Optimizer = (
         torch.optim.SGD([z], lr=1.0) if settings.optimizer == "sgd" else torch.optim.Adam([z], lr=1.0)
@@ -191,6 +202,7 @@ def _gradient(
     eps: Tensor,
     settings: EditSettings,
 ) -> Tensor:
+    assert settings.guidance_scale is not None
     if settings.method == "dds":
         return dds(teacher, z, z_hat, y, y_hat, t, eps, settings.guidance_scale)
     score = sds(teacher, z, y, t, eps, settings.guidance_scale)

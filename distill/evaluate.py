@@ -9,6 +9,7 @@ What is measured, per edit and method, as means over scenes:
            exact match does not make a mean infinite
     SSIM   Wang et al. 2004 with Gaussian windows (sigma 1.5), its map averaged over the pixels of a region; a window
            at a region's border sees both sides
+    sharp  inside: the mean absolute Laplacian of the grey values, over the true counterfactual's; blur is below 1
     region `all`; `inside` the union of the edited object's silhouettes before and after; `outside` it
     right  share of scenes in which the strict factor reader finds every value that the edit asks for
 
@@ -61,6 +62,7 @@ class Scores:
     ssim_all: float | None
     ssim_inside: float | None
     ssim_outside: float | None
+    sharpness_inside: float | None
     psnr_outside_to_input: float | None
     right: float | None
 
@@ -139,7 +141,7 @@ def evaluate_edits(
                     VAE_CEILING: vae_roundtrip(truths),
                 }
                 for name, images in results.items():
-                    tables[name] += _measure(images, inputs, truths, masks, factors, reader)
+                    tables[name] += measure(images, inputs, truths, masks, factors, reader)
             rows += [
                 Scores(edit, name, kind, len(table), **{figure: _mean(table, figure) for figure in _FIGURES})
                 for name, table in tables.items()
@@ -222,10 +224,19 @@ def _draw(
     return np.stack(inputs), np.stack(truths), masks
 
 
-def _measure(
+def measure(
     images: Images, inputs: Images, truths: Images, masks: Sequence[Mask], factors: Mapping[str, str], reader: Reader
 ) -> Iterator[dict[str, float]]:
-    """The figures of each picture; a region without pixels has none."""
+    """The figures of each edited picture; a region without pixels has none.
+
+    Args:
+        images: uint8 (N, H, W, 3), edited.
+        inputs: as many, before the edit.
+        truths: as many, the true counterfactuals.
+        masks: N of (H, W), true inside.
+        factors: what the edit sets.
+        reader: says whether it is there.
+    """
     answers = reader.read(images)
     for index, (image, before, truth, mask) in enumerate(zip(images, inputs, truths, masks, strict=True)):
         similarity = ssim_map(image, truth)
@@ -238,9 +249,19 @@ def _measure(
             if pixels.any():
                 figures[f"psnr_{region}"] = psnr(image, truth, pixels)
                 figures[f"ssim_{region}"] = float(similarity[pixels].mean())
+        if mask.any():
+            figures["sharpness_inside"] = float(_laplacian(image)[mask].mean() / _laplacian(truth)[mask].mean())
         if not mask.all():
             figures["psnr_outside_to_input"] = psnr(image, before, ~mask)
         yield figures
+
+
+def _laplacian(image: Images) -> NDArray[np.float64]:
+    """uint8 (H, W, 3) -> the absolute Laplacian of its grey values, (H, W), with borders repeated."""
+    grey = np.pad(image.mean(axis=2, dtype=np.float64), 1, mode="edge")
+    neighbours = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
+    values: NDArray[np.float64] = np.abs(4 * grey[1:-1, 1:-1] - neighbours)
+    return values
 
 
 def _mean(table: Sequence[Mapping[str, float]], figure: str) -> float | None:

@@ -122,18 +122,19 @@ class EvaluationSettings(Settings):
 
 
 class EditSettings(Settings):
-    """How a single picture is edited without training. The defaults are the published ones."""
+    """How a single picture is edited without training. With Stable Diffusion the defaults are the published ones."""
 
     method: Literal["dds", "sds", "regularized-sds"] = "dds"
     optimizer: Literal["sgd", "adam"] = "sgd"
     iterations: Annotated[int, Field(gt=0)] = 200
     """400 for large changes of structure."""
-    learning_rate: Annotated[float, Field(gt=0)] = 2.0
-    """1 stands for a step of 0.0244 times the score at every resolution: see `distill.edit`."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """1 stands for a step of 0.0244 times the score at every resolution (see `distill.edit`), and 2 is the published
+    one. None is the teacher's own: 2, but for the miniature."""
     decay: Annotated[float, Field(gt=0, le=1)] = 0.9
     decay_every: Annotated[int, Field(gt=0)] = 20
-    guidance_scale: Annotated[float, Field(ge=1)] = 7.5
-    """Not in the supplement; the authors' notebook has 7.5."""
+    guidance_scale: Annotated[float, Field(ge=1)] | None = None
+    """Not in the supplement; the authors' notebook has 7.5. None is the teacher's own: 7.5, but for the miniature."""
     lambda_id: Annotated[float, Field(ge=0)] = 0.3
     """Weight of the L2 regulariser, for regularized-sds alone."""
     min_timestep: Annotated[int, Field(ge=0, le=999)] = 50
@@ -145,3 +146,7 @@ class EditSettings(Settings):
         if self.min_timestep > self.max_timestep:
             raise ValueError(f"min_timestep ({self.min_timestep}) is above max_timestep ({self.max_timestep})")
         return self
+
+
+PUBLISHED_EDIT = {"learning_rate": 2.0, "guidance_scale": 7.5}
+"""What EditSettings leave to the teacher, as published."""

@@ -41,6 +41,7 @@ def edit_files(
         TeacherError: if the teacher cannot score, or cannot read a prompt to its end.
     """
     from distill.edit import edit
+    from synth.pixels import png_bytes
 
     pictures = _open(paths)
     teacher.check_prompts([prompt, source_prompt])
@@ -52,7 +53,7 @@ def edit_files(
             watch = _watch(teacher, images, settings, out, frames, bar)
             edited = edit(teacher, images, prompt, source_prompt, settings, watch)
             for place, (path, _) in enumerate(batch):
-                write_whole(out / f"{path.stem}_edited.png", _png(edited.images[place]))
+                write_whole(out / f"{path.stem}_edited.png", png_bytes(edited.images[place]))
                 written.append(out / f"{path.stem}_edited.png")
                 if series:
                     shown = [images[place], *(frame[place] for frame in frames), edited.images[place]]
@@ -74,6 +75,7 @@ def _watch(
     from PIL import Image
 
     from distill.edit import compose, working_pixels
+    from synth.pixels import png_bytes
 
     x = working_pixels(teacher, images)
     z_hat = teacher.encode(x).float()
@@ -86,14 +88,17 @@ def _watch(
             frames.append(compose(teacher, images, x, z_hat, progress.latents))
             shown = [np.asarray(picture.convert("RGB")) for picture in (*images, *frames[-1])]
             rows = [np.concatenate(shown[: len(images)], axis=1), np.concatenate(shown[len(images) :], axis=1)]
-            write_whole(out / "preview.png", _png(Image.fromarray(np.concatenate(rows))))
+            write_whole(out / "preview.png", png_bytes(Image.fromarray(np.concatenate(rows))))
 
     return watch
 
 
-def _open(paths: Sequence[Path]) -> "list[tuple[Path, Image.Image]]":
-    from PIL import Image, ImageOps
+def find_pictures(paths: Sequence[Path]) -> list[Path]:
+    """Files as they are, folders as the pictures in them.
 
+    Raises:
+        EditError: for a folder without pictures.
+    """
     files: list[Path] = []
     for path in paths:
         found = (
@@ -102,6 +107,13 @@ def _open(paths: Sequence[Path]) -> "list[tuple[Path, Image.Image]]":
         if not found:
             raise EditError(f"{path} has no pictures in it")
         files += found
+    return files
+
+
+def _open(paths: Sequence[Path]) -> "list[tuple[Path, Image.Image]]":
+    from PIL import Image, ImageOps
+
+    files = find_pictures(paths)
     pictures = []
     for file in files:
         try:
@@ -121,12 +133,6 @@ def _batches(pictures: "list[tuple[Path, Image.Image]]") -> "list[list[tuple[Pat
     for path, picture in pictures:
         by_size.setdefault(picture.size, []).append((path, picture))
     return [group[start : start + _BATCH] for group in by_size.values() for start in range(0, len(group), _BATCH)]
-
-
-def _png(image: "Image.Image") -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _gif(images: "list[Image.Image]") -> bytes:

@@ -34,6 +34,10 @@ class TeacherDefaults(Settings):
     image_size: int
     num_inference_steps: int
     guidance_scale: float
+    edit_guidance_scale: float = 7.5
+    """Of zero-shot edits; the authors' notebook's unless the teacher's own folder knows better."""
+    edit_learning_rate: float = 2.0
+    """Of zero-shot edits; the published one, likewise."""
     licence: str = UNKNOWN_LICENCE
 
 

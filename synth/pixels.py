@@ -1,5 +1,6 @@
 """Pictures as arrays and as tensors."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,13 @@ def to_uint8(images: Tensor) -> NDArray[np.uint8]:
     """float NCHW in [-1, 1] -> uint8 NHWC."""
     pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round()
     return pixels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """A picture as the bytes of a PNG."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def save_grid(rows: list[NDArray[np.uint8]], path: Path) -> None:

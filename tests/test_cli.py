@@ -48,6 +48,7 @@ def test_every_verb_has_help_with_an_example() -> None:
             "inspect",
             "run",
             "serve",
+            "study",
             "synthesize",
             "translate",
         ),

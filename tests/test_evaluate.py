@@ -179,3 +179,20 @@ def corners(shape: tuple[int, ...]) -> list[tuple[int, int]]:
 def test_it_imports_no_torch() -> None:
     code = "import sys, distill.evaluate, distill.settings, distill.schedules; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_sharpness_is_that_of_the_truth_or_less_when_blurred(scenes: list[WorldScene], oracle: Oracle) -> None:
+    from PIL import Image, ImageFilter
+
+    def blurred(images: Images, edit: str) -> Images:
+        blur = ImageFilter.GaussianBlur(2)
+        return np.stack([np.asarray(Image.fromarray(image).filter(blur)) for image in oracle(images, edit)])
+
+    sharp, soft = (
+        rows_of(evaluate_edits(translate, EDITS, scenes[:2], lambda images: images, oracle, 1, SIZE))[
+            "red-leather", "student", "edited"
+        ]
+        for translate in (oracle, blurred)
+    )
+    assert sharp.sharpness_inside == pytest.approx(1)
+    assert soft.sharpness_inside is not None and soft.sharpness_inside < 0.6

@@ -27,14 +27,24 @@ _provider_option = click.option(
 @click.option(
     "--iterations", type=click.IntRange(1), default=200, show_default=True, help="400 for changes of structure."
 )
-@click.option("--learning-rate", type=float, default=2.0, show_default=True, help="2 is the published one.")
-@click.option("--guidance-scale", type=click.FloatRange(1), default=7.5, show_default=True, help="omega.")
+@click.option("--preset", type=click.Choice(["teacher", "paper"]), default="teacher", help="Whose settings to take.")
+@click.option("--learning-rate", type=float, help="Over the preset's; 2 is the published one.")
+@click.option(
+    "--guidance-scale", type=click.FloatRange(1), help="omega, over the preset's; 7.5 is the published one."
+)
 @click.option("--seed", default=0, show_default=True, help="Of the noise.")
 @click.option("--series", is_flag=True, help="Also a GIF from the input to the result.")
 @click.option("--teacher", default="miniature", show_default=True, help="miniature, a folder or a Hub id.")
 @click.option("--out", type=FOLDER, default=Path("edited"), show_default=True, help="Folder for the results.")
 def edit(
-    images: tuple[Path, ...], prompt: str, source: str, series: bool, teacher: str, out: Path, **settings: Any
+    images: tuple[Path, ...],
+    prompt: str,
+    source: str,
+    preset: str,
+    series: bool,
+    teacher: str,
+    out: Path,
+    **settings: Any,
 ) -> None:
     """Edit IMAGES, or all in a folder, by text alone: zero-shot DDS, no training.
 
@@ -44,11 +54,12 @@ def edit(
     """
     from pydantic import ValidationError
 
-    from distill.settings import EditSettings
+    from distill.settings import PUBLISHED_EDIT, EditSettings
     from synth.settings import TeacherSettings
 
     try:
-        chosen = EditSettings(**settings)
+        given = {key: value for key, value in settings.items() if value is not None}
+        chosen = EditSettings(**(PUBLISHED_EDIT if preset == "paper" else {}) | given)
     except ValidationError as error:
         first = error.errors()[0]
         raise click.UsageError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from None

@@ -33,6 +33,40 @@ def captions(scene: WorldScene, num: int, seed: int = 0) -> list[str]:
     return [write(scene, rng) for _ in range(num)]
 
 
+def full_caption(scene: WorldScene) -> tuple[str, dict[str, str]]:
+    """A caption, and the factors that it names."""
+    f = dict(scene.factors)
+    if scene.kind == "room":
+        sofa = with_article(f"{f['color']} {f['material']} sofa")
+        rug = "" if f["rug"] == "none" else f" and a {f['rug']} rug"
+        named = ["color", "material", "wall", "floor"] + (["rug"] if rug else [])
+        return f"{sofa} in a living room with {f['wall']} walls, {_FLOORS[f['floor']]}{rug}", {k: f[k] for k in named}
+    if scene.kind == "plant":
+        subject = f"a potted plant in {with_article(f['pot'] + ' pot')}"
+        if f["flower"] != "none":
+            subject = f"{f['flower']} in {with_article(f['pot'] + ' pot')}"
+        weather = f" {_WEATHER[f['weather']][0]}" if "weather" in f else ""
+        named = ["flower", "pot", "place"] + (["weather"] if weather else [])
+        return f"a photo of {subject} in a {f['place']}{weather}", {k: f[k] for k in named}
+    glasses = " and glasses" if f["glasses"] == "glasses" else ""
+    hair = f"{f['hair_style']} hair" if f["character"] == "sculpture" else f"{f['hair_style']} {f['hair_color']} hair"
+    named = ["character", "hair_style"] + ([] if f["character"] == "sculpture" else ["hair_color"])
+    caption = f"a photo of {with_article(f['character'])} with {hair}{glasses}"
+    return caption, {k: f[k] for k in named + (["glasses"] if glasses else [])}
+
+
+def paraphrase(scene: WorldScene) -> tuple[str, dict[str, str]]:
+    """The same said in a way in which no caption of the training says it, and the factors that it names."""
+    f = scene.factors
+    if scene.kind == "room":
+        caption = f"interior: the couch is {f['color']}, made of {f['material']}, the walls are {f['wall']}"
+        return caption.replace("made of striped", "striped"), {k: f[k] for k in ("color", "material", "wall")}
+    if scene.kind == "plant":
+        what = "green leaves" if f["flower"] == "none" else f["flower"]
+        return f"{f['place']} scene, {f['pot']} pot full of {what}", {k: f[k] for k in ("flower", "pot", "place")}
+    return f"{f['character']}, close-up, {f['hair_style']} haircut", {k: f[k] for k in ("character", "hair_style")}
+
+
 def with_article(phrase: str) -> str:
     """The phrase behind "a" or "an"."""
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"

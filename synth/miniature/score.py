@@ -18,56 +18,14 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from synth.miniature.captions import with_article
+from synth.miniature.captions import full_caption, paraphrase
 from synth.miniature.readers import FactorReader
-from synth.miniature.world import WorldScene, render, sample_scene
+from synth.miniature.world import render, sample_scene
 from synth.pixels import save_grid, to_float
 
 WEIGHTS = Path(__file__).parent / "weights"
 BARS = {"vae_psnr": 26.0, "color": 0.90, "flower": 0.90, "character": 0.90, "material": 0.75}
 """Decibels, and shares of samples that show what their caption names."""
-
-_FLOORS = {"wooden": "a wooden floor", "tiled": "a tiled floor", "carpeted": "a carpeted floor"}
-_WEATHER = {
-    "clear": "on a clear day",
-    "snowing": "in the snow",
-    "sunset": "at sunset",
-    "rainbow": "under a rainbow",
-}
-
-
-def full_caption(scene: WorldScene) -> tuple[str, dict[str, str]]:
-    """A caption, and the factors that it names."""
-    f = dict(scene.factors)
-    if scene.kind == "room":
-        sofa = with_article(f"{f['color']} {f['material']} sofa")
-        rug = "" if f["rug"] == "none" else f" and a {f['rug']} rug"
-        named = ["color", "material", "wall", "floor"] + (["rug"] if rug else [])
-        return f"{sofa} in a living room with {f['wall']} walls, {_FLOORS[f['floor']]}{rug}", {k: f[k] for k in named}
-    if scene.kind == "plant":
-        subject = f"a potted plant in {with_article(f['pot'] + ' pot')}"
-        if f["flower"] != "none":
-            subject = f"{f['flower']} in {with_article(f['pot'] + ' pot')}"
-        weather = f" {_WEATHER[f['weather']]}" if "weather" in f else ""
-        named = ["flower", "pot", "place"] + (["weather"] if weather else [])
-        return f"a photo of {subject} in a {f['place']}{weather}", {k: f[k] for k in named}
-    glasses = " and glasses" if f["glasses"] == "glasses" else ""
-    hair = f"{f['hair_style']} hair" if f["character"] == "sculpture" else f"{f['hair_style']} {f['hair_color']} hair"
-    named = ["character", "hair_style"] + ([] if f["character"] == "sculpture" else ["hair_color"])
-    caption = f"a photo of {with_article(f['character'])} with {hair}{glasses}"
-    return caption, {k: f[k] for k in named + (["glasses"] if glasses else [])}
-
-
-def paraphrase(scene: WorldScene) -> tuple[str, dict[str, str]]:
-    """The same said in a way in which no caption of the training says it, and the factors that it names."""
-    f = scene.factors
-    if scene.kind == "room":
-        caption = f"interior: the couch is {f['color']}, made of {f['material']}, the walls are {f['wall']}"
-        return caption.replace("made of striped", "striped"), {k: f[k] for k in ("color", "material", "wall")}
-    if scene.kind == "plant":
-        what = "green leaves" if f["flower"] == "none" else f["flower"]
-        return f"{f['place']} scene, {f['pot']} pot full of {what}", {k: f[k] for k in ("flower", "pot", "place")}
-    return f"{f['character']}, close-up, {f['hair_style']} haircut", {k: f[k] for k in ("character", "hair_style")}
 
 
 def score(

@@ -1,0 +1,115 @@
+"""Is the bias of the reference branch that of the edited one? (paper, section 4 and figure 8; supplement, figure 1)
+
+SDS points along delta_text + delta_bias. If a picture already fits its text, delta_text is about nothing, and what
+SDS still says is bias. DDS takes the difference of two such directions, which helps as far as their biases agree.
+
+    matched      SDS(z, y) and SDS(z_hat, y_hat): a picture and its counterfactual, each with the text that fits it
+    mismatched   SDS(z, y') and SDS(z_hat, y_hat): the counterfactual with a text about something else
+    text only    the guided part alone, eps_y - eps_null, of the matched pair
+
+all with the same t and eps, as the cosine similarity of the directions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from distill.examples import drawn_examples
+from distill.scores import sds
+from distill.studies.study import Row, Study, Unit, chart
+from synth.pixels import to_float
+from synth.seeds import derive_seed
+from synth.teacher import Teacher
+
+OMEGAS = (1.0, 3.0, 7.5, 15.0, 25.0)
+TIMESTEPS = tuple(range(50, 951, 100))
+EDITS = (
+    ({"color": "red", "material": "leather"}, "a photo of tulips in a blue pot in a garden"),
+    ({"flower": "roses"}, "a photo of a sculpture with long hair"),
+    ({"character": "zombie"}, "a green velvet sofa in a living room"),
+)
+
+
+@dataclass(frozen=True)
+class GuidanceBias(Study):
+    """Over timesteps, for growing guidance."""
+
+    num_scenes: int = 8
+    name = "guidance-bias"
+    question = "Do the biases of matched pairs agree, and does guidance drive them apart?"
+
+    def units(self) -> list[Unit]:
+        return [{"edit": edit, "t": t} for edit in range(len(EDITS)) for t in TIMESTEPS]
+
+    def measure(self, teacher: Teacher, unit: Unit) -> list[Row]:
+        factors, elsewhere = EDITS[unit["edit"]]
+        examples = drawn_examples(factors, self.num_scenes, "development")
+        z_hat, z = (
+            teacher.encode(to_float(torch.from_numpy(np.stack(pictures)))).float()  # (N, C, h, w)
+            for pictures in ([e.image for e in examples], [e.truth for e in examples if e.truth is not None])
+        )
+        y_hat = teacher.encode_prompt([example.source_prompt for example in examples])
+        y = teacher.encode_prompt([example.prompt for example in examples])
+        y_other = teacher.encode_prompt([elsewhere] * len(examples))
+        generator = torch.Generator().manual_seed(derive_seed("guidance-bias", unit["edit"], unit["t"]))
+        eps = torch.randn(z.shape, generator=generator).to(z)
+        t = torch.full((len(z),), unit["t"], device=z.device)
+        rows = []
+        text_only = _cosine(_text_direction(teacher, z, y, t, eps), _text_direction(teacher, z_hat, y_hat, t, eps))
+        for omega in OMEGAS:
+            reference = sds(teacher, z_hat, y_hat, t, eps, omega)
+            pairs = {
+                "matched": _cosine(sds(teacher, z, y, t, eps, omega), reference),
+                "mismatched": _cosine(sds(teacher, z, y_other, t, eps, omega), reference),
+                "text only": text_only,
+            }
+            rows += [
+                {"edit": unit["edit"], "t": unit["t"], "omega": omega, "pair": pair, "scene": scene, "cosine": cosine}
+                for pair, cosines in pairs.items()
+                for scene, cosine in enumerate(cosines.tolist())
+            ]
+        return rows
+
+    def figure(self, rows: Sequence[Row]) -> Image.Image:
+        def draw(axes: Any) -> None:
+            for shade, omega in zip(np.linspace(0.35, 1, len(OMEGAS)), OMEGAS, strict=True):
+                for pair, color in (("matched", "tab:blue"), ("mismatched", "tab:orange")):
+                    means = [_mean(rows, pair, omega, t) for t in TIMESTEPS]
+                    axes.plot(TIMESTEPS, means, color=color, alpha=shade, label=f"{pair}, omega {omega:g}")
+            means = [_mean(rows, "text only", OMEGAS[0], t) for t in TIMESTEPS]
+            axes.plot(TIMESTEPS, means, "k--", label="text only")
+            axes.set_xlabel("timestep t")
+            axes.set_ylabel("cosine similarity of SDS directions")
+            axes.legend(fontsize=7, ncols=2)
+
+        return chart(draw, 7.2, 4.6)
+
+    def finding(self, rows: Sequence[Row]) -> str:
+        said = [
+            f"{pair}: "
+            + ", ".join(f"{np.mean([_mean(rows, pair, omega, t) for t in TIMESTEPS]):.2f}" for omega in OMEGAS)
+            for pair in ("matched", "mismatched")
+        ]
+        omegas = ", ".join(f"{omega:g}" for omega in OMEGAS)
+        text_only = np.mean([_mean(rows, "text only", OMEGAS[0], t) for t in TIMESTEPS])
+        return f"Mean cosine over timesteps at omega {omegas}: {'; '.join(said)}; text only: {text_only:.2f}."
+
+
+def _text_direction(teacher: Teacher, z: Tensor, y: Any, t: Tensor, eps: Tensor) -> Tensor:
+    """eps_y - eps_null. Guidance is linear, so that two scales give it: omega 2 less omega 1."""
+    z_t = teacher.add_noise(z, eps, t)
+    return teacher.predict_noise(z_t, t, y, 2.0) - teacher.predict_noise(z_t, t, y, 1.0)
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Of (N, ...) and (N, ...): (N,)."""
+    return torch.nn.functional.cosine_similarity(a.flatten(1).float(), b.flatten(1).float())
+
+
+def _mean(rows: Sequence[Row], pair: str, omega: float, t: int) -> float:
+    return float(np.mean([r["cosine"] for r in rows if (r["pair"], r["omega"], r["t"]) == (pair, omega, t)]))

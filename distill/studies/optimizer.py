@@ -1,0 +1,102 @@
+"""SGD against Adam, and against SDS: where does an iteration change the picture? (supplement, figure 3)"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from distill.edit import Progress, compose, edit, working_pixels
+from distill.examples import Example, drawn_examples
+from distill.settings import EditSettings
+from distill.studies.study import Row, Study, Unit, from_png, heat, sheet
+from synth.pixels import png_bytes
+from synth.teacher import Teacher
+
+METHODS = {"DDS, SGD": ("dds", "sgd"), "DDS, Adam": ("dds", "adam"), "SDS, SGD": ("sds", "sgd")}
+EDIT = {"color": "red", "material": "leather"}
+_GREEN, _BLUE = (40, 160, 70), (40, 80, 200)  # the paper's: green to red for a step, blue to red for the sum
+
+
+@dataclass(frozen=True)
+class Optimizer(Study):
+    """The latent's update in single iterations, and all that has changed since the input."""
+
+    settings: EditSettings
+    num_scenes: int = 3
+    at: tuple[int, ...] = (10, 50, 100, 200)
+    """Iterations to look at."""
+    name = "optimizer"
+    question = "Does Adam change what the prompt did not ask for?"
+
+    def units(self) -> list[Unit]:
+        return [{"method": method} for method in METHODS]
+
+    def measure(self, teacher: Teacher, unit: Unit) -> list[Row]:
+        method, optimizer = METHODS[unit["method"]]
+        settings = self.settings.model_copy(
+            update={"method": method, "optimizer": optimizer, "iterations": max(self.at)}
+        )
+        examples = drawn_examples(EDIT, self.num_scenes, "development")
+        images = [example.picture for example in examples]
+        x = working_pixels(teacher, images)
+        z_hat = teacher.encode(x).float()  # (N, C, h, w)
+        last, rows = z_hat.clone(), []
+
+        def watch(progress: Progress) -> None:
+            nonlocal last
+            if progress.iteration in self.at:
+                update = (progress.latents - last).norm(dim=1)  # (N, h, w)
+                moved = (progress.latents - z_hat).norm(dim=1)
+                pictures = compose(teacher, images, x, z_hat, progress.latents)
+                for place, example in enumerate(examples):
+                    rows.append(
+                        {
+                            "method": unit["method"],
+                            "scene": place,
+                            "iterations": progress.iteration,
+                            "shape": list(update.shape[1:]),
+                            "update": update[place].flatten().tolist(),
+                            "moved": moved[place].flatten().tolist(),
+                            "update_inside": _share_inside(update[place].cpu().numpy(), example),
+                            "moved_inside": _share_inside(moved[place].cpu().numpy(), example),
+                            "png": png_bytes(pictures[place]),
+                        }
+                    )
+            last = progress.latents.clone()
+
+        edit(teacher, images, [e.prompt for e in examples], [e.source_prompt for e in examples], settings, watch)
+        return rows
+
+    def figure(self, rows: Sequence[Row]) -> Image.Image:
+        lines = []
+        for method in METHODS:
+            cells = [row for row in rows if (row["method"], row["scene"]) == (method, 0)]
+            lines.append((method, [(from_png(cell["png"]), "") for cell in cells]))
+            for kind, low, title in (("update", _GREEN, "this iteration"), ("moved", _BLUE, "since the input")):
+                highest = max(max(cell[kind]) for cell in cells)
+                maps = [Image.fromarray(heat(cell[kind], cell["shape"], low, highest)) for cell in cells]
+                shares = [f"{cell[f'{kind}_inside']:.0%} inside the sofa" for cell in cells]
+                lines.append((title, list(zip(maps, shares, strict=True))))
+        return sheet([f"iteration {at}" for at in self.at], lines)
+
+    def finding(self, rows: Sequence[Row]) -> str:
+        shares = {
+            method: float(
+                np.mean([r["moved_inside"] for r in rows if (r["method"], r["iterations"]) == (method, max(self.at))])
+            )
+            for method in METHODS
+        }
+        said = ", ".join(f"{method} {share:.0%}" for method, share in shares.items())
+        return (
+            f"Of all that {max(self.at)} iterations moved in the latent (squared norm), inside the sofa lies: {said}."
+        )
+
+
+def _share_inside(norms: "np.ndarray[tuple[int, int], np.dtype[np.float32]]", example: Example) -> float:
+    """The share of the squared norms in cells of the latent of which the mask covers any pixel."""
+    assert example.mask is not None
+    height, width = norms.shape
+    cells = example.mask.reshape(height, example.mask.shape[0] // height, width, -1).any(axis=(1, 3))  # (h, w)
+    energy = norms.astype(np.float64) ** 2
+    return float(energy[cells].sum() / max(energy.sum(), 1e-12))

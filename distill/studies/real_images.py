@@ -1,0 +1,70 @@
+"""One's own pictures edited, with and without a text of what they show (supplement, figures 5 and 6)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from distill.examples import photographs
+from distill.settings import EditSettings
+from distill.studies.study import Row, Study, Unit, from_png, sheet, trajectory
+from synth.pixels import png_bytes
+from synth.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class RealImages(Study):
+    """A gallery: nothing is measured but how far the picture moved, for there is no true answer."""
+
+    settings: EditSettings
+    paths: tuple[Path, ...]
+    prompt: str
+    source_prompt: str
+    at: tuple[int, ...] = (50, 100, 200)
+    """Iterations to look at."""
+    name = "real-images"
+    question = "What does an edit need to be told of the picture?"
+
+    def units(self) -> list[Unit]:
+        sources = dict.fromkeys((self.source_prompt, ""))
+        return [{"path": str(path), "source": source} for path in self.paths for source in sources]
+
+    def measure(self, teacher: Teacher, unit: Unit) -> list[Row]:
+        with Image.open(unit["path"]) as opened:
+            (example,) = photographs([opened], unit["source"], self.prompt)
+        settings = self.settings.model_copy(update={"iterations": max(self.at)})
+        seen = {0: [example.image], **trajectory(teacher, [example], settings, self.at)}
+        return [
+            {
+                "path": Path(unit["path"]).name,
+                "source": unit["source"],
+                "prompt": self.prompt,
+                "iterations": iterations,
+                "moved": float(np.abs(picture.astype(np.float64) - example.image).mean()),
+                "png": png_bytes(Image.fromarray(picture)),
+            }
+            for iterations, (picture,) in seen.items()
+        ]
+
+    def figure(self, rows: Sequence[Row]) -> Image.Image:
+        lines = []
+        for path, source in dict.fromkeys((row["path"], row["source"]) for row in rows):
+            cells = [row for row in rows if (row["path"], row["source"]) == (path, source)]
+            lines.append(
+                (
+                    f'{path}: "{source}" -> "{self.prompt}"',
+                    [(from_png(cell["png"]), f"moved {cell['moved']:.1f} of 255") for cell in cells],
+                )
+            )
+        return sheet(["input", *(f"{at} iterations" for at in self.at)], lines)
+
+    def finding(self, rows: Sequence[Row]) -> str:
+        last = [row for row in rows if row["iterations"] == max(self.at)]
+        said = [
+            f"{np.mean([row['moved'] for row in last if row['source'] == source]):.1f} of 255 from "
+            + (f'"{source}"' if source else "the null text")
+            for source in dict.fromkeys(row["source"] for row in last)
+        ]
+        return f"Mean absolute change of a pixel: {', '.join(said)}."

@@ -1,0 +1,82 @@
+"""How many iterations an edit needs (supplement, figure 2)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from distill.examples import drawn_examples
+from distill.settings import EditSettings
+from distill.studies.study import Row, Study, Unit, from_png, scored, sheet, trajectory
+from synth.miniature.readers import FactorReader
+from synth.pixels import png_bytes
+from synth.teacher import Teacher
+
+EDITS: tuple[tuple[str, dict[str, str], dict[str, str]], ...] = (
+    ("easy", {"color": "red", "material": "leather"}, {}),
+    ("easy", {"weather": "sunset"}, {"weather": "clear"}),
+    ("structural", {"flower": "tulips"}, {"flower": "none"}),
+    ("structural", {"character": "sculpture"}, {"character": "person"}),
+)
+
+
+@dataclass(frozen=True)
+class Steps(Study):
+    """DDS as published, looked at after 100, 200, 300 and 400 iterations."""
+
+    settings: EditSettings
+    num_scenes: int = 4
+    at: tuple[int, ...] = (100, 200, 300, 400)
+    """Iterations to look at."""
+    name = "steps"
+    question = "Do large changes of structure need more iterations than changes of surface?"
+
+    def units(self) -> list[Unit]:
+        return [{"place": place} for place in range(len(EDITS))]
+
+    def measure(self, teacher: Teacher, unit: Unit) -> list[Row]:
+        kind, factors, given = EDITS[unit["place"]]
+        examples = drawn_examples(factors, self.num_scenes, "development", **given)
+        settings = self.settings.model_copy(update={"iterations": max(self.at)})
+        seen = {0: [example.image for example in examples], **trajectory(teacher, examples, settings, self.at)}
+        reader = FactorReader.load()
+        return [
+            {
+                "edit": example.edit,
+                "kind": kind,
+                "scene": place,
+                "iterations": iterations,
+                **scored(pictures[place], example, reader),
+                "png": png_bytes(Image.fromarray(pictures[place])),
+            }
+            for iterations, pictures in seen.items()
+            for place, example in enumerate(examples)
+        ]
+
+    def figure(self, rows: Sequence[Row]) -> Image.Image:
+        lines = []
+        for kind, edit in dict.fromkeys((row["kind"], row["edit"]) for row in rows):
+            for scene in range(min(2, self.num_scenes)):
+                cells = [row for row in rows if (row["edit"], row["scene"]) == (edit, scene)]
+                lines.append(
+                    (f"{edit} ({kind})", [(from_png(c["png"]), f"{c['psnr_inside']:.1f} dB inside") for c in cells])
+                )
+        return sheet(["input", *(f"{at} iterations" for at in self.at)], lines)
+
+    def finding(self, rows: Sequence[Row]) -> str:
+        said = []
+        for kind in ("easy", "structural"):
+            gained = {
+                at: _mean(rows, kind, at, "psnr_inside") - _mean(rows, kind, 0, "psnr_inside") for at in (200, 400)
+            }
+            right = {at: _mean(rows, kind, at, "right") for at in (200, 400)}
+            said.append(
+                f"{kind} edits: {gained[200]:+.1f} dB inside the mask after 200 iterations, {gained[400]:+.1f} after "
+                f"400; factor right in {right[200]:.0%} and {right[400]:.0%}"
+            )
+        return "; ".join(said) + "."
+
+
+def _mean(rows: Sequence[Row], kind: str, iterations: int, figure: str) -> float:
+    return float(np.mean([row[figure] for row in rows if (row["kind"], row["iterations"]) == (kind, iterations)]))
