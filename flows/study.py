@@ -37,6 +37,7 @@ def make_study(
     Raises:
         RunError: for real-images without pictures or prompt.
     """
+    from distill.studies.benchmark import Sweep
     from distill.studies.guidance_bias import GuidanceBias
     from distill.studies.leakage import Leakage
     from distill.studies.optimizer import Optimizer
@@ -51,6 +52,8 @@ def make_study(
     scenes = {} if num_scenes is None else {"num_scenes": num_scenes}
     if name == "guidance-bias":  # it optimises nothing
         return GuidanceBias(**scenes)
+    if name == "sweep":  # it chooses the settings
+        return Sweep(**scenes)
     of_edits: dict[str, Callable[..., Study]] = {
         "steps": Steps,
         "optimizer": Optimizer,

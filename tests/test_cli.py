@@ -113,9 +113,9 @@ def test_a_training_needs_a_painted_set(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("verb", ["export", "evaluate"])
+@pytest.mark.parametrize("verb", ["export", "evaluate translator"])
 def test_verbs_of_a_run_need_a_run(verb: str, tmp_path: Path) -> None:
-    result = distillery(verb, tmp_path)
+    result = distillery(*verb.split(), tmp_path)
     assert result.exit_code == 2
     assert (
         result.stderr == f"error: {tmp_path} is no run folder: `distillery run RECIPE --out {tmp_path}` makes one\n"

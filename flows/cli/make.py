@@ -1,4 +1,4 @@
-"""The verbs that end in a model file: paint, distil, export, measure."""
+"""The verbs that end in a model file: paint, distil, export."""
 
 import json
 from collections.abc import Callable
@@ -137,29 +137,11 @@ def export(folder: Path) -> None:
     \b
     distillery export runs/sofas
     """
-    recipe = _recipe_of(folder)
+    recipe = recipe_of(folder)
     prepare()
     from flows.export import export as write_model
 
     click.echo(f"model  {write_model(recipe, folder)}")
-
-
-@click.command()
-@click.argument("folder", type=FOLDER)
-def evaluate(folder: Path) -> None:
-    """Measure the model file of the run in FOLDER on drawn scenes, whoever its teacher was.
-
-    \b
-    distillery evaluate runs/sofas
-    """
-    recipe = _recipe_of(folder)
-    prepare()
-    from flows.export import evaluate as measure
-    from flows.report import write_report
-
-    measure(recipe, folder)
-    write_report(recipe, folder)
-    tell_results(folder)
 
 
 def _resolve(recipe: str, teacher: str | None, num_images: int | None, overrides: tuple[str, ...]) -> Any:
@@ -171,7 +153,8 @@ def _resolve(recipe: str, teacher: str | None, num_images: int | None, overrides
     return load_recipe(recipe, [*short, *overrides])
 
 
-def _recipe_of(folder: Path) -> Any:
+def recipe_of(folder: Path) -> Any:
+    """The recipe of a run."""
     from flows.run_folder import RunFolder
 
     return RunFolder(folder).load_recipe()
@@ -190,4 +173,4 @@ def tell_results(out: Path) -> None:
             click.echo(f"{name:7}{path}")
 
 
-VERBS = run, synthesize, import_photos, distill, export, evaluate
+VERBS = run, synthesize, import_photos, distill, export
