@@ -207,8 +207,10 @@ def train_unet(args: argparse.Namespace) -> None:
         with torch.autocast(device.type, torch.bfloat16):
             context = networks["text_encoder"](ids).last_hidden_state
             eps = predict(xt.contiguous(memory_format=layout(device)), t, context).sample
-        # Min-SNR-5 weights (Hang et al. 2023, arXiv 2303.09556): what is learned first is what there is to see.
-        weight = (5 * (1 - alpha_bar) / alpha_bar).clamp(max=1)
+        # As weights of the error in x0: Min-SNR-5 (Hang et al. 2023, arXiv 2303.09556), so that what is learned first
+        # is what there is to see, and never less than 0.2, so that the text is listened to where there is only noise.
+        snr = alpha_bar / (1 - alpha_bar)
+        weight = snr.clamp(0.2, 5) / snr
         loss: Tensor = (weight * (eps.float() - noise) ** 2).mean()
         return loss
 
