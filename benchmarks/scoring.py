@@ -1,0 +1,114 @@
+"""What the scores cost beside the bare network calls that they cannot do without, in one run.
+
+    python benchmarks/scoring.py [--teacher miniature] [--rounds 20]
+
+    iteration  an iteration of zero-shot DDS, over one bare call of the network on its four branches
+    plain      the same, over a loop as the authors' notebook has it: one call of four, autograd, SGD
+    shared     teacher passes of K = 4 edits of an image with one source branch, over the plain way's 4 K
+
+All take turns, so that whatever else the machine does falls on all.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+from tqdm import tqdm
+
+from distill.edit import optimize
+from distill.scores import dds, shared_source_dds
+from distill.settings import EditSettings
+from synth.settings import TeacherSettings
+from synth.teacher import Conditioning, Teacher
+
+_EDITS = 4
+_ITERATIONS = 10  # a turn
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", default="miniature")
+    parser.add_argument("--rounds", type=int, default=20)
+    args = parser.parse_args()
+    teacher = Teacher.load(TeacherSettings(id=args.teacher))
+    side = teacher.defaults.image_size // teacher.vae_scale_factor
+    generator = torch.Generator().manual_seed(0)
+    z_hat = torch.randn((1, teacher.latent_channels, side, side), generator=generator).to(teacher.device)
+    y, y_hat = teacher.encode_prompt(["a red leather sofa"]), teacher.encode_prompt(["a grey fabric sofa"])
+    settings = EditSettings(iterations=_ITERATIONS, guidance_scale=7.5, learning_rate=2.0)
+
+    def ours() -> None:
+        optimize(teacher, z_hat, y, y_hat, settings)
+
+    def bare() -> None:
+        """The network alone, on what one iteration must give it."""
+        z_t = torch.cat([z_hat] * 4).to(teacher.dtype)
+        t = torch.full((4,), 500, device=teacher.device)
+        texts = Conditioning.cat([teacher.null, teacher.null, y_hat, y])
+        with torch.no_grad():
+            for _ in range(_ITERATIONS):
+                teacher.family.predict_noise(z_t, t, texts)
+
+    def plain() -> None:
+        """No function of ours but the network call: a loss whose gradient is the score, carried by autograd."""
+        z = z_hat.clone().requires_grad_(True)
+        optimizer = torch.optim.SGD([z], lr=0.1)
+        texts = Conditioning.cat([teacher.null, teacher.null, y_hat, y])
+        for _ in range(_ITERATIONS):
+            with torch.no_grad():
+                t = torch.randint(50, 950, (1,), device=z.device)
+                eps = torch.randn_like(z)
+                both = teacher.add_noise(torch.cat([z_hat, z]), torch.cat([eps] * 2), torch.cat([t] * 2))
+                out = teacher.family.predict_noise(torch.cat([both] * 2).to(teacher.dtype), torch.cat([t] * 4), texts)
+                null, conditional = out.chunk(2)
+                guided = null + 7.5 * (conditional - null)
+                gradient = torch.nan_to_num(guided[1:] - guided[:1])
+            loss = 2000 * (z * gradient).sum() / z[0, 0].numel()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    several = z_hat[:, None].repeat(1, _EDITS, 1, 1, 1)
+    texts = teacher.encode_prompt(["a red sofa", "a blue sofa", "a pink sofa", "a green sofa"])
+    t = torch.full((1,), 500, device=teacher.device)
+    eps = torch.randn_like(z_hat)
+
+    def shared() -> None:
+        shared_source_dds(teacher, several, z_hat, texts, y_hat, t, eps, 7.5)
+
+    def separate() -> None:
+        dds(
+            teacher,
+            several[0],
+            z_hat.repeat(_EDITS, 1, 1, 1),
+            texts,
+            y_hat.expand(_EDITS),
+            t.repeat(_EDITS),
+            eps.repeat(_EDITS, 1, 1, 1),
+            7.5,
+        )
+
+    seconds = {work.__name__: 0.0 for work in (ours, bare, plain, shared, separate)}
+    for round_ in tqdm(range(args.rounds + 1)):
+        for work in (ours, bare, plain, shared, separate):
+            spent = _timed(work, teacher.device)
+            seconds[work.__name__] += spent if round_ else 0.0  # the first round warms up
+    print(f"iteration  {seconds['ours'] / seconds['bare']:.3f} of the bare call")
+    print(f"plain      {seconds['ours'] / seconds['plain']:.3f} of the notebook's way")
+    print(f"shared     {seconds['separate'] / seconds['shared']:.3f} times as fast as {_EDITS} plain scores")
+
+
+def _timed(work: Callable[[], None], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
