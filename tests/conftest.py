@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub: no test asks the network
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -243,3 +244,22 @@ def tiny_clip_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="session")
+def finished(prefect_server: None, tiny_sd_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from small_runs import run_command
+
+    out = tmp_path_factory.mktemp("runs") / "small"
+    result = run_command(tiny_sd_folder, out)
+    assert result.exit_code == 0, result.output
+    assert f"report {out / 'report.html'}\nmodel  {out / 'model.onnx'}\n" in result.stdout
+    return out

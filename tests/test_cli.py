@@ -46,6 +46,7 @@ def test_every_verb_has_help_with_an_example() -> None:
             "export",
             "import-photos",
             "inspect",
+            "publish",
             "run",
             "serve",
             "study",

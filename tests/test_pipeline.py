@@ -2,59 +2,18 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors.torch import load_file
+from small_runs import SMALL, command, run_command, small_recipe
 
-from flows.cli import main
-from flows.recipe import Recipe, load_recipe
+from flows.recipe import load_recipe
 from inference.runtime import Translator
-
-SMALL = [
-    *("scenes.count=6", "scenes.shard_size=4", "scenes.batch_size=2", "scenes.num_inference_steps=2"),
-    *("training.steps=4", "training.batch_size=2", "training.checkpoint_every=2", "training.sample_every=4"),
-    *("evaluation.num_scenes=2", "evaluation.num_no_op_scenes=1"),
-]
-
-
-@pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
-
-
-def command(*arguments: str | Path) -> Result:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-def run_command(teacher: Path, out: Path, *more: str) -> Result:
-    overrides = [part for override in (*SMALL, *more) for part in ("--set", override)]
-    return command("run", "sofas", "--teacher", teacher, *overrides, "--out", out)
-
-
-def small_recipe(teacher: Path, *more: str) -> Recipe:
-    return load_recipe("sofas", [f'teacher.id="{teacher}"', *SMALL, *more])
-
-
-@pytest.fixture(scope="session")
-def finished(prefect_server: None, tiny_sd_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "small"
-    result = run_command(tiny_sd_folder, out)
-    assert result.exit_code == 0, result.output
-    assert f"report {out / 'report.html'}\nmodel  {out / 'model.onnx'}\n" in result.stdout
-    return out
 
 
 def test_a_run_leaves_everything_in_its_folder(finished: Path) -> None:
