@@ -38,6 +38,8 @@ class Run:
         if self.init is not None:
             for name, network in self.networks.items():
                 kind: Any = type(network)
+                if not (self.init / name).exists():
+                    continue  # it serves the training alone, and is not shipped
                 shipped = kind.from_pretrained(self.init / name)
                 network.load_state_dict(shipped.state_dict())
         self.networks.to(self.device)
