@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from tqdm import tqdm
 
+from flows.progress import Bar, key_of, markdown_picture, open_progress, say, show_markdown
 from flows.recipe import Recipe
+from flows.robust import RETRIES, gpu_alone
 from flows.run_folder import RunFolder, digest
+from flows.start import name_run, start
 from flows.synthesize import open_teacher
 
 if TYPE_CHECKING:
@@ -40,11 +42,13 @@ def distill(recipe: Recipe, out: Path) -> Path:
     teacher, painted = open_teacher(recipe.teacher), PaintedSet(run.dataset)
     made_from = digest(teacher.fingerprint, painted.fingerprint, recipe.edits, settings.model_dump(mode="json"))
     if run.is_done("distill", made_from, run.student):
+        say(f"the student of {settings.steps} steps is in {run.student}: nothing to train")
         return run.student
     teacher.require_scorer()
     run.samples.mkdir(exist_ok=True)
-    tqdm.write(f"distilling from {teacher.name} on {teacher.device}")
-    with tqdm(total=settings.steps, desc="distilling", unit="step") as bar:
+    say(f"distilling from {teacher.name} on {teacher.device}")
+    artifact = open_progress("steps", recipe.name)
+    with Bar("distilling", settings.steps, "step", artifact=artifact) as bar:
         for record in train(teacher, painted, Template(recipe.scenes), recipe.edits, settings, run.path):
             _log(run.metrics, record.row(), first=bar.n == 0)
             bar.update(record.step - bar.n)
@@ -98,13 +102,39 @@ def _save(student: "LatentTranslator", folder: Path) -> None:
     os.replace(part, folder)
 
 
-@task(name="train", cache_policy=NO_CACHE)  # the checkpoints are the cache
+@task(name="train", cache_policy=NO_CACHE, **RETRIES)  # the checkpoints are the cache
 def train_task(recipe: Recipe, out: Path) -> Path:
     """The training's steps that are not done yet."""
     return distill(recipe, out)
 
 
 @flow(name="distill", flow_run_name="{recipe.name}")
-def distill_flow(recipe: Recipe, out: Path) -> Path:
-    """A painted set -> a student."""
-    return train_task(recipe, out)
+def distill_flow(recipe: Recipe, out: Path, data: str | None = None, changes: tuple[str, ...] = ()) -> Path:
+    """A painted set -> a student. A training that was stopped goes on from its last checkpoint.
+
+    Args:
+        recipe: the edits, and how to train.
+        out: the run folder.
+        data: where the painted set is, a folder or a URL, if not in the run folder.
+        changes: keys of the recipe that are other, such as "training.steps=200".
+    """
+    recipe = start(recipe, changes)
+    name_run(f"train {recipe.name} in {out}")
+    run = RunFolder.claim(recipe, out)
+    if data is not None:
+        run.use_dataset(data)
+    before = run.last_work()
+    with gpu_alone(recipe.teacher.device):
+        student = train_task.with_options(timeout_seconds=recipe.operations.timeout_hours * 3600)(recipe, out)
+    if run.last_work() != before:
+        _show(recipe, run)
+    return student
+
+
+def _show(recipe: Recipe, run: RunFolder) -> None:
+    """In the UI: painted images as the student edits them at its last step."""
+    samples = sorted(run.samples.glob("step_*.png"))
+    if samples:
+        caption = "; ".join(["input", *recipe.edits])
+        page = f"Columns: {caption}.\n\n{markdown_picture(samples[-1].read_bytes(), caption)}"
+        show_markdown(key_of(recipe.name, "samples"), page, f"{recipe.name}: painted images, edited")

@@ -10,43 +10,54 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from tqdm import tqdm
 
+from flows.progress import key_of, markdown_picture, say, show_link, show_markdown, show_table
 from flows.recipe import Recipe
+from flows.robust import RETRIES, gpu_alone
 from flows.run_folder import RunFolder, digest, write_whole
+from flows.start import name_run, start
 from flows.synthesize import open_teacher
 from synth.errors import RecipeError, RunError
 
 if TYPE_CHECKING:
     from distill.evaluate import Images, Reader
+    from inference.settings import Kind
     from synth.teacher import Teacher
 
 _NUM_PARITY_IMAGES = 4
+_NUM_CALIBRATION_IMAGES = 64  # for int8; others than those of the parity check
 _NUM_GRID_ROWS = 6
 _MEASURE_AT = 128  # px: the one size that the factor readers know; a model file takes any
 
 
 def export(recipe: Recipe, out: Path) -> Path:
-    """Write the run's model file, held to PyTorch's own answers; returns its path.
+    """Write the run's model files, each held to PyTorch's own answers; returns the main one's path.
 
     Raises:
         RunError: if there is no student yet.
-        ExportError: if the file would not agree with PyTorch; then none is written.
+        ExportError: if a file would not agree with PyTorch; then it is not written, and all others are.
     """
     import numpy as np
 
     from distill.translator import LatentTranslator
-    from inference.export import export_onnx
+    from inference.export import export_files
     from inference.settings import ModelMetadata
     from synth.dataset import PaintedSet
 
     run = RunFolder.claim(recipe, out)
     if not run.student.exists():
         raise RunError(f"{out} has no student yet: `distillery distill RECIPE --data SET --out {out}` trains one")
-    made_from = digest(run.fingerprint_of("distill"), recipe.export.model_dump(mode="json"), recipe.validated_on)
-    if run.is_done("export", made_from, run.model):
+    made_from = digest(run.fingerprint_of("distill"), recipe.export.opset, recipe.validated_on)
+    files = {kind: out / kind.file_name for kind in recipe.export.kinds()}
+    missing = {kind: path for kind, path in files.items() if not run.is_done(_stage(kind), made_from, path)}
+    for kind in files.keys() - missing.keys():
+        say(f"{files[kind]} is up to date: nothing to export")
+    if not missing:
         return run.model
     teacher, painted = open_teacher(recipe.teacher), PaintedSet(run.dataset)
     student = LatentTranslator.from_pretrained(run.student, use_safetensors=True)
-    images = np.stack([painted.image(index) for index in range(min(_NUM_PARITY_IMAGES, len(painted)))])
+    calibrated = any(kind.precision == "int8" for kind in missing)
+    num_images = _NUM_PARITY_IMAGES + (_NUM_CALIBRATION_IMAGES if calibrated else 0)
+    images = np.stack([painted.image(index) for index in range(min(num_images, len(painted)))])
     metadata = ModelMetadata(
         name=recipe.name,
         edits=student.edits,
@@ -56,9 +67,21 @@ def export(recipe: Recipe, out: Path) -> Path:
         data_fingerprint=painted.fingerprint,
         validated_on=recipe.validated_on,
     )
-    export_onnx(teacher.vae, student, metadata, run.model, images, recipe.export)
-    run.mark_done("export", made_from)
+    parity_images, calibration_images = images[:_NUM_PARITY_IMAGES], images[_NUM_PARITY_IMAGES:]
+    for kind, report in export_files(
+        teacher.vae, student, metadata, missing, parity_images, calibration_images, recipe.export
+    ):
+        run.mark_done(_stage(kind), made_from)
+        say(
+            f"{files[kind]} differs from PyTorch by {report.max_difference:.1e} at most (of 2), "
+            f"{report.min_psnr_db:.1f} dB at least"
+        )
     return run.model
+
+
+def _stage(kind: "Kind") -> str:
+    """The name under which the run folder keeps what a file was made from; the main one's goes on to its figures."""
+    return "export" if kind.file_name == "model.onnx" else f"export {kind.file_name}"
 
 
 def has_true_answers(recipe: Recipe) -> bool:
@@ -83,7 +106,7 @@ def evaluate(recipe: Recipe, out: Path, reader: "Reader | None" = None) -> Path:
         RecipeError: if the drawn world does not know the recipe's edits.
     """
     from distill.evaluate import average, choose_scenes, evaluate_edits, grid_image
-    from inference.export import record_metrics
+    from inference.formats import record_metrics
     from inference.runtime import Translator
     from synth.miniature.readers import FactorReader
 
@@ -92,6 +115,7 @@ def evaluate(recipe: Recipe, out: Path, reader: "Reader | None" = None) -> Path:
         raise RunError(f"{out} has no model file yet: `distillery export {out}` writes one")
     made_from = digest(run.fingerprint_of("export"), settings.model_dump(mode="json"))
     if run.is_done("evaluate", made_from, run.evaluation, run.grid):
+        say(f"{run.model} is measured already")
         return run.evaluation
     scenes = choose_scenes(recipe.edits, settings.num_scenes, settings.split)
     translator, teacher = Translator.load(run.model), open_teacher(recipe.teacher)
@@ -137,22 +161,54 @@ def _through_vae(teacher: "Teacher", images: "Images") -> "Images":
     return to_uint8(teacher.decode(teacher.encode(to_float(torch.from_numpy(images)).to(teacher.device))))
 
 
-@task(name="export", cache_policy=NO_CACHE)
+@task(name="export", cache_policy=NO_CACHE, **RETRIES)
 def export_task(recipe: Recipe, out: Path) -> Path:
-    """One ONNX file."""
+    """The model files."""
     return export(recipe, out)
 
 
-@task(name="evaluate", cache_policy=NO_CACHE)
+@task(name="evaluate", cache_policy=NO_CACHE, **RETRIES)
 def evaluate_task(recipe: Recipe, out: Path) -> Path:
     """The numbers and the grid."""
     return evaluate(recipe, out)
 
 
-@flow(name="export", flow_run_name="{recipe.name}")
-def export_flow(recipe: Recipe, out: Path) -> Path:
-    """A student -> a model file, measured where the drawn world can judge it."""
-    model = export_task(recipe, out)
-    if has_true_answers(recipe):
-        evaluate_task(recipe, out)
+@flow(name="export", flow_run_name="{out}")
+def export_flow(out: Path, recipe: Recipe | None = None, changes: tuple[str, ...] = ()) -> Path:
+    """A student -> a model file, measured where the drawn world can judge it.
+
+    Args:
+        out: the run folder.
+        recipe: of the run; left out, the one in its folder.
+        changes: keys of the recipe that are other, such as "export.opset=21".
+    """
+    recipe = recipe or RunFolder(out).load_recipe()
+    recipe = start(recipe, changes)
+    name_run(f"export {recipe.name} in {out}")
+    run = RunFolder.claim(recipe, out)
+    before = run.last_work()
+    limit = recipe.operations.timeout_hours * 3600
+    with gpu_alone(recipe.teacher.device):
+        model = export_task.with_options(timeout_seconds=limit)(recipe, out)
+        if has_true_answers(recipe):
+            evaluate_task.with_options(timeout_seconds=limit)(recipe, out)
+    if run.last_work() != before:
+        _show(recipe, run)
     return model
+
+
+def _show(recipe: Recipe, run: RunFolder) -> None:
+    """In the UI: how the file agrees with PyTorch, the figures, the grid, and where the file is."""
+    from inference.runtime import Translator
+
+    name = recipe.name
+    parity = Translator.load(run.model, ["cpu"]).metadata["parity_cases"]
+    show_table(key_of(name, "parity"), parity, f"{name}: the model file beside PyTorch")
+    show_link(key_of(name, "model"), run.model, f"{name}: the model file")
+    if run.evaluation.exists():
+        figures = json.loads(run.evaluation.read_text())
+        rows = [*figures["edits"], *figures["means"]]
+        show_table(key_of(name, "numbers"), rows, f"{name}: {figures['num_scenes']} scenes, {figures['split']} split")
+    if run.grid.exists():
+        page = markdown_picture(run.grid.read_bytes(), "input, translated, true counterfactual")
+        show_markdown(key_of(name, "grid"), page, f"{name}: input, translated, true counterfactual")

@@ -4,19 +4,29 @@ import json
 from pathlib import Path
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 
 from flows.distill import distill_flow
 from flows.export import export_flow
+from flows.progress import key_of, say, show_link, show_markdown
+from flows.promotion import promote
 from flows.recipe import Recipe
 from flows.report import markdown_table, write_report
+from flows.retention import clear_old_runs
+from flows.robust import gpu_alone
 from flows.run_folder import RunFolder
+from flows.start import name_run, start
 from flows.synthesize import synthesize_flow
 
 
 @flow(name="pipeline", flow_run_name="{recipe.name}")
-def pipeline(recipe: Recipe, out: Path) -> Path:
-    """Paint, distil, export, measure, report. What is on disk from an earlier attempt is kept.
+def pipeline(recipe: Recipe, out: Path | None = None, data: str | None = None, changes: tuple[str, ...] = ()) -> Path:
+    """Paint, distil, export, measure, promote, report. What is on disk from an earlier attempt is kept.
+
+    Args:
+        recipe: which teacher, which scenes, which edits, and how.
+        out: the run folder; left out, `runs/NAME-FINGERPRINT`, the same for the same recipe.
+        data: where the painted set goes, a folder or a URL such as s3://bucket/sofas, if not into the run folder.
+        changes: keys of the recipe that are other, as `--set` has them: "training.steps=200".
 
     Returns:
         The path of the model file.
@@ -24,11 +34,33 @@ def pipeline(recipe: Recipe, out: Path) -> Path:
     Raises:
         DistilleryError: in one line, for anything that a person can mend.
     """
+    recipe = start(recipe, changes)
+    out = out or RunFolder.default_path(recipe)
     run = RunFolder.claim(recipe, out)
-    synthesize_flow(recipe, run.dataset)
-    distill_flow(recipe, out)
-    model = export_flow(recipe, out)
+    if data is not None:
+        run.use_dataset(data)
+    name_run(f"{recipe.name}: {recipe.scenes.count} images, {recipe.training.steps} steps, in {out}")
+    before = run.last_work()
+    with gpu_alone(recipe.teacher.device):
+        num_painted = synthesize_flow(recipe, run.dataset)
+        distill_flow(recipe, out)
+        model = export_flow(out, recipe)
+    verdict = promote(recipe, out)
+    say(verdict.why)
+    if num_painted == 0 and run.last_work() == before and run.report.exists():
+        say(f"nothing was to do: {out} holds this recipe's run, whole")
+        return model
     write_report(recipe, out)
-    if run.evaluation.exists():
-        create_markdown_artifact(markdown_table(json.loads(run.evaluation.read_text())), key="numbers")
+    _show(recipe, run)
+    for path in clear_old_runs(recipe, out):
+        say(f"deleted {path}, by the recipe's operations.keep_runs")
     return model
+
+
+def _show(recipe: Recipe, run: RunFolder) -> None:
+    """In the UI: the figures as a page, and where the report is."""
+    page = f"{json.loads(run.promotion.read_text())['why']}\n"
+    if run.evaluation.exists():
+        page += f"\n{markdown_table(json.loads(run.evaluation.read_text()))}\n"
+    show_markdown(key_of(recipe.name, "outcome"), page, f"{recipe.name}: what came of it")
+    show_link(key_of(recipe.name, "report"), run.report, f"{recipe.name}: the report")

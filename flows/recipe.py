@@ -15,6 +15,7 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
 from distill.settings import EvaluationSettings, TrainingSettings
+from flows.settings import OperationSettings
 from inference.settings import ExportSettings
 from synth.errors import RecipeError
 from synth.prompts import Template
@@ -37,6 +38,7 @@ class Recipe(Settings):
     training: TrainingSettings = Field(default_factory=lambda: TrainingSettings.model_validate({}))
     export: ExportSettings = ExportSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    operations: OperationSettings = OperationSettings()
 
 
 def recipe_names() -> list[str]:
@@ -77,6 +79,25 @@ def validate(values: Mapping[str, Any], source: str = "the recipe") -> Recipe:
             raise RecipeError(f"{source}: edits.{name} replaces no slot: it would change nothing")
         template.edited(template.scene(0).slots, edit)
     return recipe
+
+
+def changed(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """A resolved recipe with some keys changed: "training.steps=200", as `load_recipe` takes them.
+
+    In a resolved recipe the preset's values are written out. So a new `training.preset` starts the training's
+    settings anew, and the other overrides go over it, whatever their order.
+
+    Raises:
+        RecipeError: in one line, for a key or value that is wrong.
+    """
+    if not overrides:
+        return recipe
+    values: dict[str, Any] = recipe.model_dump(mode="json", exclude_none=True)
+    if any(override.partition("=")[0].strip() == "training.preset" for override in overrides):
+        values["training"] = {}
+    for override in overrides:
+        _override(values, override)
+    return validate(values, recipe.name)
 
 
 def to_toml(recipe: Recipe) -> str:

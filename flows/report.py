@@ -65,6 +65,8 @@ def write_report(recipe: Recipe, out: Path) -> Path:
     """Write the run's report.html from what is in its folder; one file that needs nothing beside it."""
     run = RunFolder(out)
     body = [f"<h1>{html.escape(recipe.name)}</h1>", f"<p>Validated on: {html.escape(recipe.validated_on)}.</p>"]
+    if run.promotion.exists():
+        body.append(f"<p>{html.escape(json.loads(run.promotion.read_text())['why'])}</p>")
     if run.evaluation.exists():
         evaluation = json.loads(run.evaluation.read_text())
         body.append(

@@ -7,20 +7,23 @@ metrics.jsonl   one line a step       grid.png          input, translated, true 
 samples/        step_000500.png       report.html       all of it on one page
 latents/        the set's latents     stages.json       what each output was made from
 dataset.url     where the set is, if not in dataset/
+promotion.json  whether `latest` was moved to this run, and why
 """
 
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from flows.recipe import Recipe, flatten, load_recipe, to_toml
 from synth.errors import RecipeError, RunError
 
+RUNS = Path("runs")  # in the working directory
 _MAY_GROW = ("scenes.count", "training.steps")  # a set can be painted further, a training can go on
 _MAY_CHANGE = (
-    *("validated_on", "teacher.device", "teacher.allow_cpu", "export.", "evaluation."),
+    *("validated_on", "teacher.device", "teacher.allow_cpu", "export.", "evaluation.", "operations."),
     *("training.checkpoint_every", "training.keep_checkpoints", "training.sample_every", "training.micro_batch_size"),
     "training.preset",  # its values are compared
 )
@@ -41,6 +44,7 @@ class RunFolder:
         self.grid = path / "grid.png"
         self.report = path / "report.html"
         self.stages = path / "stages.json"
+        self.promotion = path / "promotion.json"
 
     @property
     def dataset(self) -> str:
@@ -51,6 +55,13 @@ class RunFolder:
     def use_dataset(self, url: str) -> None:
         """Take a set that lies elsewhere."""
         write_whole(self.path / "dataset.url", f"{url}\n".encode())
+
+    @staticmethod
+    def default_path(recipe: Recipe) -> Path:
+        """Where a run goes that nobody named a folder for: the same recipe into the same folder, so that its next run
+        finds all done, and another recipe, though it bears the same name, into another."""
+        matters = {key: value for key, value in flatten(recipe).items() if not key.startswith(_MAY_CHANGE)}
+        return RUNS / f"{slug(recipe.name)}-{digest(matters)[:8]}"
 
     @classmethod
     def claim(cls, recipe: Recipe, path: Path) -> "RunFolder":
@@ -93,6 +104,10 @@ class RunFolder:
         stages = self._stages() | {stage: fingerprint}
         write_whole(self.stages, (json.dumps(stages, indent=2) + "\n").encode())
 
+    def last_work(self) -> int:
+        """When a stage last made something, in ns; 0 for never. A stage that finds all done leaves it as it is."""
+        return self.stages.stat().st_mtime_ns if self.stages.exists() else 0
+
     def _stages(self) -> dict[str, str]:
         if not self.stages.exists():
             return {}
@@ -115,6 +130,11 @@ class RunFolder:
                 f"{self.path} holds another run: its {key} is {before!r}, this recipe's is {now!r}; "
                 "choose another --out, or delete the folder"
             )
+
+
+def slug(name: str) -> str:
+    """A recipe's name as part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "run"
 
 
 def digest(*parts: Any) -> str:

@@ -1,16 +1,23 @@
 """First stage: the teacher paints the recipe's scenes."""
 
+import time
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.progress import Bar, key_of, markdown_picture, open_progress, say, show_link, show_markdown
 from flows.recipe import Recipe
+from flows.robust import RETRIES, gpu_alone
+from flows.start import name_run, start
+from synth.errors import RunError
 from synth.settings import TeacherSettings
 
 if TYPE_CHECKING:
+    from synth.dataset import Painting
     from synth.teacher import Teacher
 
 
@@ -70,13 +77,90 @@ def plan(recipe: Recipe) -> str:
     return "\n".join(lines)
 
 
-@task(name="paint", cache_policy=NO_CACHE)  # the shards on disk are the cache
-def paint_task(recipe: Recipe, url: str) -> str:
-    """All shards that are not there yet."""
-    return synthesize(recipe, url)
+@lru_cache(maxsize=1)  # opening it may load a CLIP model, which is too much for every shard
+def _painting(recipe_json: str, url: str) -> "Painting":
+    from synth.dataset import Painting
+
+    recipe = Recipe.model_validate_json(recipe_json)
+    return Painting(open_teacher(recipe.teacher), recipe.scenes, url)
+
+
+@task(name="plan", cache_policy=NO_CACHE, **RETRIES)
+def plan_task(recipe: Recipe, url: str) -> dict[int, int]:
+    """The shards that are missing or short -> how many pictures they lack."""
+    _painting.cache_clear()  # what a person vetoed since counts
+    return _painting(recipe.model_dump_json(), url).unfinished()
+
+
+@task(name="paint", task_run_name="shard {number:05d}", cache_policy=NO_CACHE, **RETRIES)
+def paint_task(recipe: Recipe, url: str, number: int, done: int, artifact: UUID | None) -> None:
+    """One shard, whole. `done` pictures of the set are there already."""
+    bar: Any
+    with Bar("painting", recipe.scenes.count, "image", done, artifact, leave=False) as bar:
+        _painting(recipe.model_dump_json(), url).paint_shard(number, bar)
+
+
+@task(name="finish set", cache_policy=NO_CACHE, **RETRIES)
+def finish_task(recipe: Recipe, url: str, images_per_second: float) -> None:
+    """Near duplicates, the card, the gallery."""
+    _painting(recipe.model_dump_json(), url).finish(images_per_second)
 
 
 @flow(name="synthesize", flow_run_name="{recipe.name}")
-def synthesize_flow(recipe: Recipe, url: str) -> str:
-    """Words -> a data set folder."""
-    return paint_task(recipe, url)
+def synthesize_flow(recipe: Recipe, url: str, part: int = 0, parts: int = 1, changes: tuple[str, ...] = ()) -> int:
+    """Words -> a data set folder. Shard by shard; what is there already is kept.
+
+    Args:
+        recipe: what to paint, and who paints it.
+        url: where the set goes: a folder, or a URL such as s3://bucket/sofas.
+        part: which share of the shards to paint, from 0 on, where several workers share the work.
+        parts: how many shares there are. Shards need nothing of each other, so that shares can be painted at once, on
+            any machines; a last run without shares paints what is missing, replaces near duplicates across shards and
+            writes the card.
+        changes: keys of the recipe that are other, such as "scenes.count=500".
+
+    Returns:
+        How many pictures were painted now.
+
+    Raises:
+        RunError: if there is no such part.
+    """
+    if not 0 <= part < parts:
+        raise RunError(f"part {part} of {parts}: parts are counted from 0 to {parts - 1}")
+    recipe = start(recipe, changes)
+    name_run(f"paint {recipe.name} into {url}")
+    limit = recipe.operations.timeout_hours * 3600
+    with gpu_alone(recipe.teacher.device):
+        todo = {number: lack for number, lack in plan_task(recipe, url).items() if number % parts == part}
+        done = recipe.scenes.count - sum(todo.values())
+        num_new = sum(todo.values())
+        share = f"all {done} images" if parts == 1 else f"all images of part {part} of {parts}"
+        if not todo:
+            say(f"{share} are in {url}: nothing to paint")
+        else:
+            teacher = open_teacher(recipe.teacher)
+            say(f"painting {num_new} images in {len(todo)} shards, with {teacher.name} on {teacher.device}")
+        artifact = open_progress("images", recipe.name) if todo else None
+        started = time.perf_counter()
+        for number, lacking in todo.items():
+            paint_task.with_options(timeout_seconds=limit)(recipe, url, number, done, artifact)
+            done += lacking
+        rate = num_new / (time.perf_counter() - started) if todo else 0.0
+        if parts == 1:
+            finish_task.with_options(timeout_seconds=limit)(recipe, url, rate)
+    if todo and parts == 1:
+        _show(recipe, url)
+    return num_new
+
+
+def _show(recipe: Recipe, url: str) -> None:
+    """In the UI: the set's card as a page: what varies, what was rejected, a grid of samples."""
+    from synth.store import Store
+
+    store = Store(url)
+    card = store.read("README.md").decode().rpartition("\n---\n")[2]
+    grid = "![a sample](grid.png)"
+    if grid in card:
+        card = card.replace(grid, markdown_picture(store.read("grid.png"), "a sample"))
+    show_markdown(key_of(recipe.name, "data"), card, f"{recipe.name}: the painted set")
+    show_link(key_of(recipe.name, "data-set"), url, f"{recipe.name}: where the set lies")

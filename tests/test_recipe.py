@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.recipe import flatten, load_recipe, recipe_names, to_toml, validate
+from flows.recipe import changed, flatten, load_recipe, recipe_names, to_toml, validate
 from flows.run_folder import RunFolder
 from synth.errors import RecipeError, RunError
 from synth.prompts import Template
@@ -138,3 +138,25 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(RunError, match="is no run folder: `distillery run"):
         RunFolder(tmp_path).load_recipe()
+
+
+def test_a_resolved_recipe_changes_key_by_key() -> None:
+    sofas = load_recipe("sofas")
+    assert changed(sofas, []) == sofas
+    other = changed(sofas, ["training.seed=3", "teacher.id=some/model"])
+    assert other == load_recipe("sofas", ["training.seed=3", "teacher.id=some/model"])
+    published = changed(sofas, ["training.seed=3", "training.preset=paper"])
+    assert (published.training.steps, published.training.seed) == (125_000, 3), "a new preset brings its own values"
+    with pytest.raises(RecipeError, match="did you mean 'steps'"):
+        changed(sofas, ["training.stepz=3"])
+    with pytest.raises(RecipeError, match="is no key=value"):
+        changed(sofas, ["training.steps"])
+
+
+def test_the_default_folder_is_the_recipe_s_own() -> None:
+    sofas = RunFolder.default_path(load_recipe("sofas"))
+    assert sofas.parent.name == "runs" and sofas.name.startswith("sofas-")
+    same = ["export.opset=21", "operations.keep_runs=3", "teacher.device=cpu", "training.checkpoint_every=7"]
+    assert RunFolder.default_path(load_recipe("sofas", same)) == sofas
+    for another in ("training.steps=7", "scenes.count=7", "teacher.id=some/model", "edits.grey={color='grey'}"):
+        assert RunFolder.default_path(load_recipe("sofas", [another])) != sofas

@@ -12,11 +12,16 @@ from synth.cpu import prepare_cpu
 
 def prepare() -> None:
     """The libraries say only what a person must know, and leave nothing behind."""
+    quiet_libraries()
+    prepare_cpu()
+    _private_prefect()
+
+
+def quiet_libraries() -> None:
+    """Neither bars of their own nor advice to programmers."""
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    prepare_cpu()
-    _private_prefect()
 
 
 def _private_prefect() -> None:

@@ -1,0 +1,21 @@
+"""The settings that this room owns: how long, how good and how many. No Prefect here."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from synth.settings import Settings
+
+
+class OperationSettings(Settings):
+    """How runs are looked after. Nothing here changes a pixel or a weight, so all of it may change within a run."""
+
+    timeout_hours: Annotated[float, Field(gt=0)] = 48.0
+    """A shard, a training, an export or a measurement that takes longer is given up; what is on disk stays."""
+    keep_runs: Annotated[int, Field(gt=0)] | None = None
+    """After a run, so many finished runs of the recipe are kept beside each other, the newest; the one that `latest`
+    names is kept besides. None deletes nothing."""
+    tolerated_right: Annotated[float, Field(ge=0, le=1)] = 0.03
+    """How much smaller than the last good model's a new model's share of right edits may be."""
+    tolerated_psnr: Annotated[float, Field(ge=0)] = 0.3
+    """How much lower than the last good model's a new model's PSNR may be, in dB, for edits and no-ops alike."""
