@@ -1,0 +1,24 @@
+# Untested: no container engine was at hand when this was written.
+# A worker, or `distillery` itself. CPU by default; for CUDA:
+#   docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128 -t dds-distillery:cuda .
+FROM python:3.12-slim
+
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1 DISTILLERY_HOME=/work
+
+# The folders of the volumes, with their owner: a fresh volume takes both from here.
+RUN useradd --create-home distillery \
+    && mkdir -p /app /work/runs /home/distillery/.cache \
+    && chown -R distillery /app /work /home/distillery
+WORKDIR /app
+COPY --chown=distillery pyproject.toml constraints.txt README.md LICENSE prefect.yaml ./
+COPY --chown=distillery flows flows
+COPY --chown=distillery inference inference
+COPY --chown=distillery distill distill
+COPY --chown=distillery synth synth
+# torch first, from its own index: the constraint's version, built for what TORCH_INDEX names
+RUN pip install "$(grep '^torch==' constraints.txt)" --index-url "$TORCH_INDEX" \
+    && pip install --constraint constraints.txt --editable ".[pipeline,s3]" asyncpg
+
+USER distillery
+CMD ["prefect", "worker", "start", "--pool", "distillery", "--type", "process"]
