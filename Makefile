@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo web test check clean
 
 setup: $(READY)
 
@@ -15,6 +15,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)  ## the main job, small: paint, distil, export, measure
 	$(BIN)/distillery run demo --out runs/demo
+
+web: $(READY)  ## onnxruntime-web beside the browser's page, by npm
+	$(BIN)/python -m inference.web.fetch
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -102,6 +102,8 @@ class Translator:
 
     providers: list[str]
     """ONNX Runtime's names of what the network runs on, the one that does most of the work first."""
+    file: Path | None = None
+    """Where the model lies, if it was loaded from a file."""
 
     def __init__(self, session: ort.InferenceSession, metadata: dict[str, Any]):
         self._session = session
@@ -131,7 +133,9 @@ class Translator:
         if not file.is_file():
             raise ModelFileError(f"no model file at {file}: check the path, or make one with `distillery export`")
         session = _open_session(file, _choose_providers(providers), num_threads, optional=providers is None)
-        return cls(session, _read_metadata(session, file))
+        translator = cls(session, _read_metadata(session, file))
+        translator.file = file
+        return translator
 
     @overload
     def __call__(self, images: npt.NDArray[Any], edit: str, strength: float = 1.0) -> UInt8Array: ...

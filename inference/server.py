@@ -1,5 +1,6 @@
-"""Model files over HTTP: a picture in, the edited picture out as PNG.
+"""Model files over HTTP: a picture in, the edited picture out as PNG, and a page that does it in the browser.
 
+    GET  /               the page: the picture stays in the browser, only the model comes from here
     POST /v1/translate   the picture as multipart field `image` or as the raw body; model, edit and strength as query
                          or form fields
     GET  /v1/models      what is served, each with its edits
@@ -31,9 +32,11 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel
 
+from inference import page
 from inference.batcher import BatchingTranslator
 from inference.runtime import Translator, TranslatorError
 from inference.uploads import Ask, Limits, Refused, Turnstile, parse_fields, receive
+from inference.web import fetch
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # not all of Pillow's: some start other programs
 CHUNK_BYTES = 2**16  # of an answer: a slow reader then holds up the sender, not the memory
@@ -80,7 +83,7 @@ def create_app(
 ) -> FastAPI:
     """The application over `translators`, by name. It closes them in the end, where they can be closed.
 
-    token: when given, all under /v1 wants it as `Authorization: Bearer ...`.
+    token: when given, all under /v1 and the model files want it as `Authorization: Bearer ...`.
 
     Raises ServerError for a token that no header can carry, or where there are no models.
     """
@@ -170,6 +173,7 @@ def create_app(
             await upload.close()
         return StreamingResponse(_chunks(png), media_type="image/png", headers={"Content-Length": str(len(png))})
 
+    app.include_router(page.make_router(translators, authorise))
     return app
 
 
@@ -246,6 +250,8 @@ def serve(app: FastAPI, listener: socket.socket, tell: Callable[[str], None]) ->
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # Limits decide, and say so
     host, port = listener.getsockname()[:2]
     tell(f"listening on http://{f'[{host}]' if ':' in host else host}:{port} (docs at /docs); Ctrl-C ends it")
+    if not fetch.is_there():
+        tell("its page needs onnxruntime-web: `make web` in the project fetches it; all else works without")
     try:
         make_server(app).run(sockets=[listener])
     except KeyboardInterrupt:

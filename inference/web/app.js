@@ -1,0 +1,146 @@
+// The page: a picture, an edit, a strength, and before and after. The network runs in worker.js.
+const $ = (id) => document.getElementById(id);
+const worker = new Worker("worker.js", { type: "module" });
+const waiting = new Map(); // id of a message to the worker -> what to do with its answer
+let lastId = 0, picture = null, loaded = false, busy = false, stale = false, url = null;
+
+worker.onmessage = ({ data: { id, error, ...answer } }) => {
+  const { resolve, reject } = waiting.get(id);
+  waiting.delete(id);
+  if (error) reject(new Error(error));
+  else resolve(answer);
+};
+worker.onerror = () => say("The page's worker does not start: use a newer browser.", true);
+
+function ask(message, transfer = []) {
+  const id = ++lastId;
+  worker.postMessage({ id, ...message }, transfer);
+  return new Promise((resolve, reject) => waiting.set(id, { resolve, reject }));
+}
+
+// state: what a test, or a style, can wait for.
+function say(text, isError = false, state = isError ? "error" : "busy") {
+  $("status").textContent = text;
+  $("status").classList.toggle("error", isError);
+  document.body.dataset.state = state;
+}
+
+async function guarded(work) {
+  try {
+    await work();
+  } catch (error) {
+    say(error.message, true);
+  }
+}
+
+async function request(path) {
+  const token = $("token").value;
+  const response = await fetch(path, token ? { headers: { Authorization: `Bearer ${token}` } } : {});
+  if (response.status === 401) $("token-label").hidden = false;
+  return response;
+}
+
+// models.json lies beside the page: [{"name": "sofas", "file": "models/sofas.onnx"}]. The server writes it by itself.
+async function listModels() {
+  const response = await request("models.json");
+  if (response.status === 401) return say("This server wants its token.", true);
+  const models = response.ok ? await response.json() : [];
+  $("model").replaceChildren(...models.map(({ name, file }) => new Option(name, file)));
+  $("model").parentElement.hidden = models.length === 0;
+  if (models.length === 0) return say("Choose a model file.", false, "waiting");
+  await fetchModel();
+}
+
+async function fetchModel() {
+  say(`Fetching ${$("model").selectedOptions[0].text} ...`);
+  const response = await request($("model").value);
+  if (!response.ok) throw new Error(`The model cannot be fetched: ${response.status} ${response.statusText}`);
+  await useModel(new Uint8Array(await response.arrayBuffer()));
+}
+
+async function useModel(bytes) {
+  say("Loading the model ...");
+  loaded = false;
+  const { metadata } = await ask({ bytes }, [bytes.buffer]);
+  loaded = true;
+  const edits = Object.entries(metadata.get("edits"));
+  const chosen = $("edit").value;
+  $("edit").replaceChildren(...edits.map(([name, prompt]) => Object.assign(new Option(name, name), { title: prompt })));
+  if (edits.some(([name]) => name === chosen)) $("edit").value = chosen;
+  $("edit").disabled = $("strength").disabled = false;
+  $("about").textContent = ["teacher", "licence", "validated_on"]
+    .filter((key) => metadata.has(key))
+    .map((key) => `${key.replace("_", " ")}: ${metadata.get(key)}`)
+    .join(" · ");
+  await refresh();
+}
+
+async function usePicture(file) {
+  // Upright, and in sRGB, which is what a canvas saves.
+  const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" }).catch(() => {
+    throw new Error(`${file.name} is no picture that this browser reads.`);
+  });
+  const { width, height } = bitmap;
+  for (const canvas of [$("before"), $("after")]) Object.assign(canvas, { width, height });
+  const context = $("before").getContext("2d", { willReadFrequently: true });
+  context.drawImage(bitmap, 0, 0);
+  picture = context.getImageData(0, 0, width, height);
+  $("after").getContext("2d").putImageData(picture, 0, 0);
+  $("invitation").hidden = true;
+  $("stage").hidden = false;
+  await refresh();
+}
+
+// Edit the picture as the controls say now; while one is made, only the last change is remembered.
+async function refresh() {
+  if (!loaded || !picture) return say(loaded ? "Drop a picture." : "Choose a model file.", false, "waiting");
+  if (busy) return void (stale = true);
+  busy = true;
+  try {
+    do {
+      stale = false;
+      say("Editing ...");
+      const started = performance.now(), { data, width, height } = picture;
+      const message = { rgba: data, width, height, edit: $("edit").value, strength: Number($("strength").value) };
+      const { rgba } = await ask(message);
+      if (stale) continue;
+      $("after").getContext("2d").putImageData(new ImageData(rgba, width, height), 0, 0);
+      await offerToSave();
+      say(`Done in ${Math.round(performance.now() - started)} ms.`, false, "done");
+    } while (stale);
+  } finally {
+    busy = false;
+  }
+}
+
+async function offerToSave() {
+  const blob = await new Promise((resolve) => $("after").toBlob(resolve, "image/png"));
+  if (url) URL.revokeObjectURL(url);
+  url = URL.createObjectURL(blob);
+  Object.assign($("save"), { href: url, hidden: false });
+}
+
+$("controls").onsubmit = (event) => event.preventDefault();
+$("model").onchange = () => guarded(fetchModel);
+$("model-file").onchange = ({ target: { files } }) =>
+  files[0] && guarded(async () => useModel(new Uint8Array(await files[0].arrayBuffer())));
+$("token").onchange = () => guarded(listModels);
+$("picture").onchange = ({ target: { files } }) => files[0] && guarded(() => usePicture(files[0]));
+$("edit").onchange = () => guarded(refresh);
+$("strength").oninput = () => {
+  $("strength-shown").textContent = $("strength").value;
+  guarded(refresh);
+};
+$("divide").oninput = () => $("stage").style.setProperty("--divide", `${$("divide").value}%`);
+$("drop").ondragover = (event) => {
+  event.preventDefault();
+  $("drop").classList.add("over");
+};
+$("drop").ondragleave = () => $("drop").classList.remove("over");
+$("drop").ondrop = (event) => {
+  event.preventDefault();
+  $("drop").classList.remove("over");
+  const [file] = event.dataTransfer.files;
+  if (file) guarded(() => (file.name.endsWith(".onnx") ? file.arrayBuffer().then((b) => useModel(new Uint8Array(b))) : usePicture(file)));
+};
+guarded(listModels);

@@ -1,0 +1,240 @@
+"""The browser's page: its resizing beside Pillow's, its routes, and the whole of it in a real Chromium."""
+
+import base64
+import io
+import json
+import shutil
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+from tiny_model import noise, properties, write_model
+
+from inference.page import WEB
+from inference.runtime import Translator
+from inference.server import create_app, listen, load_models, make_server
+from inference.web import fetch
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+TOKEN = "open-sesame"
+AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "model.onnx", properties(name="living rooms"))
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="Node is not installed")
+@pytest.mark.parametrize(
+    ("width", "height", "to_width", "to_height"),
+    [(140, 90, 80, 48), (30, 400, 32, 128), (7, 5, 64, 64), (100, 30, 90, 5), (40, 60, 30, 41), (64, 48, 64, 40)],
+)
+def test_it_resizes_as_pillow_does(tmp_path: Path, width: int, height: int, to_width: int, to_height: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    plane = np.random.default_rng(1).normal(size=(to_height, to_width)).astype(np.float32)
+    (tmp_path / "pixels").write_bytes(pixels.tobytes())
+    (tmp_path / "plane").write_bytes(plane.tobytes())
+    program = f"""
+        import {{ readFileSync, writeFileSync }} from "node:fs";
+        import {{ resizePixels, resizePlane }} from {json.dumps((WEB / "resample.js").as_uri())};
+        const pixels = new Uint8ClampedArray(readFileSync("pixels")), plane = readFileSync("plane");
+        const numbers = new Float32Array(Uint8Array.from(plane).buffer);
+        writeFileSync("small", resizePixels(pixels, {width}, {height}, 3, {to_width}, {to_height}));
+        const large = resizePlane(numbers, {to_width}, {to_height}, {width}, {height});
+        writeFileSync("large", Buffer.from(large.buffer));
+    """
+    (tmp_path / "resize.mjs").write_text(program)
+    subprocess.run(["node", "resize.mjs"], cwd=tmp_path, check=True, capture_output=True)
+    small = np.frombuffer((tmp_path / "small").read_bytes(), np.uint8).reshape(to_height, to_width, 3)
+    large = np.frombuffer((tmp_path / "large").read_bytes(), np.float32).reshape(height, width)
+    expected = np.asarray(Image.fromarray(pixels).resize((to_width, to_height), Image.Resampling.LANCZOS))
+    assert np.abs(small.astype(int) - expected).max() <= (0 if _rows_first_is_known() else 30)
+    expected_plane = np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BICUBIC))
+    assert np.abs(large - expected_plane).max() < 1e-5
+
+
+def _rows_first_is_known() -> bool:
+    """Before 13, Pillow began with the width always, and clipped in between."""
+    import PIL
+
+    return int(PIL.__version__.split(".")[0]) >= 13
+
+
+def test_the_page_and_its_models_are_served(model: Path) -> None:
+    with TestClient(create_app(load_models([str(model)]))) as client:
+        page = client.get("/")
+        assert page.status_code == 200 and "text/html" in page.headers["content-type"]
+        assert page.headers["cross-origin-embedder-policy"] == "require-corp"  # or WebAssembly gets one core
+        for name in ("app.js", "worker.js", "translator.js", "resample.js"):
+            assert "text/javascript" in client.get(f"/{name}").headers["content-type"]
+        ((listed),) = client.get("/models.json").json()
+        assert listed == {"name": "living rooms", "file": "models/living%20rooms.onnx"}
+        assert client.get(f"/{listed['file']}").content == model.read_bytes()
+        assert client.get("/models/other.onnx").status_code == 404
+        assert client.get("/models/../server.onnx").status_code == 404
+        assert client.get("/fetch.py").status_code == 404
+
+
+def test_models_want_the_token_and_the_page_does_not(model: Path) -> None:
+    with TestClient(create_app(load_models([str(model)]), token=TOKEN)) as client:
+        assert client.get("/").status_code == 200
+        for path in ("/models.json", "/models/living%20rooms.onnx"):
+            assert client.get(path).status_code == 401
+            assert client.get(path, headers=AUTHORISED).status_code == 200
+
+
+def test_models_with_weights_beside_them_are_not_for_pages(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "large.onnx"
+    path.write_bytes(model.read_bytes())
+    path.with_name("large.onnx.data").write_bytes(b"weights")
+    with TestClient(create_app(load_models([str(path)]))) as client:
+        assert client.get("/models.json").json() == []
+
+
+def test_the_page_names_nothing_that_is_elsewhere() -> None:
+    for path in WEB.iterdir():
+        if path.suffix in (".html", ".js", ".css"):
+            assert "http://" not in path.read_text() and "https://" not in path.read_text(), path.name
+
+
+class Browser:
+    """A page in a headless Chromium, over its DevTools protocol."""
+
+    def __init__(self, profile: Path):
+        from websockets.sync.client import connect
+
+        assert CHROMIUM is not None
+        flags = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--remote-debugging-port=0",
+            "--disable-dev-shm-usage",
+        ]
+        command = [CHROMIUM, *flags, f"--user-data-dir={profile}", "about:blank"]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        port_file = profile / "DevToolsActivePort"
+        _wait(lambda: port_file.exists() and port_file.read_text().count("\n") >= 1, "Chromium to start", 90)
+        port = port_file.read_text().splitlines()[0]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list") as answer:
+            (tab,) = [tab for tab in json.load(answer) if tab["type"] == "page"]
+        self._socket = connect(tab["webSocketDebuggerUrl"], max_size=None)
+        self._last = 0
+
+    def call(self, method: str, **parameters: Any) -> Any:
+        self._last += 1
+        self._socket.send(json.dumps({"id": self._last, "method": method, "params": parameters}))
+        while (answer := json.loads(self._socket.recv(60))).get("id") != self._last:
+            pass
+        assert "error" not in answer, answer["error"]
+        return answer["result"]
+
+    def evaluate(self, expression: str) -> Any:
+        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def put_file(self, selector: str, path: Path) -> None:
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", files=[str(path)], nodeId=node)
+
+    def wait_for(self, state: str) -> None:
+        def reached() -> bool:
+            now, text = self.evaluate("[document.body?.dataset.state, document.body?.innerText]")
+            assert now != "error" or state == "error", text
+            return bool(now == state)
+
+        _wait(reached, f"the page to be {state}", 60)
+
+    def close(self) -> None:
+        self._socket.close()
+        self._process.terminate()
+        self._process.wait()
+
+
+def _wait(reached: Any, what: str, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < end, f"waited {seconds} s for {what}"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def address(model: Path) -> Iterator[str]:
+    with listen("127.0.0.1", 0) as listener:
+        server = make_server(create_app(load_models([str(model)])))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield "http://{}:{}".format(*listener.getsockname())
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    browser = Browser(tmp_path / "profile")
+    yield browser
+    browser.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.skipif(not fetch.is_there(), reason="`make web` puts onnxruntime-web beside the page")
+def test_in_a_browser_it_paints_the_runtime_s_pixels(
+    model: Path, address: str, browser: Browser, tmp_path: Path
+) -> None:
+    browser.call("Page.navigate", url=f"{address}/")
+    browser.wait_for("waiting")
+    assert browser.evaluate("crossOriginIsolated")
+    assert browser.evaluate("[...document.querySelectorAll('#edit option')].map(o => o.value)") == [
+        *("red leather", "blue fabric")
+    ]
+    translator = Translator.load(model, num_threads=1)
+    for number, size in enumerate([(64, 64), (90, 140), (400, 30)]):
+        picture = tmp_path / f"{number}.png"
+        Image.fromarray(noise(*size, seed=number)).save(picture)
+        browser.evaluate("document.body.dataset.state = 'asked'")
+        browser.put_file("#picture", picture)
+        browser.wait_for("done")
+        for edit, strength in (("red leather", 1), ("blue fabric", 0.7), ("blue fabric", 0)):
+            browser.evaluate(
+                f"""document.body.dataset.state = "asked";
+                document.getElementById("edit").value = {json.dumps(edit)};
+                document.getElementById("strength").value = {strength};
+                document.getElementById("strength").dispatchEvent(new Event("input"));"""
+            )
+            browser.wait_for("done")
+            url = browser.evaluate("document.getElementById('after').toDataURL('image/png')")
+            painted = np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"))
+            expected = np.asarray(translator(picture, edit, strength))
+            assert painted.shape == expected.shape
+            assert np.abs(painted.astype(int) - expected).max() <= (1 if strength else 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.skipif(not fetch.is_there(), reason="`make web` puts onnxruntime-web beside the page")
+def test_in_a_browser_what_goes_wrong_is_said(address: str, browser: Browser, tmp_path: Path) -> None:
+    browser.call("Page.navigate", url=f"{address}/")
+    browser.wait_for("waiting")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    browser.put_file("#picture", broken)
+    browser.wait_for("error")
+    assert browser.evaluate("document.getElementById('status').textContent").startswith("broken.png is no picture")
+    foreign = tmp_path / "foreign.onnx"
+    foreign.write_bytes(b"\x08\x07")  # a protobuf message, but without our metadata
+    browser.evaluate("document.body.dataset.state = 'asked'")
+    browser.put_file("#model-file", foreign)
+    browser.wait_for("error")
+    assert "not made by" in browser.evaluate("document.getElementById('status').textContent")
