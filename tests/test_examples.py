@@ -1,14 +1,17 @@
 """The examples, run as their readers run them, against the runtime's own answers."""
 
+import json
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from tiny_model import noise, properties, write_model
+from tiny_model import METADATA, OFFSETS, noise, properties, write_model
 
 from inference.runtime import Translator
 
@@ -34,6 +37,48 @@ def test_python_with_onnxruntime_alone(model: Path, tmp_path: Path, size: tuple[
     subprocess.run([sys.executable, "-I", "-c", program, *arguments], check=True, capture_output=True)
     expected = Translator.load(model, num_threads=1)(source, "red leather", 0.7)
     assert np.array_equal(Image.open(target), expected)
+
+
+class TinyNetwork(torch.nn.Module):
+    """The model of `tiny_model`, in torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("offsets", torch.from_numpy(OFFSETS))
+
+    def forward(self, image: torch.Tensor, edit: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
+        change = (self.offsets[edit] * strength[:, None])[:, :, None, None]  # (N, 3, 1, 1)
+        left, right = image.chunk(2, dim=3)
+        return torch.cat([left + change, right], dim=3).clamp(-1, 1)
+
+
+@pytest.fixture(scope="module")
+def torchscript(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model.torchscript"
+    example = torch.zeros(2, 3, 24, 40), torch.tensor([0, 1]), torch.ones(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, which nobody here can mend
+        traced = torch.jit.trace(TinyNetwork(), example)
+        torch.jit.save(traced, path, _extra_files={"distillery.json": json.dumps(METADATA)})
+    return path
+
+
+@pytest.mark.parametrize(("size", "bound"), [((64, 64), 1), ((90, 140), 8), ((400, 30), 8)])
+def test_torchscript_with_torch_alone(
+    model: Path, torchscript: Path, tmp_path: Path, size: tuple[int, int], bound: int
+) -> None:
+    """Where the network's size is the picture's own, the same pixels; else another cubic scales the change."""
+    source, target = tmp_path / "room.ppm", tmp_path / "edited.ppm"
+    Image.fromarray(noise(*size)).save(source)
+    absent = ["numpy", "PIL", "onnxruntime", "synth", "distill", "inference", "flows"]
+    program = (
+        f"import runpy, sys; sys.modules.update(dict.fromkeys({absent}));"
+        "sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    arguments = [str(EXAMPLES / "python_torchscript.py"), str(torchscript), str(source), "red leather", str(target)]
+    subprocess.run([sys.executable, "-I", "-c", program, *arguments, "0.7"], check=True, capture_output=True)
+    expected = np.asarray(Translator.load(model, num_threads=1)(source, "red leather", 0.7)).astype(int)
+    assert np.abs(np.asarray(Image.open(target)) - expected).max() <= bound
 
 
 @pytest.mark.skipif(not shutil.which("node"), reason="Node is not installed")
