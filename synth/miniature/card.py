@@ -30,7 +30,7 @@ model. It knows the drawn world and nothing else.
 
 ```python
 pipeline = diffusers.StableDiffusionPipeline.from_pretrained("synth/miniature/weights")
-pipeline("a red leather sofa in a living room with grey walls", num_inference_steps=20, guidance_scale=3.0)
+pipeline("a red leather sofa in a living room with grey walls", num_inference_steps=12, guidance_scale=4.0)
 ```
 
 Samples for unseen captions; the last row is the null text:
@@ -129,7 +129,7 @@ def _training(log: list[dict[str, Any]]) -> str:
     """Each stage's calls, cost and losses."""
     lines = ["## Training\n", "| stage | settings of its last call | steps | minutes | loss: first, last |"]
     lines.append("|---|---|---|---|---|")
-    for stage in ("vae", "unet"):
+    for stage in ("vae", "unet", "reader"):
         calls = [entry["call"] for entry in log if entry.get("call", {}).get("stage") == stage]
         rows = [entry for entry in log if entry.get("stage") == stage]
         if not rows:

@@ -316,7 +316,14 @@ def assemble(out: Path, folder: Path) -> None:
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder, max_shard_size="14MB")
-    defaults = {"image_size": SIZE, "num_inference_steps": 20, "guidance_scale": 3.0, "licence": "apache-2.0"}
+    defaults = {
+        "image_size": SIZE,
+        "num_inference_steps": 12,
+        "guidance_scale": 4.0,
+        "edit_guidance_scale": 3.0,
+        "edit_learning_rate": 2.0,
+        "licence": "apache-2.0",
+    }
     if (out / "reader" / "reader.safetensors").exists():
         shutil.copytree(out / "reader", folder / "reader", dirs_exist_ok=True)
     (folder / "distillery.json").write_text(json.dumps(defaults, indent=2) + "\n")
