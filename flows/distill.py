@@ -51,8 +51,8 @@ def distill(recipe: Recipe, out: Path) -> Path:
     with Bar("distilling", settings.steps, "step", artifact=artifact) as bar:
         for record in train(teacher, painted, Template(recipe.scenes), recipe.edits, settings, run.path):
             _log(run.metrics, record.row(), first=bar.n == 0)
-            bar.update(record.step - bar.n)
             bar.set_postfix(omega=f"{record.guidance_scale:.2f}", moved=f"{record.identity:.4f}")
+            bar.update(record.step - bar.n)
             if record.step % settings.sample_every == 0 or record.step == settings.steps:
                 draw_samples(teacher, record.student, painted).save(run.samples / f"step_{record.step:06d}.png")
     newest = checkpoints.latest(run.path)

@@ -82,8 +82,8 @@ def _watch(
     every = max(1, settings.iterations // _FRAMES)
 
     def watch(progress: "Progress") -> None:
-        bar.update(len(images))
         bar.set_postfix(update=f"{float(torch.mean(progress.update_norm)):.3f}")
+        bar.update(len(images))
         if progress.iteration % every == 0:
             frames.append(compose(teacher, images, x, z_hat, progress.latents))
             shown = [np.asarray(picture.convert("RGB")) for picture in (*images, *frames[-1])]

@@ -16,11 +16,11 @@ from flows.robust import RETRIES, gpu_alone
 from flows.run_folder import RunFolder, digest, write_whole
 from flows.start import name_run, start
 from flows.synthesize import open_teacher
+from inference.settings import MAIN, Kind
 from synth.errors import RecipeError, RunError
 
 if TYPE_CHECKING:
     from distill.evaluate import Images, Reader
-    from inference.settings import Kind
     from synth.teacher import Teacher
 
 _NUM_PARITY_IMAGES = 4
@@ -79,9 +79,9 @@ def export(recipe: Recipe, out: Path) -> Path:
     return run.model
 
 
-def _stage(kind: "Kind") -> str:
+def _stage(kind: Kind) -> str:
     """The name under which the run folder keeps what a file was made from; the main one's goes on to its figures."""
-    return "export" if kind.file_name == "model.onnx" else f"export {kind.file_name}"
+    return "export" if kind == MAIN else f"export {kind.file_name}"
 
 
 def has_true_answers(recipe: Recipe) -> bool:

@@ -94,7 +94,7 @@ class Bar:
 
     def set_postfix(self, **figures: Any) -> None:
         """Figures behind the bar, in the terminal."""
-        self._bar.set_postfix(**figures)
+        self._bar.set_postfix(refresh=False, **figures)  # shown at its next turn
 
 
 def show_markdown(key: str, markdown: str, description: str) -> None:

@@ -1,109 +1,89 @@
-"""A student and its teacher's VAE as one ONNX file, held to PyTorch's own answers before it may exist."""
+"""A student and its teacher's VAE as model files, each held to PyTorch's own answers before it may exist."""
 
 import copy
 import json
 import logging
-import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import onnx
-import onnxruntime as ort
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
+from torch.export import Dim, ExportedProgram
 
 from distill.translator import LatentTranslator
-from inference.runtime import METADATA_PREFIX, SCHEMA_VERSION
-from inference.settings import ExportSettings, ModelMetadata
+from inference import parity, precision
+from inference.formats import EXTRA_FILE, open_file, publish, set_properties
+from inference.parity import ParityError, ParityReport
+from inference.runtime import SCHEMA_VERSION, UInt8Array
+from inference.settings import MAIN, ExportSettings, Kind, ModelMetadata
 from synth.errors import ExportError
 
-PARITY_TOLERANCE = 1e-3  # largest difference between ONNX Runtime and PyTorch, in [-1, 1] pixels
 MAX_INLINE_BYTES = 1536 * 2**20  # a protobuf file ends at 2 GiB, and PyTorch's exporter stays well below
-TRACE_LATENTS = (17, 25)  # odd, and odd again when halved and rounded up: see `_trace`
-
-UInt8Array = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class ParityCase:
-    """One comparison of ONNX Runtime with PyTorch."""
-
-    batch: int
-    height: int
-    width: int
-    max_difference: float
-
-
-@dataclass(frozen=True)
-class ParityReport:
-    """All comparisons that an exported file passed."""
-
-    cases: tuple[ParityCase, ...]
-
-    @property
-    def max_difference(self) -> float:
-        """The largest difference of all, in [-1, 1] pixels."""
-        return max(case.max_difference for case in self.cases)
+TRACE_LATENTS = (17, 25)  # odd, and odd again when halved and rounded up: see `_Tracer`
 
 
 class ExportModule(nn.Module):
     """The whole of a model file: image to latent, student, and back as a difference of pixels.
 
     vae: a diffusers AutoencoderKL. student: forward(latents (N,C,h,w), edit int64 (N,)) -> delta (N,C,h,w).
-    Holds float32 copies on the CPU; the originals stay as they are.
+    Holds copies on the CPU, in `dtype`; the originals stay as they are. Inputs and output are float32 always.
     """
 
-    def __init__(self, vae: Any, student: nn.Module):
+    def __init__(self, vae: Any, student: nn.Module, dtype: torch.dtype = torch.float32):
         super().__init__()
-        self.vae = copy.deepcopy(vae).cpu().float().eval()
+        self.vae = copy.deepcopy(vae)
         self.vae.disable_tiling()
         self.vae.disable_slicing()
-        self.student = copy.deepcopy(student).cpu().float().eval()
+        self.student = copy.deepcopy(student)
+        self.cpu().to(dtype).eval()
         self.scale = float(vae.config.scaling_factor)
         self.shift = float(vae.config.shift_factor or 0.0)
+        self.dtype = dtype
 
     def forward(self, image: Tensor, edit: Tensor, strength: Tensor) -> Tensor:
         """image (N, 3, H, W) in [-1, 1], edit int64 (N,), strength float (N,) -> translated (N, 3, H, W).
 
-        Exactly the image at strength 0, for both decodes are then the same computation.
+        Both latents go through one decoder in one pass: then its quantised ranges are the same for both, and what
+        rounding does to one it does to the other.
         """
-        z = (self.vae.encode(image).latent_dist.mode() - self.shift) * self.scale  # (N, C, h, w)
+        z = (self.vae.encode(image.to(self.dtype)).latent_dist.mode() - self.shift) * self.scale  # (N, C, h, w)
         delta = self.student(z, edit)  # (N, C, h, w)
-        edited = self._decode(z + strength[:, None, None, None] * delta)  # (N, 3, H, W)
+        amount = strength[:, None, None, None]  # (N, 1, 1, 1)
+        both = torch.cat([z, z + amount.to(self.dtype) * delta])  # (2N, C, h, w)
+        decoded = self.vae.decode(both / self.scale + self.shift).sample  # (2N, 3, H, W)
+        difference = decoded[image.shape[0] :] - decoded[: image.shape[0]]  # (N, 3, H, W)
         # The difference first: (image + edited) - plain would round away the image's last bits.
-        return (image + (edited - self._decode(z))).clamp(-1.0, 1.0)
-
-    def _decode(self, latents: Tensor) -> Tensor:
-        image: Tensor = self.vae.decode(latents / self.scale + self.shift).sample  # (N, 3, H, W)
-        return image
+        translated = (image + difference.float()).clamp(-1.0, 1.0)
+        # By contract, not by luck: a matrix product may round the rows of a batch apart.
+        return torch.where(amount == 0, image, translated)
 
 
-def export_onnx(
+def export_files(
     vae: Any,
     student: nn.Module,
     metadata: ModelMetadata,
-    path: str | os.PathLike[str],
+    files: Mapping[Kind, Path],
     parity_images: UInt8Array,
+    calibration_images: UInt8Array | None = None,
     settings: ExportSettings | None = None,
-) -> ParityReport:
-    """Write `student` and `vae` as one ONNX file at `path`, whole or not at all.
+) -> Iterator[tuple[Kind, ParityReport]]:
+    """Write `student` and `vae` as the files that are asked for, whole or not at all; yields each once it is there.
 
-    parity_images: a few real inputs, uint8 (N, H, W, 3); resized, they are what ONNX Runtime and PyTorch
-    are compared on, at several sizes and batches. Weights beyond 1.5 GiB go into `<path>.data` beside it.
+    files: where each kind goes. Weights beyond 1.5 GiB of an ONNX file go into `<path>.data` beside it.
+    parity_images: a few real inputs, uint8 (N, H, W, 3); resized, they are what a file and PyTorch are compared on,
+        at several sizes and batches.
+    calibration_images: others like them, for int8.
 
-    Raises ExportError when the student's edits are not the metadata's, when it cannot be traced, or when the
-    file disagrees with PyTorch by more than PARITY_TOLERANCE; then nothing is at `path` that was not there before.
+    Raises ExportError when the student's edits are not the metadata's, when it cannot be traced, and, after all
+    others are written, for a file that disagrees with PyTorch by more than its precision's bound; what was at its
+    path before stays.
     """
-    settings = settings or ExportSettings()
-    path = Path(path)
     if parity_images.ndim != 4 or parity_images.shape[-1] != 3 or len(parity_images) == 0:
         raise ExportError(f"parity_images has shape {parity_images.shape}: give uint8 images (N, H, W, 3)")
     if isinstance(student, LatentTranslator) and list(student.edits) != list(metadata.edits):
@@ -111,75 +91,149 @@ def export_onnx(
             f"the student knows {', '.join(student.edits)} and the metadata names {', '.join(metadata.edits)}: "
             "an edit's number is its place in that list, so give the same names in the same order"
         )
-    module = ExportModule(vae, student)
+    if calibration_images is None:
+        calibration_images = parity_images[:0]
+    if any(kind.precision == "int8" for kind in files) and len(calibration_images) == 0:
+        raise ExportError("int8 needs pictures to be calibrated on besides those it is checked on: paint more")
+    opset = (settings or ExportSettings()).opset
     size_multiple = 2 ** (len(vae.config.block_out_channels) - 1)
-    program = _trace(module, size_multiple, len(metadata.edits), settings.opset)
+    reference = ExportModule(vae, student)
+    refused = []
+    with tempfile.TemporaryDirectory(prefix="distillery-export-") as scratch:
+        tracer = _Tracer(reference, Path(scratch), size_multiple, len(metadata.edits), opset)
+        for kind, path in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+                draft = Path(folder) / path.name  # the same name: an ONNX file names its data file
+                tracer.write(kind, draft, calibration_images)
+                try:
+                    report = parity.check(
+                        reference,
+                        open_file(draft, kind.format),
+                        _name(kind),
+                        kind.precision,
+                        parity_images,
+                        len(metadata.edits),
+                        metadata.training_size,
+                        size_multiple,
+                    )
+                except ParityError as error:
+                    refused.append(str(error))
+                    continue
+                properties = metadata.model_dump(mode="json") | {
+                    "schema_version": SCHEMA_VERSION,
+                    "size_multiple": size_multiple,
+                    **({"opset": opset} if kind.format == "onnx" else {"torch": torch.__version__}),
+                    "precision": kind.precision,
+                    "parity_max_difference": report.max_difference,
+                    "parity_min_psnr_db": report.min_psnr_db,
+                    "parity_cases": [asdict(case) for case in report.cases],
+                }
+                tracer.describe(kind, draft, properties)
+                publish(draft, path)
+            yield kind, report
+    if refused:
+        raise ExportError("; ".join(refused))
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-        draft = Path(scratch) / path.name  # the same name: the ONNX file names its data file
-        num_bytes = sum(tensor.nbytes for tensor in module.state_dict().values())
-        program.save(str(draft), external_data=num_bytes > MAX_INLINE_BYTES)
-        report = _check_parity(module, draft, parity_images, metadata, size_multiple)
-        properties = metadata.model_dump(mode="json") | {
-            "schema_version": SCHEMA_VERSION,
-            "size_multiple": size_multiple,
-            "opset": settings.opset,
-            "precision": settings.precision,
-            "parity_max_difference": report.max_difference,
-            "parity_cases": [asdict(case) for case in report.cases],
-        }
-        _set_properties(draft, properties)
-        _publish(draft, path)
-    return report
+
+def _name(kind: Kind) -> str:
+    return f"the {kind.precision} {kind.format} file"
 
 
-def record_metrics(path: str | os.PathLike[str], metrics: dict[str, Any]) -> None:
-    """Put the figures that were measured on the model file at `path` into its metadata, in place of older ones."""
-    path = Path(path)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-        draft = Path(scratch) / path.name
-        draft.write_bytes(path.read_bytes())
-        _set_properties(draft, {"metrics": metrics})
-        _sync(draft)
-        os.replace(draft, path)  # weights beside it, if any, are the same
-
-
-def _trace(module: ExportModule, size_multiple: int, num_edits: int, opset: int) -> Any:
-    """The module as an ONNX program whose batch, height and width are free.
+class _Tracer:
+    """Writes the kinds of file of one module, and traces no more often than it must.
 
     diffusers' U-Net decides in Python whether to hand sizes up to its upsampling blocks: only when a side
     does not divide by 2^(levels - 1). The trace freezes that choice, so it must see such a size; the branch
     that it then keeps is right for every size. Batch 2 and H != W, or the tracer takes them for constants.
     """
-    height, width = (side * size_multiple for side in TRACE_LATENTS)
-    example = {
-        "image": torch.zeros(2, 3, height, width),
-        "edit": torch.tensor([0, num_edits - 1]),
-        "strength": torch.tensor([1.0, 0.5]),
-    }
-    free = Dim.DYNAMIC
-    dynamic_shapes = {"image": {0: free, 2: free, 3: free}, "edit": {0: free}, "strength": {0: free}}
-    try:
-        with _quiet(), torch.no_grad():
-            return torch.onnx.export(
-                module,
-                kwargs=example,
-                dynamo=True,
-                dynamic_shapes=dynamic_shapes,
-                input_names=list(example),
-                output_names=["translated"],
-                opset_version=opset,
-                verbose=False,
-            )
-    except Exception as error:  # the exporter raises many kinds, all of them about the module it was given
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ExportError(f"the student cannot be exported to ONNX: {reason}") from error
+
+    def __init__(self, module: ExportModule, scratch: Path, size_multiple: int, num_edits: int, opset: int):
+        self._module = module
+        self._scratch = scratch
+        self._opset = opset
+        self._num_edits = num_edits
+        height, width = (side * size_multiple for side in TRACE_LATENTS)
+        self._example = {
+            "image": torch.zeros(2, 3, height, width),
+            "edit": torch.tensor([0, num_edits - 1]),
+            "strength": torch.tensor([1.0, 0.5]),
+        }
+        self._archives: dict[Kind, Any] = {}  # what to save again once there is something to say about it
+
+    def write(self, kind: Kind, path: Path, calibration_images: UInt8Array) -> None:
+        """Write one kind, without metadata. Raises ExportError when it cannot be made."""
+        try:
+            with _quiet(), torch.no_grad():
+                if kind.format == "onnx":
+                    self._write_onnx(kind, path, calibration_images)
+                else:
+                    self._archives[kind] = self._archive(kind)
+                    self.describe(kind, path, {})
+        except ExportError:
+            raise
+        except Exception as error:  # the exporters raise many kinds, all of them about the module they were given
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise ExportError(f"{_name(kind)} cannot be made of the student: {reason}") from error
+
+    def describe(self, kind: Kind, path: Path, properties: dict[str, Any]) -> None:
+        """Put metadata into the file at `path`."""
+        extra = {EXTRA_FILE: json.dumps(properties)}
+        if kind.format == "onnx":
+            set_properties(path, properties)
+        elif kind.format == "torchscript":
+            torch.jit.save(self._archives[kind], str(path), _extra_files=extra)
+        else:
+            torch.export.save(self._archives[kind], path, extra_files=extra)
+
+    def _write_onnx(self, kind: Kind, path: Path, calibration_images: UInt8Array) -> None:
+        num_bytes = sum(tensor.nbytes for tensor in self._module.state_dict().values())
+        if kind == MAIN:
+            self._onnx.save(str(path), external_data=num_bytes > MAX_INLINE_BYTES)
+            return
+        source = self._scratch / "float32.onnx"
+        if not source.exists():
+            self._onnx.save(str(source), external_data=num_bytes > MAX_INLINE_BYTES)
+        if kind.precision == "float16":
+            precision.to_float16(source, path, external_data=num_bytes / 2 > MAX_INLINE_BYTES)
+        else:
+            external_data = num_bytes > MAX_INLINE_BYTES  # what stays in float32 is not known before
+            precision.to_int8(source, path, calibration_images, self._num_edits, external_data)
+
+    @cached_property
+    def _onnx(self) -> Any:
+        return torch.onnx.export(
+            self._program,
+            dynamo=True,
+            input_names=list(self._example),
+            output_names=["translated"],
+            opset_version=self._opset,
+            verbose=False,
+        )
+
+    @cached_property
+    def _program(self) -> ExportedProgram:
+        return self._trace(self._module)
+
+    def _trace(self, module: nn.Module) -> ExportedProgram:
+        free = Dim.DYNAMIC
+        dynamic_shapes = {"image": {0: free, 2: free, 3: free}, "edit": {0: free}, "strength": {0: free}}
+        return torch.export.export(module, tuple(self._example.values()), dynamic_shapes=dynamic_shapes, strict=False)
+
+    def _archive(self, kind: Kind) -> Any:
+        """What PyTorch's own two kinds of file hold."""
+        module = self._module
+        if kind.precision == "float16":
+            module = ExportModule(module.vae, module.student, torch.float16)
+        if kind.format == "torchscript":
+            trace: Any = torch.jit.trace  # PyTorch does not annotate it
+            return trace(module, tuple(self._example.values()), check_trace=False)
+        return self._program if kind.precision == "float32" else self._trace(module)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter's remarks on its own insides (deprecations, kernels of torchvision not found)."""
+    """Silence the exporters' remarks on their own insides (deprecations, kernels of torchvision not found)."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.utils._sympy", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -191,83 +245,3 @@ def _quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
-
-
-def _parity_sizes(training_size: int, size_multiple: int) -> list[tuple[int, int, int]]:
-    """(batch, height, width) to compare at: square as trained, odd multiples of both kinds, wide, tall."""
-
-    def odd(fraction: float) -> int:
-        return size_multiple * (2 * round((training_size * fraction / size_multiple - 1) / 2) + 1)
-
-    square = size_multiple * max(1, round(training_size / size_multiple))
-    return [(1, square, square), (3, odd(0.56), odd(0.81)), (2, odd(1.06), square), (1, square, odd(0.56))]
-
-
-def _check_parity(
-    module: ExportModule, draft: Path, images: UInt8Array, metadata: ModelMetadata, size_multiple: int
-) -> ParityReport:
-    """Compare the file with PyTorch, over every edit and several strengths; ExportError where they differ."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # its errors come as exceptions
-    session = ort.InferenceSession(str(draft), options, providers=["CPUExecutionProvider"])
-    pixels = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1.0  # (N, 3, H, W) in [-1, 1]
-    cases = []
-    drawn = 0  # samples so far: edits, strengths and images take turns over all cases
-    for batch, height, width in _parity_sizes(metadata.training_size, size_multiple):
-        turns = torch.arange(drawn, drawn + batch)
-        drawn += batch
-        small = nn.functional.interpolate(pixels, (height, width), mode="bilinear", antialias=True)
-        image = small[turns % len(small)].clamp(-1.0, 1.0)  # (batch, 3, height, width)
-        edit = turns % len(metadata.edits)
-        strength = torch.tensor([1.0, 0.5, 1.5])[turns % 3]
-        with torch.no_grad():
-            expected = module(image, edit, strength).numpy()
-        feeds = {"image": image.numpy(), "edit": edit.numpy(), "strength": strength.numpy()}
-        where = f"at {height}x{width}, batch {batch}"
-        try:
-            actual = session.run(["translated"], feeds)[0]
-            untouched = session.run(["translated"], feeds | {"strength": np.zeros(batch, np.float32)})[0]
-        except Exception as error:  # onnxruntime's exceptions share no base class of their own
-            reason = str(error).splitlines()[0]
-            raise ExportError(f"the exported file fails {where}, nothing was written: {reason}") from error
-        if actual.shape != expected.shape:
-            raise ExportError(f"the exported file gives {actual.shape} for PyTorch's {expected.shape} {where}")
-        difference = float(np.abs(actual - expected).max())
-        if not difference <= PARITY_TOLERANCE:  # so written, a NaN fails too
-            raise ExportError(
-                f"the exported file differs from PyTorch by {difference:.2g} {where}, more than "
-                f"{PARITY_TOLERANCE:g}: nothing was written; the student does something that tracing loses"
-            )
-        if not np.array_equal(untouched, feeds["image"]):
-            raise ExportError(f"the exported file changes the image at strength 0 {where}: nothing was written")
-        cases.append(ParityCase(batch, height, width, difference))
-    return ParityReport(tuple(cases))
-
-
-def _set_properties(path: Path, properties: dict[str, Any]) -> None:
-    """Set metadata properties, each one JSON value, in the ONNX file at `path`; others stay."""
-    model = onnx.load(str(path), load_external_data=False)
-    entries = {entry.key: entry.value for entry in model.metadata_props}
-    entries |= {f"{METADATA_PREFIX}{key}": json.dumps(value) for key, value in properties.items()}
-    onnx.helper.set_model_props(model, entries)
-    model.producer_name = "dds-distillery"
-    onnx.save(model, str(path))
-
-
-def _publish(draft: Path, path: Path) -> None:
-    """Move a finished file, and its weights if they lie beside it, to where people look for it."""
-    draft_data, data = (file.with_name(file.name + ".data") for file in (draft, path))
-    _sync(draft)
-    if draft_data.exists():
-        _sync(draft_data)
-        path.unlink(missing_ok=True)  # absent for a moment rather than joined to another model's weights
-        os.replace(draft_data, data)
-        os.replace(draft, path)
-    else:
-        os.replace(draft, path)
-        data.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -21,7 +21,7 @@ import socket
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
@@ -252,10 +252,9 @@ def serve(app: FastAPI, listener: socket.socket, tell: Callable[[str], None]) ->
     tell(f"listening on http://{f'[{host}]' if ':' in host else host}:{port} (docs at /docs); Ctrl-C ends it")
     if not fetch.is_there():
         tell("its page needs onnxruntime-web: `make web` in the project fetches it; all else works without")
-    try:
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again once all is answered, unless the shell ignores it
         make_server(app).run(sockets=[listener])
-    except KeyboardInterrupt:
-        tell("stopped")
+    tell("stopped")
 
 
 _TEXT = {"application/json": {"schema": {"type": "object", "properties": {"detail": {"type": "string"}}}}}

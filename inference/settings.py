@@ -1,20 +1,54 @@
 """The settings that this room owns, and what a model file says about itself. No torch here."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from synth.settings import Settings
 
+Format = Literal["onnx", "torchscript", "pt2"]
+Precision = Literal["float32", "float16", "int8"]
+
+
+class Kind(NamedTuple):
+    """What a model file is, and the number format of its weights."""
+
+    format: Format
+    precision: Precision
+
+    @property
+    def file_name(self) -> str:
+        """`model.onnx`, `model-float16.pt2`."""
+        return f"model{'' if self.precision == 'float32' else f'-{self.precision}'}.{self.format}"
+
+
+MAIN = Kind("onnx", "float32")
+"""The file that is always there: a run's figures are measured on it, and the runtime takes it everywhere."""
+
 
 class ExportSettings(Settings):
-    """How a student becomes a model file."""
+    """How a student becomes model files."""
 
+    formats: Annotated[tuple[Format, ...], Field(min_length=1)] = ("onnx",)
+    """`onnx` for everything but Python with torch; `torchscript` for torch in C++, `pt2` for torch.export."""
+    precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("float32",)
+    """Of the files' weights, whatever the teacher ran in. float16 halves a file and is for GPUs; int8 is for CPUs,
+    for `onnx` alone, and calibrated on the painted set."""
     opset: Annotated[int, Field(ge=18, le=23)] = 20
     """ONNX operator set. All of these keep parity; 20 gives the quickest file on a CPU: with 21 to 23 the same
     small model took four times as long to load and 14 to 30 % longer to run (onnxruntime 1.31)."""
-    precision: Literal["float32"] = "float32"
-    """Number format of the file's weights, whatever the teacher ran in."""
+
+    @model_validator(mode="after")
+    def _check_int8(self) -> Self:
+        if "int8" in self.precisions and "onnx" not in self.formats:
+            raise ValueError("int8 is for the format onnx alone: add it to the formats, or leave int8 out")
+        return self
+
+    def kinds(self) -> list[Kind]:
+        """The files to write: each format in each precision that it has, and the main one always, first."""
+        wanted = [Kind(format, precision) for format in self.formats for precision in self.precisions]
+        possible = [kind for kind in wanted if kind.precision != "int8" or kind.format == "onnx"]
+        return list(dict.fromkeys([MAIN, *possible]))
 
 
 class ModelMetadata(Settings):
@@ -34,4 +68,4 @@ class ModelMetadata(Settings):
     validated_on: str
     """Where the metrics come from, e.g. "drawn scenes of the miniature, test split"."""
     metrics: dict[str, Any] = Field(default_factory=dict)
-    """Figures of the evaluation; `export.record_metrics` sets them once the file was measured."""
+    """Figures of the evaluation; `formats.record_metrics` sets them once the file was measured."""

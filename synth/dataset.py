@@ -201,8 +201,8 @@ class Painting:
                 if reason is None and image is not None:
                     rows[index] = self._row(scene, image, verdict.scores)
                     if bar is not None:
-                        bar.update()
                         bar.set_postfix(rejects=tried.total() - tried["kept"])
+                        bar.update()
                     continue
                 rejects.append(self._reject(scene, attempt, image, reason or ""))
                 known.add((index, attempt))

@@ -90,8 +90,8 @@ def import_photos(source: str, settings: PhotoSettings, out: str | Path, progres
             else:
                 seen[seed] = photo.name
                 rows.append(_row(photo, image, index, seed))
-            bar.update()
             bar.set_postfix(rejects=len(rejects))
+            bar.update()
             if len(rows) == settings.shard_size:
                 _write(store, number, rows, rejects, identity)
                 number, rows, rejects = number + 1, [], []

@@ -8,12 +8,13 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from synth.hub import MINIATURE
 from synth.miniature.readers import FactorReader, labels_of
 from synth.miniature.score import BARS
 from synth.miniature.world import MASK_OF, render, sample_scene
 from synth.pixels import to_float, to_uint8
 from synth.settings import TeacherSettings
-from synth.teacher import MINIATURE, Teacher
+from synth.teacher import Teacher
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def test_plain_diffusers_paints_what_it_is_told() -> None:
     prompts = [f"a {color} fabric sofa in a living room with white walls and a wooden floor" for color in colors]
     generators = [torch.Generator().manual_seed(index) for index in range(len(prompts))]
     painted = pipeline(
-        prompts, num_inference_steps=20, guidance_scale=3.0, generator=generators, output_type="np"
+        prompts, num_inference_steps=12, guidance_scale=4.0, generator=generators, output_type="np"
     ).images
     assert painted.shape == (6, 128, 128, 3)
     answers = FactorReader.load().read((painted * 255).round().astype(np.uint8))

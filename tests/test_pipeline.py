@@ -44,8 +44,9 @@ def test_the_model_file_is_used_without_torch(finished: Path, tmp_path: Path) ->
 
     result = command("translate", model, picture, "--edit", "all", "--out", tmp_path / "edited")
     names = sorted(path.name for path in (tmp_path / "edited").iterdir())
-    assert names == sorted(f"room_{edit}.png" for edit in Translator.load(model).edits)
-    assert len(result.stdout.split()) == 6
+    pictures = [f"room_{edit}.png" for edit in Translator.load(model).edits]
+    assert names == sorted(["contact_sheet.png", *pictures])
+    assert [Path(line).name for line in result.stdout.split()][:6] == pictures
     with Image.open(tmp_path / "edited" / "room_red-leather.png") as edited:
         assert edited.size == (90, 70)
 
@@ -55,7 +56,18 @@ def test_the_model_file_is_used_without_torch(finished: Path, tmp_path: Path) ->
 
     wrong = command("translate", model, picture, "--edit", "red-lether", "--out", tmp_path / "none")
     assert (wrong.exit_code, "did you mean 'red-leather'?" in wrong.stderr) == (2, True)
-    twice = command("translate", model, picture, picture, "--edit", "red-leather", "--out", tmp_path / "none")
+    (tmp_path / "other").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "other" / "room.png")
+    twice = command(
+        "translate",
+        model,
+        picture,
+        tmp_path / "other" / "room.png",
+        "--edit",
+        "red-leather",
+        "--out",
+        tmp_path / "none",
+    )
     assert (twice.exit_code, (tmp_path / "none").exists()) == (2, False)
 
     described = command("inspect", model).stdout
@@ -76,7 +88,7 @@ def test_another_recipe_is_refused_before_anything_is_done(finished: Path, tiny_
     result = run_command(tiny_sd_folder, finished, "training.learning_rate=0.5")
     assert result.exit_code == 2
     assert result.stderr == (
-        f"error: {finished} holds another run: its training.learning_rate is 0.0003, this recipe's is 0.5; "
+        f"error: {finished} holds another run: its training.learning_rate is 0.0005, this recipe's is 0.5; "
         "choose another --out, or delete the folder\n"
     )
 

@@ -110,7 +110,7 @@ def test_a_run_folder_is_for_one_recipe(tmp_path: Path) -> None:
     assert RunFolder(out).load_recipe() == load_recipe("demo"), "nothing was made yet, so nothing is refused"
     RunFolder.claim(load_recipe("demo"), out)
     (out / "dataset").mkdir()
-    with pytest.raises(RunError, match=r"its training\.learning_rate is 0\.0003, this recipe's is 0\.1"):
+    with pytest.raises(RunError, match=r"its training\.learning_rate is 0\.0005, this recipe's is 0\.1"):
         RunFolder.claim(load_recipe("demo", ["training.learning_rate=0.1"]), out)
     with pytest.raises(RunError, match=r"its edits\.pink is None"):
         RunFolder.claim(load_recipe("demo", ['edits.pink={color="pink"}']), out)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from test_dataset import contents, picked, scenes
 
 from synth.dataset import PaintedSet, synthesize
@@ -30,11 +31,9 @@ def preloaded() -> None:
     FORKS.set_forkserver_preload(["synth.dataset", "diffusers", "test_dataset"])
 
 
-def paint_in_child(teacher: Path, folder: Path, largest_file: int | None = None) -> None:
+def paint_in_child(teacher: Path, folder: Path, threads: int, largest_file: int | None = None) -> None:
     """What a worker's process does; with `largest_file`, on a disk that takes no larger one."""
-    import torch
-
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)  # the parent's: with others, sums round otherwise
     if largest_file is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
@@ -54,7 +53,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(
     draws = random.Random(0)
     kills = 0
     for _ in range(10):
-        child = FORKS.Process(target=paint_in_child, args=(tiny_sd_folder, tmp_path))
+        child = FORKS.Process(target=paint_in_child, args=(tiny_sd_folder, tmp_path, torch.get_num_threads()))
         child.start()
         begun = len(contents(tmp_path)) if tmp_path.exists() else 0
         while child.is_alive() and len(contents(tmp_path)) == begun and kills % 2:
@@ -66,7 +65,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(
             kills += 1
         child.join()
     assert kills >= 3
-    last = FORKS.Process(target=paint_in_child, args=(tiny_sd_folder, tmp_path))
+    last = FORKS.Process(target=paint_in_child, args=(tiny_sd_folder, tmp_path, torch.get_num_threads()))
     last.start()
     last.join()
     assert last.exitcode == 0
@@ -79,7 +78,7 @@ def test_a_disk_that_fills_leaves_whole_shards_and_a_clear_error(
 ) -> None:
     sizes = {name: len(data) for name, data in contents(picked).items() if name.startswith("data")}
     too_small = max(sizes.values()) - 1
-    child = FORKS.Process(target=paint_in_child, args=(tiny_sd_folder, tmp_path, too_small))
+    child = FORKS.Process(target=paint_in_child, args=(tiny_sd_folder, tmp_path, torch.get_num_threads(), too_small))
     child.start()
     child.join()
     said = (tmp_path / "said").read_text()

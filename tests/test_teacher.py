@@ -51,6 +51,8 @@ def test_a_folder_of_the_family_brings_the_family_s_defaults(tiny_teacher: Teach
         "image_size": 64,
         "num_inference_steps": 50,
         "guidance_scale": 7.5,
+        "edit_guidance_scale": 7.5,
+        "edit_learning_rate": 2.0,
     }
     assert (tiny_teacher.vae_scale_factor, tiny_teacher.latent_channels) == (8, 4)
     assert tiny_teacher.family.alphas_cumprod.shape == (1000,)
@@ -153,7 +155,14 @@ def test_the_teacher_s_own_file_sets_its_defaults(
     tiny_sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = copy(tiny_sd_folder, tmp_path / "small")
-    own = {"image_size": 128, "num_inference_steps": 20, "guidance_scale": 3.0, "licence": "apache-2.0"}
+    own = {
+        "image_size": 128,
+        "num_inference_steps": 20,
+        "guidance_scale": 3.0,
+        "edit_guidance_scale": 4.0,
+        "edit_learning_rate": 1.0,
+        "licence": "apache-2.0",
+    }
     (folder / "distillery.json").write_text(json.dumps(own))
     monkeypatch.setenv("DISTILLERY_MINIATURE", str(folder))
     teacher = load("miniature")

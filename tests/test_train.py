@@ -39,8 +39,12 @@ SETTINGS = TrainingSettings(
     batch_size=3,
     learning_rate=1e-3,
     warmup_steps=2,
+    guidance_end=3.0,
     guidance_warmup_steps=3,
+    lambda_id_start=3.0,
+    lambda_id_end=1.5,
     lambda_id_steps=3,
+    ema_decay=0.0,
     checkpoint_every=2,
     autocast="off",
 )

@@ -131,17 +131,29 @@ def distill(
 
 @click.command()
 @click.argument("folder", type=FOLDER)
-def export(folder: Path) -> None:
-    """Write the model file of the run in FOLDER, from its student.
+@click.option("--format", "formats", metavar="LIST", help="Of onnx, torchscript and pt2, with commas.")
+@click.option("--precision", "precisions", metavar="LIST", help="Of float32, float16 and int8, with commas.")
+def export(folder: Path, formats: str | None, precisions: str | None) -> None:
+    """Write the model files of the run in FOLDER, from its student.
+
+    model.onnx in float32 is always there; what the options name is written beside it, each format in each precision
+    (int8 for onnx alone). A file that does not answer as PyTorch does is refused, with the figure.
 
     \b
     distillery export runs/sofas
+    distillery export runs/sofas --format onnx,torchscript,pt2 --precision float32,float16,int8
     """
-    recipe = recipe_of(folder)
-    prepare()
-    from flows.export import export as write_model
+    from flows.recipe import changed
 
-    click.echo(f"model  {write_model(recipe, folder)}")
+    wanted = {"formats": formats, "precisions": precisions}
+    overrides = [f"export.{key}={json.dumps(value.split(','))}" for key, value in wanted.items() if value is not None]
+    recipe = changed(recipe_of(folder), overrides)
+    prepare()
+    from flows.export import export as write_models
+
+    write_models(recipe, folder)
+    for kind in recipe.export.kinds():
+        click.echo(f"model  {folder / kind.file_name}")
 
 
 def _resolve(recipe: str, teacher: str | None, num_images: int | None, overrides: tuple[str, ...]) -> Any:

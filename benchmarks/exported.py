@@ -1,0 +1,130 @@
+"""What a run's model files cost beside PyTorch's own call of the same networks, in one run.
+
+    distillery export runs/demo --format onnx,torchscript,pt2 --precision float32,float16,int8
+    python benchmarks/exported.py runs/demo [--rounds 20] [--threads 1] [--batch-size 8]
+
+    eager      PyTorch, as the networks are: what all others are divided by
+    model.*    each file that the run has, by ONNX Runtime or by torch
+    encoder, student, decoder      the parts of the eager call, as shares of its time
+
+Latency is of one picture, throughput of a batch, both at the training size. All take turns, so that whatever else the
+machine does falls on all.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from tqdm import tqdm
+
+from distill.translator import LatentTranslator
+from flows.run_folder import RunFolder
+from flows.synthesize import open_teacher
+from inference.export import ExportModule
+from inference.formats import INPUTS, open_file, read_metadata
+from inference.settings import ExportSettings
+
+_EVERY_KIND = ExportSettings(
+    formats=("onnx", "torchscript", "pt2"), precisions=("float32", "float16", "int8")
+).kinds()
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch and of ONNX Runtime alike")
+    parser.add_argument("--batch-size", type=int, default=8)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+
+    run = RunFolder(args.run)
+    teacher = open_teacher(run.load_recipe().teacher)
+    module = ExportModule(teacher.vae, LatentTranslator.from_pretrained(run.student, use_safetensors=True))
+    size, num_edits = (
+        read_metadata(run.model)["training_size"],
+        len(read_metadata(run.model)["edits"]),
+    )
+    ways: dict[str, Callable[[dict[str, np.ndarray]], object]] = {"eager": _eager(module)}
+    for kind in _EVERY_KIND:
+        path = run.path / kind.file_name
+        if path.exists() and kind.format == "onnx":
+            ways[path.name] = _session(path, args.threads)
+        elif path.exists():
+            ways[path.name] = open_file(path, kind.format)
+
+    print(f"{'':26} latency  throughput   (times as fast as eager; {args.threads} threads, {size} px)")
+    single, batch = (_seconds(ways, _feeds(count, size, num_edits), args.rounds) for count in (1, args.batch_size))
+    for name in ways:
+        faster = [seconds["eager"] / seconds[name] for seconds in (single, batch)]
+        print(f"{name:26} {faster[0]:7.2f}  {faster[1]:10.2f}")
+    parts = _parts(module, _feeds(1, size, num_edits))
+    spent = _seconds(parts, {}, args.rounds)
+    print(*(f"{name} {spent[name] / sum(spent.values()):.0%}" for name in parts), sep=", ")
+
+
+def _feeds(count: int, size: int, num_edits: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.uniform(-1, 1, (count, 3, size, size)).astype(np.float32),
+        "edit": np.arange(count) % num_edits,
+        "strength": np.ones(count, np.float32),
+    }
+
+
+def _eager(module: ExportModule) -> Callable[[dict[str, np.ndarray]], object]:
+    def run(feeds: dict[str, np.ndarray]) -> object:
+        with torch.no_grad():
+            return module(*(torch.from_numpy(feeds[name]) for name in INPUTS))
+
+    return run
+
+
+def _session(path: Path, threads: int) -> Callable[[dict[str, np.ndarray]], object]:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda feeds: session.run(["translated"], feeds)
+
+
+def _parts(
+    module: ExportModule, feeds: dict[str, np.ndarray]
+) -> dict[str, Callable[[dict[str, np.ndarray]], object]]:
+    """The three networks of one eager call, each on what it gets there."""
+    image, edit = torch.from_numpy(feeds["image"]), torch.from_numpy(feeds["edit"])
+    with torch.no_grad():
+        z = module.vae.encode(image).latent_dist.mode()
+    works = {
+        "encoder": lambda: module.vae.encode(image),
+        "student": lambda: module.student(z, edit),
+        "decoder": lambda: module.vae.decode(torch.cat([z, z])),  # both latents go through it
+    }
+
+    def without_gradients(work: Callable[[], object]) -> Callable[[dict[str, np.ndarray]], object]:
+        return lambda _: torch.no_grad()(work)()
+
+    return {name: without_gradients(work) for name, work in works.items()}
+
+
+def _seconds(
+    ways: dict[str, Callable[[dict[str, np.ndarray]], object]], feeds: dict[str, np.ndarray], rounds: int
+) -> dict[str, float]:
+    """The median time of each, in turns."""
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+    for round_ in tqdm(range(rounds + 1), leave=False):
+        for name, work in ways.items():
+            started = time.perf_counter()
+            work(feeds)
+            if round_:  # the first warms up
+                spent[name].append(time.perf_counter() - started)
+    return {name: float(np.median(times)) for name, times in spent.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""How much of the bare session's throughput is left over HTTP, in one run.
+
+    python benchmarks/serving.py runs/demo/model.onnx [--clients 16] [--requests 160] [--rounds 3]
+
+    bare      the session alone, on batches as large as the server's, input ready as the network wants it
+    runtime   the Translator, on lists of as many pictures
+    server    parallel clients, each sending a PNG and reading the answer before it sends the next
+
+Each turn makes the same number of pictures of the training size; the rounds' medians are compared.
+"""
+
+import argparse
+import io
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import numpy as np
+from PIL import Image
+
+from inference.runtime import MAX_BATCH, Translator
+from inference.server import create_app, listen, load_models, make_server
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--requests", type=int, default=160)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+
+    translator = Translator.load(args.model)
+    size, edit = int(translator.metadata["training_size"]), next(iter(translator.edits))
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (size // 8, size // 8, 3), dtype=np.uint8)  # smooth, so that PNG is what it is
+    picture = Image.fromarray(noise).resize((size, size), Image.Resampling.BICUBIC)
+    pictures = np.stack([np.asarray(picture)] * MAX_BATCH)
+    upload = io.BytesIO()
+    picture.save(upload, "PNG")
+    feeds = {
+        "image": pictures.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1,
+        "edit": np.zeros(MAX_BATCH, np.int64),
+        "strength": np.ones(MAX_BATCH, np.float32),
+    }
+    num_batches = args.requests // MAX_BATCH
+
+    def bare() -> None:
+        for _ in range(num_batches):
+            translator._session.run(["translated"], feeds)
+
+    def runtime() -> None:
+        for _ in range(num_batches):
+            translator(pictures, edit)
+
+    app = create_app(load_models([args.model]))
+    with listen("127.0.0.1", 0) as listener:
+        host, port = listener.getsockname()
+        server = make_server(app)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        with (
+            httpx.Client(base_url=f"http://{host}:{port}", timeout=60, limits=httpx.Limits()) as client,
+            ThreadPoolExecutor(args.clients) as pool,
+        ):
+
+            def ask(_: int) -> None:
+                answer = client.post("/v1/translate", params={"edit": edit}, files={"image": upload.getvalue()})
+                answer.raise_for_status()
+
+            def served() -> None:
+                list(pool.map(ask, range(num_batches * MAX_BATCH)))
+
+            works: dict[str, Callable[[], None]] = {"bare": bare, "runtime": runtime, "server": served}
+            spent: dict[str, list[float]] = {name: [] for name in works}
+            for round_ in range(args.rounds + 1):
+                for name, work in works.items():
+                    started = time.perf_counter()
+                    work()
+                    if round_:  # the first warms up
+                        spent[name].append(time.perf_counter() - started)
+        server.should_exit = True
+        thread.join()
+    seconds = {name: float(np.median(times)) for name, times in spent.items()}
+    print(f"bare     {num_batches * MAX_BATCH / seconds['bare']:.1f} pictures a second, {size} px")
+    for name in ("runtime", "server"):
+        print(f"{name:8} {seconds['bare'] / seconds[name]:.2f} of the bare session's throughput")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""A float32 ONNX file in fewer bits: float16 by ONNX Runtime's converter, int8 by its static quantisation.
+
+Both read the file that was exported and checked, so that PyTorch's trace is made once. What comes out has the same
+inputs and output, in float32.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from inference.runtime import FloatArray, UInt8Array
+from synth.errors import ExportError
+
+_CALIBRATION_BATCH = 4
+
+# What stays in float32 besides the converter's own list (Resize is on it): sums over a whole picture leave float16's
+# range, and a decoder turns black.
+_FLOAT32_OPS = ["GroupNormalization", "InstanceNormalization", "LayerNormalization", "ReduceMean"]
+
+
+def to_float16(source: Path, target: Path, external_data: bool) -> None:
+    """Convert the ONNX file `source`. The last steps, image + difference, stay in float32: the image's own bits
+    must come through.
+    """
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+
+    model = onnx.load(str(source))
+    weights = {tensor.name for tensor in model.graph.initializer}
+    # The exporter describes the weights too; the converter would take them for values that it has converted.
+    described = [entry for entry in model.graph.value_info if entry.name not in weights]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(described)
+    exact = _last_steps(model)
+    model = convert_float_to_float16(
+        model,
+        keep_io_types=True,
+        disable_shape_infer=True,  # the exporter wrote all shapes down, and inference ends at 2 GB
+        op_block_list=[*DEFAULT_OP_BLOCK_LIST, *_FLOAT32_OPS],
+        node_block_list=exact,
+    )
+    _connect_directly(model, exact)
+    _tidy(model)
+    _save(model, target, external_data)
+
+
+def to_int8(source: Path, target: Path, images: UInt8Array, num_edits: int, external_data: bool) -> None:
+    """Quantise weights and inputs of convolutions and matrix products of the ONNX file `source`.
+
+    images: uint8 (N, H, W, 3) that the student's inputs are like; the ranges of all values are taken from them, over
+        every edit and the strengths that people use.
+    """
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    rough = target.with_name(f"rough-{target.name}")
+    with _quiet():
+        quantize_static(
+            source,
+            rough,
+            _Feeds(images, num_edits),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv", "MatMul", "Gemm"],
+            per_channel=True,
+            # Seven bits of weight: with eight, processors without VNNI let sums saturate, and no check here sees it.
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            use_external_data_format=external_data,
+            extra_options={"MatMulConstBOnly": True},  # attention's own products stay in float32
+        )
+    exact = _last_steps(onnx.load(str(source), load_external_data=False))
+    model = onnx.load(str(rough))
+    for file in target.parent.glob(f"{rough.name}*"):
+        file.unlink()
+    _connect_directly(model, exact)
+    _tidy(model)
+    _save(model, target, external_data)
+
+
+class _Feeds:
+    """Inputs for the calibration, batch by batch, as the quantiser asks for them."""
+
+    def __init__(self, images: UInt8Array, num_edits: int):
+        self._feeds = self._make(images, num_edits)
+
+    def get_next(self) -> dict[str, npt.NDArray[np.generic]] | None:
+        """The next batch; None at the end."""
+        return next(self._feeds, None)
+
+    @staticmethod
+    def _make(images: UInt8Array, num_edits: int) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
+        strengths: FloatArray = np.array([1.0, 0.5, 1.5], np.float32)
+        for start in range(0, len(images), _CALIBRATION_BATCH):
+            batch = images[start : start + _CALIBRATION_BATCH]
+            turns = np.arange(start, start + len(batch))
+            yield {
+                "image": batch.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1.0,  # (N, 3, H, W)
+                "edit": turns % num_edits,
+                "strength": strengths[turns % 3],
+            }
+
+
+def _last_steps(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes after the difference of the two decodes, which is the last subtraction."""
+    makers = {output: node for node in model.graph.node for output in node.output}
+    waiting, names = ["translated"], []
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is None or node.op_type == "Sub" or node.name in names:
+            continue
+        names.append(node.name)
+        waiting += node.input
+    if len(names) > _MAX_LAST_STEPS:
+        raise ExportError("the graph does not end as the exporter writes it: float16 would lose the image's bits")
+    return names
+
+
+_MAX_LAST_STEPS = 12  # a sum, a clip, a choice at strength 0; the search went past the subtraction if there are more
+
+
+def _connect_directly(model: onnx.ModelProto, names: list[str]) -> None:
+    """Connect the nodes `names` with the graph's own inputs and output, past the roundings that were put between."""
+    roundings = {"Cast", "QuantizeLinear", "DequantizeLinear"}
+    makers = {output: node for node in model.graph.node for output in node.output}
+
+    def origin(value: str) -> str:
+        while value in makers and makers[value].op_type in roundings:
+            value = makers[value].input[0]
+        return value
+
+    inputs = {entry.name for entry in model.graph.input}
+    for node in model.graph.node:
+        if node.name in names:
+            node.input[:] = [origin(value) if origin(value) in inputs else value for value in node.input]
+    last = origin("translated")
+    if last != "translated":
+        model.graph.node.remove(makers["translated"])
+        for node in model.graph.node:
+            node.input[:] = ["translated" if value == last else value for value in node.input]
+        makers[last].output[:] = ["translated"]
+
+
+def _tidy(model: onnx.ModelProto) -> None:
+    """Drop the casts that the converter made twice or that nobody asks any more, and order the nodes: it appends."""
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    nodes = {node.output[0]: node for node in reversed(model.graph.node)}
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(nodes.values()))
+    values = {entry.name: entry for entry in model.graph.value_info}
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(values.values())
+    graph = OnnxModel(model)
+    graph.prune_graph()
+    graph.topological_sort()
+
+
+def _save(model: onnx.ModelProto, target: Path, external_data: bool) -> None:
+    if external_data:
+        onnx.save(model, str(target), save_as_external_data=True, location=f"{target.name}.data")
+    else:
+        onnx.save(model, str(target))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the quantiser's advice to its caller, which it gives through the root logger."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
