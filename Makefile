@@ -10,7 +10,7 @@ setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[pipeline,serve,dev]"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[pipeline,serve,dev]"
 	@touch $(READY)
 
 demo: $(READY)  ## the main job, small: paint, distil, export, measure

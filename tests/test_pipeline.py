@@ -88,7 +88,7 @@ def test_another_recipe_is_refused_before_anything_is_done(finished: Path, tiny_
     result = run_command(tiny_sd_folder, finished, "training.learning_rate=0.5")
     assert result.exit_code == 2
     assert result.stderr == (
-        f"error: {finished} holds another run: its training.learning_rate is 0.0005, this recipe's is 0.5; "
+        f"error: {finished} holds another run: its training.learning_rate is 0.001, this recipe's is 0.5; "
         "choose another --out, or delete the folder\n"
     )
 

@@ -66,7 +66,7 @@ def test_a_file_extends_a_recipe(tmp_path: Path) -> None:
         ("training.stepz=3", "unknown key training.stepz; did you mean 'steps'?"),
         ("teachr.id=x", "unknown key teachr; did you mean 'teacher'?"),
         ("training.steps=many", "training.steps: input should be a valid integer"),
-        ("training.preset=best", "training.preset: input should be 'demo', 'short' or 'paper', not 'best'"),
+        ("training.preset=best", "training.preset: input should be 'short' or 'paper', not 'best'"),
         ("scenes.count=0", "scenes.count: input should be greater than 0, not 0"),
         ("edits.Red={color='red'}", "edits.Red is no name for an edit: use lower-case letters, digits and hyphens"),
         ("edits.red={colour='red'}", "'colour', which is no slot of the template; did you mean 'color'?"),
@@ -110,7 +110,7 @@ def test_a_run_folder_is_for_one_recipe(tmp_path: Path) -> None:
     assert RunFolder(out).load_recipe() == load_recipe("demo"), "nothing was made yet, so nothing is refused"
     RunFolder.claim(load_recipe("demo"), out)
     (out / "dataset").mkdir()
-    with pytest.raises(RunError, match=r"its training\.learning_rate is 0\.0005, this recipe's is 0\.1"):
+    with pytest.raises(RunError, match=r"its training\.learning_rate is 0\.001, this recipe's is 0\.1"):
         RunFolder.claim(load_recipe("demo", ["training.learning_rate=0.1"]), out)
     with pytest.raises(RunError, match=r"its edits\.pink is None"):
         RunFolder.claim(load_recipe("demo", ['edits.pink={color="pink"}']), out)
