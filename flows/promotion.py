@@ -66,6 +66,8 @@ def promote(recipe: Recipe, out: Path) -> Verdict:
         return _note(run, Verdict(True, "It is the latest good model of its recipe, as before."))
     if before is None:
         verdict = Verdict(True, "It is the first model of its recipe here, and so the latest good one.")
+    elif before["model"] == entry["model"]:
+        verdict = Verdict(True, "It stays the latest good model: what it was made from or measured on has changed.")
     else:
         verdict = _compare(before, entry, recipe.operations)
     if verdict.promoted:

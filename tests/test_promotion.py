@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,16 @@ def test_latest_moves_to_what_is_as_good_and_stays_where_the_new_is_worse(recipe
 
     fewer_right = promote(recipe, ended(recipe, tmp_path / "d", right=0.7, psnr=30.0))
     assert not fewer_right.promoted and "edits right 86.0% -> 70.0% (worse)" in fewer_right.why
+
+
+def test_a_model_that_was_made_anew_in_its_place_is_not_held_against_itself(recipe: Recipe, tmp_path: Path) -> None:
+    promote(recipe, ended(recipe, tmp_path / "a"))
+    shutil.rmtree(tmp_path / "a")
+    out = ended(recipe, tmp_path / "a", right=0.5)
+    RunFolder(out).mark_done("export", "made from other settings")
+    again = promote(recipe, out)
+    assert again.promoted and "stays the latest good model" in again.why
+    assert json.loads(pointer_of(recipe, out).read_text())["measured"]["means"][1]["right"] == 0.5
 
 
 def test_a_second_verdict_on_the_same_run_writes_nothing(recipe: Recipe, tmp_path: Path) -> None:
