@@ -67,11 +67,6 @@ def _front_matter(licence: str, num_images: int, shards: list[str], store: Store
   data_files:
   - split: train
     path: rejects/train-*.parquet
-dataset_info:
-- config_name: default
-  splits:
-  - name: train
-    num_examples: {num_images}
 size_categories:
 - {category}
 tags:
