@@ -50,35 +50,47 @@ class TrainingSettings(Settings):
     """
 
     preset: Literal["short", "paper"] = "paper"
+    """The values to start from: `paper` for Stable Diffusion, `short` for the miniature."""
     steps: Annotated[int, Field(gt=0)] = 125_000
+    """Steps of the optimiser."""
     batch_size: Annotated[int, Field(gt=0)] = 2
     """Images a step; each is taken through all edits."""
     micro_batch_size: Annotated[int, Field(gt=0)] | None = None
     """Images that are held in memory at once; None is all of `batch_size`. Fewer is slower, and trains the same."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5
+    """Adam's."""
     warmup_steps: Annotated[int, Field(ge=0)] = 10_000
     """Length of the learning rate's linear warm-up."""
     guidance_start: Annotated[float, Field(ge=1)] = 1.0
+    """omega, the guidance scale of the score, at the first step."""
     guidance_end: Annotated[float, Field(ge=1)] = 25.0
+    """omega from the end of its warm-up on. Higher edits more, and spoils more of what lies around."""
     guidance_warmup_steps: Annotated[int, Field(ge=0)] = 20_000
     """Length of the cosine from guidance_start to guidance_end; without it the student may collapse to one output."""
     lambda_id_start: Annotated[float, Field(ge=0)] = 3.0
+    """Weight of the identity regulariser at the first step."""
     lambda_id_end: Annotated[float, Field(ge=0)] = 0.1
+    """Its weight at the end of its way. Lower edits more, and spoils more of what lies around."""
     lambda_id_steps: Annotated[int, Field(ge=0)] = 20_000
     """Length of the cosine from lambda_id_start to lambda_id_end."""
     min_timestep: Annotated[int, Field(ge=0, le=999)] = 50
+    """The teacher's timesteps are drawn uniformly from here on."""
     max_timestep: Annotated[int, Field(ge=0, le=999)] = 949
-    """The teacher's timesteps are drawn uniformly from min_timestep to max_timestep, both included."""
+    """The last timestep that is drawn."""
     student_timestep: Annotated[int, Field(ge=0, le=999)] = 1
     """The one timestep that the student is always called with. Small: its input is a clean latent."""
     seed: int = 0
+    """Of timesteps, noise and the images' order."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the moving average of the student's weights, a step; 0 keeps none."""
     autocast: Literal["auto", "off", "bfloat16"] = "auto"
     """Run the networks in bfloat16, weights stay float32. `auto`: where the hardware multiplies bfloat16."""
     checkpoint_every: Annotated[int, Field(gt=0)] = 500
+    """Steps between checkpoints: what a kill may cost."""
     keep_checkpoints: Annotated[int, Field(gt=0)] = 2
+    """The newest so many are kept."""
     sample_every: Annotated[int, Field(gt=0)] = 500
+    """Steps between sample grids."""
 
     @model_validator(mode="before")
     @classmethod
@@ -102,6 +114,7 @@ class EvaluationSettings(Settings):
     """What a student is measured on."""
 
     num_scenes: Annotated[int, Field(gt=0)] = 100
+    """Unseen drawn scenes that every edit is tried on."""
     num_no_op_scenes: Annotated[int, Field(ge=0)] = 25
     """Scenes that already are what the edit asks for, which it should leave alone."""
     split: Literal["development", "test", "shifted"] = "test"

@@ -30,15 +30,23 @@ class Recipe(Settings):
     """All that a run depends on. The run folder keeps it as resolved, in `recipe.toml`."""
 
     name: str
+    """Of the recipe, its run folders and its deployment."""
     validated_on: str = "nothing yet"
     """What its settings were tried on, for whoever gets the model."""
     teacher: TeacherSettings = TeacherSettings()
+    """Who paints and teaches."""
     scenes: SceneSettings
+    """What is painted."""
     edits: Annotated[dict[EditName, Substitution], Field(min_length=1)]
+    """Each edit's name, and the slots that it gives other values: `red-leather = { color = "red" }`."""
     training: TrainingSettings = Field(default_factory=lambda: TrainingSettings.model_validate({}))
+    """How the student is trained."""
     export: ExportSettings = ExportSettings()
+    """Which model files are written."""
     evaluation: EvaluationSettings = EvaluationSettings()
+    """What the student is measured on."""
     operations: OperationSettings = OperationSettings()
+    """How runs are looked after."""
 
 
 def recipe_names() -> list[str]:

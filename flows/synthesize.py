@@ -139,7 +139,8 @@ def synthesize_flow(recipe: Recipe, url: str, part: int = 0, parts: int = 1, cha
             say(f"{share} are in {url}: nothing to paint")
         else:
             teacher = open_teacher(recipe.teacher)
-            say(f"painting {num_new} images in {len(todo)} shards, with {teacher.name} on {teacher.device}")
+            shards = "1 shard" if len(todo) == 1 else f"{len(todo)} shards"
+            say(f"painting {num_new} images in {shards}, with {teacher.name} on {teacher.device}")
         artifact = open_progress("images", recipe.name) if todo else None
         started = time.perf_counter()
         for number, lacking in todo.items():

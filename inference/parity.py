@@ -14,6 +14,11 @@ from synth.errors import ExportError
 MAX_DIFFERENCE = {"float32": 1e-3, "float16": 2 / 255}  # the largest that is let pass, in [-1, 1] pixels
 MIN_PSNR_DB = {"int8": 35.0}  # the lowest over a case
 _IDENTICAL_DB = 200.0  # in place of infinity, which JSON does not have
+_ADVICE = {
+    "float32": "the student does something that tracing loses",
+    "float16": "float16 is too coarse for this student: take float32",
+    "int8": "eight bits are too few for this student: leave int8 out",
+}
 
 Run = Callable[[dict[str, npt.NDArray[np.generic]]], npt.NDArray[np.float32]]
 """A file, opened: image, edit and strength by name -> translated."""
@@ -115,9 +120,8 @@ def _compare(
         raise ParityError(f"{name} changes the image at strength 0 {where}: it was not written")
     difference = actual.astype(np.float64) - expected
     mean_square = float(np.square(difference).mean())
-    psnr_db = (
-        10 * np.log10(4 / mean_square) if mean_square else _IDENTICAL_DB
-    )  # 4: the square of the way from -1 to 1
+    # 4: the square of the way from -1 to 1
+    psnr_db = 10 * np.log10(4 / mean_square) if mean_square else _IDENTICAL_DB
     batch, _, height, width = image.shape
     return ParityCase(batch, height, width, float(np.abs(difference).max()), float(min(psnr_db, _IDENTICAL_DB)))
 
@@ -134,10 +138,3 @@ def _judge(case: ParityCase, name: str, precision: Precision, where: str) -> Non
             f"{name} comes within {case.psnr_db:.1f} dB of float32 {where}, less than "
             f"{MIN_PSNR_DB[precision]:g} dB: it was not written; {_ADVICE[precision]}"
         )
-
-
-_ADVICE = {
-    "float32": "the student does something that tracing loses",
-    "float16": "float16 is too coarse for this student: take float32",
-    "int8": "eight bits are too few for this student: leave int8 out",
-}

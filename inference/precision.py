@@ -17,6 +17,7 @@ from inference.runtime import FloatArray, UInt8Array
 from synth.errors import ExportError
 
 _CALIBRATION_BATCH = 4
+_MAX_LAST_STEPS = 12  # a sum, a clip, a choice at strength 0; the search went past the subtraction if there are more
 
 # What stays in float32 besides the converter's own list (Resize is on it): sums over a whole picture leave float16's
 # range, and a decoder turns black.
@@ -118,9 +119,6 @@ def _last_steps(model: onnx.ModelProto) -> list[str]:
     if len(names) > _MAX_LAST_STEPS:
         raise ExportError("the graph does not end as the exporter writes it: float16 would lose the image's bits")
     return names
-
-
-_MAX_LAST_STEPS = 12  # a sum, a clip, a choice at strength 0; the search went past the subtraction if there are more
 
 
 def _connect_directly(model: onnx.ModelProto, names: list[str]) -> None:

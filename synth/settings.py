@@ -9,9 +9,12 @@ Substitution = dict[str, str]
 
 
 class Settings(BaseModel):
-    """Base of all settings: unknown keys are refused, values do not change."""
+    """Base of all settings: unknown keys are refused, values do not change.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    The text under a field is its description: in Prefect's form, and on the page of all keys (`flows.keys`).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class TeacherSettings(Settings):
@@ -63,18 +66,27 @@ class SceneSettings(Settings):
     """Which scenes the teacher paints. What is None comes from the teacher's own defaults."""
 
     template: str
+    """The words of every scene, with slots in braces: "a {color} sofa in a {room}"."""
     slots: dict[str, Annotated[list[str], Field(min_length=1)] | Annotated[dict[str, Weight], Field(min_length=1)]]
     """The values of each slot: a list, or values with whole numbers that say how often each comes."""
     count: Annotated[int, Field(gt=0)]
+    """How many scenes. A set that was painted grows when it is larger."""
     seed: int = 0
+    """Of every scene's words and noise."""
     negative_prompt: str = ""
+    """What the teacher shall keep away from, in every scene."""
     image_size: Annotated[int, Field(gt=0, multiple_of=8)] | None = None
+    """Side of the pictures in pixels; None is the teacher's own."""
     num_inference_steps: Annotated[int, Field(gt=0)] | None = None
+    """Of the teacher's sampler; None is the teacher's own."""
     guidance_scale: Annotated[float, Field(ge=1)] | None = None
+    """Of the sampler, not of the training; None is the teacher's own."""
     batch_size: Annotated[int, Field(gt=0)] = 10
     """Part of the data's fingerprint: a batch's size may move the last bit of a pixel."""
     shard_size: Annotated[int, Field(gt=0)] = 250
+    """Scenes in one Parquet file, which is painted whole or not at all."""
     filters: FilterSettings = FilterSettings()
+    """What a picture must pass."""
 
 
 class PhotoSettings(Settings):
