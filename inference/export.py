@@ -31,7 +31,8 @@ TRACE_LATENTS = (17, 25)  # odd, and odd again when halved and rounded up: see `
 class ExportModule(nn.Module):
     """The whole of a model file: image to latent, student, and back as a difference of pixels.
 
-    vae: a diffusers AutoencoderKL. student: forward(latents (N,C,h,w), edit int64 (N,)) -> delta (N,C,h,w).
+    vae: a diffusers AutoencoderKL or AutoencoderTiny.
+    student: forward(latents (N,C,h,w), edit int64 (N,)) -> delta (N,C,h,w).
     Holds copies on the CPU, in `dtype`; the originals stay as they are. Inputs and output are float32 always.
     """
 
@@ -52,7 +53,10 @@ class ExportModule(nn.Module):
         Both latents go through one decoder in one pass: then its quantised ranges are the same for both, and what
         rounding does to one it does to the other.
         """
-        z = (self.vae.encode(image.to(self.dtype)).latent_dist.mode() - self.shift) * self.scale  # (N, C, h, w)
+        encoded = self.vae.encode(image.to(self.dtype))
+        # An AutoencoderTiny has no posterior: it answers with the latents themselves.
+        mean = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+        z = (mean - self.shift) * self.scale  # (N, C, h, w)
         delta = self.student(z, edit)  # (N, C, h, w)
         amount = strength[:, None, None, None]  # (N, 1, 1, 1)
         both = torch.cat([z, z + amount.to(self.dtype) * delta])  # (2N, C, h, w)

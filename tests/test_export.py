@@ -8,7 +8,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from torch import nn
 
 from distill.translator import LatentTranslator
@@ -79,6 +79,17 @@ def make_gentle_vae() -> AutoencoderKL:
     with torch.no_grad():
         vae.decoder.conv_out.weight *= 0.2
     return vae
+
+
+def make_tiny_vae() -> AutoencoderTiny:
+    torch.manual_seed(4)
+    channels, blocks = (8, 8, 8, 8), (1, 1, 1, 1)
+    return AutoencoderTiny(
+        encoder_block_out_channels=channels,
+        decoder_block_out_channels=channels,
+        num_encoder_blocks=blocks,
+        num_decoder_blocks=blocks,
+    )
 
 
 class ConvStudent(nn.Module):
@@ -245,6 +256,16 @@ def test_edits_in_another_order_than_the_students_are_refused(parts, tmp_path):
     metadata = METADATA.model_copy(update={"edits": dict(reversed(EDITS.items()))})
     with pytest.raises(ExportError, match="the student knows red-leather, blue-fabric, white-velvet"):
         export_onnx(*parts, metadata, tmp_path / "model.onnx", pictures(1, 32, 32))
+
+
+def test_a_tiny_vae_is_exported_like_any_other(tmp_path):
+    path = tmp_path / "model.onnx"
+    report = export_onnx(make_tiny_vae(), ConvStudent(gain=100.0), SMALL, path, pictures(1, 32, 32))
+    assert report.max_difference < MAX_DIFFERENCE["float32"]
+    image = pictures(1, 40, 24)
+    model = Translator.load(path)
+    assert np.array_equal(model(image, "red-leather", strength=0.0), image)
+    assert not np.array_equal(model(image, "red-leather"), image)
 
 
 def test_untraceable_student_is_one_clear_line(tmp_path):
