@@ -4,12 +4,12 @@
 FROM python:3.12-slim
 
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1 DISTILLERY_HOME=/work
+ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1 DISTILLERY_HOME=/srv/distillery
 
 # The folders of the volumes, with their owner: a fresh volume takes both from here.
 RUN useradd --create-home distillery \
-    && mkdir -p /app /work/runs /home/distillery/.cache \
-    && chown -R distillery /app /work /home/distillery
+    && mkdir -p /app /srv/distillery/runs /home/distillery/.cache \
+    && chown -R distillery /app /srv/distillery /home/distillery
 WORKDIR /app
 COPY --chown=distillery pyproject.toml constraints.txt README.md LICENSE prefect.yaml ./
 COPY --chown=distillery flows flows

@@ -34,6 +34,11 @@ def test_it_is_small_and_needs_no_pickle() -> None:
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".md", ".png", ".txt"}
 
 
+def test_it_does_not_say_on_which_machine_it_was_made() -> None:
+    for path in MINIATURE.rglob("*.json"):
+        assert "_name_or_path" not in path.read_text(), path
+
+
 def test_plain_diffusers_paints_what_it_is_told() -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(MINIATURE)
     pipeline.set_progress_bar_config(disable=True)

@@ -316,6 +316,10 @@ def assemble(out: Path, folder: Path) -> None:
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder, max_shard_size="14MB")
+    for path in folder.glob("*/config.json"):  # diffusers notes down where a network was loaded from
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)
+        path.write_text(json.dumps(config, indent=2) + "\n")
     defaults = {
         "image_size": SIZE,
         "num_inference_steps": 12,
