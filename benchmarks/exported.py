@@ -46,10 +46,8 @@ def main() -> None:
     run = RunFolder(args.run)
     teacher = open_teacher(run.load_recipe().teacher)
     module = ExportModule(teacher.vae, LatentTranslator.from_pretrained(run.student, use_safetensors=True))
-    size, num_edits = (
-        read_metadata(run.model)["training_size"],
-        len(read_metadata(run.model)["edits"]),
-    )
+    metadata = read_metadata(run.model)
+    size, num_edits = metadata["training_size"], len(metadata["edits"])
     ways: dict[str, Callable[[dict[str, np.ndarray]], object]] = {"eager": _eager(module)}
     for kind in _EVERY_KIND:
         path = run.path / kind.file_name

@@ -6,7 +6,6 @@ Everything here also works where there is no run: then it is the terminal alone.
 import base64
 import io
 import logging
-import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,8 @@ from prefect.context import get_run_context
 from prefect.exceptions import MissingContextError, PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 from tqdm import tqdm
+
+from flows.run_folder import slug
 
 _SECONDS_BETWEEN_UPDATES = 5.0  # of an artifact: each is a request to the server
 _PICTURE_SIDE = 1200  # px, at most: an artifact lies in the server's database
@@ -52,7 +53,7 @@ def say(text: str) -> None:
 
 def key_of(*names: str) -> str:
     """An artifact's key: small letters, digits, hyphens. The same key in a later run is a newer version of it."""
-    return re.sub(r"[^a-z0-9]+", "-", "-".join(names).lower()).strip("-")
+    return slug("-".join(names))
 
 
 def open_progress(what: str, recipe_name: str) -> UUID | None:

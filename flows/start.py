@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from prefect import get_client
 from prefect.context import FlowRunContext
 
-from flows.cli.process import quiet_libraries
+from flows.process import quiet_libraries
 from flows.recipe import Recipe, changed
 from synth.cpu import prepare_cpu
 from synth.errors import RunError

@@ -10,7 +10,7 @@ def prepare_cpu() -> None:
 
     OpenMP's threads wait for each other by spinning, by default for a millisecond or more. Where other processes want
     the cores, they spin on the very core that they wait for: a training step beside busy ones was seen to take 20
-    times longer so. Threads that never spin cost a quiet machine a third of its speed (1.01 s a step of the demo on
+    times longer so. Threads that never spin make a step a third longer on a quiet machine (1.01 s of the demo on
     two cores, against 0.76 s). Spinning briefly, and sleeping then, costs little either way (0.77 s).
     """
     if "OMP_WAIT_POLICY" not in os.environ:

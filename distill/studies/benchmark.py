@@ -1,7 +1,8 @@
 """Zero-shot edits against their true counterfactuals: every method at its own best setting (paper, sections 4 and 5).
 
-Settings are swept on the development split, each method with the same number of network calls, and frozen in METHODS;
-the benchmark then reports test and shifted scenes, with intervals from a bootstrap over the same scenes.
+Settings are swept on the development split, each method with the same number of network calls; what the sweep chooses
+belongs into METHODS, and the benchmark then reports test and shifted scenes, with intervals from a bootstrap over the
+same scenes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -308,4 +309,4 @@ METHODS: Mapping[str, Method] = {
     "DDS as published": _optimized(learning_rate=2.0, guidance_scale=7.5),
     "DDS": _optimized(learning_rate=2.0, guidance_scale=3.0),
 }
-"""Each method at the setting that the sweep on development scenes chose."""
+"""Each method at a setting from its grid. Not yet the ones that the sweep chooses on the shipped miniature."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from flows.cli.process import prepare
+from flows.process import prepare
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 _provider_option = click.option(

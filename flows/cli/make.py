@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from flows.cli.process import prepare
+from flows.process import prepare
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 _Verb = TypeVar("_Verb", bound=Callable[..., Any])

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from flows.cli.make import FOLDER, recipe_of, tell_results
-from flows.cli.process import prepare
+from flows.process import prepare
 
 _STUDIES = ["steps", "optimizer", "regularized-sds", "guidance-bias", "leakage", "real-images", "sweep"]
 _teacher_option = click.option(
@@ -88,7 +88,7 @@ def translator(folder: Path) -> None:
 @_teacher_option
 @_out_option
 def edits(num_scenes: int, teacher: str, out: Path) -> None:
-    """Zero-shot edits: DDS and what it is compared with, each at its own best setting.
+    """Zero-shot edits: DDS and what it is compared with, on test and shifted scenes.
 
     \b
     distillery evaluate edits --out benchmark

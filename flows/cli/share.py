@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from flows.cli.process import prepare
+from flows.process import prepare
 
 
 @click.command()
