@@ -12,6 +12,7 @@ eta = learning_rate * STEP with STEP = 0.1 * 2000 / 64^2 / 2.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -47,8 +48,9 @@ class Progress:
 class Edited:
     """The outcome."""
 
-    images: list[Image.Image]
-    """As large as what came in."""
+    images: Any
+    """As large as what came in: PIL pictures; for `output_type` "np" float32 (N, H, W, 3), for "pt" float32
+    (N, 3, H, W), both in [0, 1]; for "latent" the latents, not decoded."""
     latents: Tensor
     """z, float32 (N, C, h, w)."""
     source_latents: Tensor
@@ -62,8 +64,15 @@ def edit(
     source_prompt: str | Sequence[str] = "",
     settings: EditSettings | None = None,
     callback_on_step_end: Callable[[Progress], None] | None = None,
+    generator: torch.Generator | None = None,
+    output_type: Literal["pil", "np", "pt", "latent"] = "pil",
+    **changes: Any,
 ) -> Edited:
     """Edit pictures of one size together.
+
+        teacher = Teacher.load(TeacherSettings(id="stable-diffusion-v1-5/stable-diffusion-v1-5"))
+        edited = edit(teacher, image=room, source_prompt="a grey sofa", prompt="a red sofa", guidance_scale=7.5)
+        edited.images[0].save("red.png")
 
     Args:
         teacher: the frozen model.
@@ -73,16 +82,22 @@ def edit(
         source_prompt: what they show now; "" is the null text.
         settings: method, optimiser, steps; by default the published ones, or what the teacher says of itself.
         callback_on_step_end: called after each iteration.
+        generator: where the seed is drawn from, as in diffusers; None leaves it at `settings.seed`.
+        output_type: what `Edited.images` holds.
+        changes: any of EditSettings by name, such as guidance_scale, learning_rate or iterations, over `settings`.
 
     Returns:
         The pictures, as large as they were.
 
     Raises:
+        pydantic.ValidationError: for settings that do not exist or are out of range.
         EditError: for an empty prompt, no picture, pictures of several sizes or of absurd ones, or when the score is
             no longer a number.
         TeacherError: if the teacher cannot score, or cannot read a prompt to its end.
     """
-    settings = completed(settings or EditSettings(), teacher)
+    if generator is not None:
+        changes["seed"] = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+    settings = EditSettings.model_validate({**(settings or EditSettings()).model_dump(), **changes})
     images = [image] if isinstance(image, Image.Image) else list(image)
     prompts, sources = (_for_each(text, len(images)) for text in (prompt, source_prompt))
     _check(images, prompts)
@@ -91,7 +106,14 @@ def edit(
     z_hat = teacher.encode(x).float()  # (N, C, h, w)
     y, y_hat = teacher.encode_prompt(prompts), teacher.encode_prompt(sources)
     z = optimize(teacher, z_hat, y, y_hat, settings, callback_on_step_end)
-    return Edited(compose(teacher, images, x, z_hat, z), z, z_hat)
+    if output_type == "latent":
+        return Edited(z, z, z_hat)
+    pictures: Any = compose(teacher, images, x, z_hat, z)
+    if output_type != "pil":
+        pictures = np.stack([np.asarray(picture) for picture in pictures]).astype(np.float32) / 255
+    if output_type == "pt":
+        pictures = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
+    return Edited(pictures, z, z_hat)
 
 
 def completed(settings: EditSettings, teacher: Teacher) -> EditSettings:

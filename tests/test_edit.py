@@ -1,6 +1,7 @@
 """Zero-shot edits, on a tiny teacher: what must hold whatever the teacher knows."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from distill.edit import STEP, Progress, draw, edit, optimize
+from distill.edit import STEP, Edited, Progress, draw, edit, optimize
 from distill.scores import dds
 from distill.settings import EditSettings
 from flows.cli import main
@@ -57,6 +58,33 @@ def test_it_repeats_for_a_seed_and_does_not_depend_on_company(tiny_teacher: Teac
     assert not torch.allclose(pair[1:], alone)
     other = edit(tiny_teacher, picture(), "a red sofa", settings=SHORT.model_copy(update={"seed": 1})).latents
     assert not torch.allclose(other, alone, atol=1e-4)
+
+
+def test_from_python_it_reads_like_a_pipeline_of_diffusers(tiny_teacher: Teacher) -> None:
+    def again(seed: int, **changes: Any) -> Edited:
+        generator = torch.Generator().manual_seed(seed)
+        return edit(
+            tiny_teacher,
+            image=picture(60, 40),
+            source_prompt="a grey sofa",
+            prompt="a red sofa",
+            guidance_scale=5.0,
+            iterations=2,
+            generator=generator,
+            **changes,
+        )
+
+    pil = again(3).images
+    assert np.array_equal(np.asarray(pil[0]), np.asarray(again(3).images[0]))
+    assert not torch.equal(again(4).latents, again(3).latents)
+    array, tensor = again(3, output_type="np").images, again(3, output_type="pt").images
+    assert array.shape == (1, 40, 60, 3) and tensor.shape == (1, 3, 40, 60)
+    assert np.array_equal(np.rint(array[0] * 255), np.asarray(pil[0]))
+    assert np.array_equal(tensor.permute(0, 2, 3, 1).numpy(), array)
+    latent = again(3, output_type="latent")
+    assert torch.equal(latent.images, latent.latents)
+    with pytest.raises(ValueError, match="guidence_scale"):
+        edit(tiny_teacher, picture(), "a red sofa", guidence_scale=5.0)
 
 
 def test_a_picture_of_any_size_comes_back_as_large(tiny_teacher: Teacher) -> None:

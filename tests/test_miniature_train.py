@@ -1,5 +1,6 @@
 """Training the miniature: what a resumed run must find again, and the folder that it ends in."""
 
+import argparse
 import json
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from synth.errors import TrainingError
-from synth.miniature import models, stage, train
+from synth.miniature import models, stage, train, vae_training
 from synth.miniature.captions import captions
 from synth.miniature.card import write_card
 from synth.miniature.reader_training import accuracy, confusion, pair, reader_pictures, train_reader
@@ -88,7 +89,7 @@ def test_whitening_changes_the_latents_and_not_the_pictures() -> None:
         before = vae.encode(x).latent_dist
         decoded = vae.decode(before.mean).sample
         sigma = before.mean.std(dim=(0, 2, 3))
-        train.whiten(vae, images, CPU)
+        vae_training.whiten(vae, images, CPU)
         after = vae.encode(x).latent_dist
         torch.testing.assert_close(vae.decode(after.mean).sample, decoded, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(after.mean.mean(dim=(0, 2, 3)), torch.zeros(12), atol=1e-4, rtol=0)
@@ -112,7 +113,7 @@ def trained(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_plain_diffusers_opens_the_folder_and_paints(trained: Path, tmp_path: Path) -> None:
-    train.encode(trained, CPU)
+    vae_training.encode(trained, CPU)
     train.assemble(trained, tmp_path)
     sizes = [path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()]
     assert max(sizes) < 16 * 2**20
@@ -131,19 +132,37 @@ def test_plain_diffusers_opens_the_folder_and_paints(trained: Path, tmp_path: Pa
 
 
 def test_latents_of_an_older_vae_are_not_mixed_with_a_newer_one(trained: Path) -> None:
-    train.encode(trained, CPU)
+    vae_training.encode(trained, CPU)
     checkpoint = trained / "vae.safetensors"
     kept = checkpoint.read_bytes()
     save_file({"none": torch.zeros(1)}, checkpoint, metadata={"step": "7"})
     try:
-        with pytest.raises(TrainingError, match=r"the VAE in .* was trained on after its U-Net began"):
-            train.encode(trained, CPU)
+        with pytest.raises(TrainingError, match=r"trained on after unet\.safetensors was begun"):
+            vae_training.encode(trained, CPU)
     finally:
         checkpoint.write_bytes(kept)
 
 
+def test_the_decoder_learns_alone_and_the_latents_stay(trained: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(trained, tmp_path / "run")
+    latents = vae_training.encode(out, CPU)
+    before = vae_training.load_vae(out)
+    for turn in (1, 2):
+        args = argparse.Namespace(
+            out=out, device="cpu", seed=0, minutes=0.004 * turn, stop_after=1.0, learning_rate=1e-3, batch_size=2
+        )
+        vae_training.train_decoder(args)
+    after = vae_training.load_vae(out)
+    x = to_float(torch.from_numpy(np.load(out / "images.npy")))
+    with torch.no_grad():
+        z = before.encode(x).latent_dist.mean
+        assert torch.equal(after.encode(x).latent_dist.mean, z)
+        assert not torch.equal(after.decode(z).sample, before.decode(z).sample)
+    assert torch.equal(vae_training.encode(out, CPU), latents)
+
+
 def test_the_card_tells_what_was_measured(trained: Path, tmp_path: Path) -> None:
-    train.encode(trained, CPU)
+    vae_training.encode(trained, CPU)
     FactorReader(FactorNetwork()).save(trained / "reader")
     train.assemble(trained, tmp_path)
     with pytest.raises(TrainingError, match=r"has no score\.json yet"):
@@ -152,7 +171,7 @@ def test_the_card_tells_what_was_measured(trained: Path, tmp_path: Path) -> None
     assert set(BARS) - set(result) <= {"flower", "character", "material"}  # four scenes need not have them all
     assert 0 <= result["everything"] <= 1 and result["num_inference_steps"] == 2
     reader = FactorReader.load(tmp_path / "reader")
-    vae = stage.averaged_network(trained, "vae", "vae", models.build_vae())
+    vae = vae_training.load_vae(trained)
     measured = {"accuracy": accuracy(reader, vae, num=40), "confusion": confusion(reader, num=6)}
     assert sum(measured["confusion"]["color"][value][answer] for value in COLORS for answer in (*COLORS, "?")) == 6
     (trained / "readers.json").write_text(json.dumps(measured))
@@ -160,7 +179,10 @@ def test_the_card_tells_what_was_measured(trained: Path, tmp_path: Path) -> None
     rows = [{"call": {"stage": "vae", "minutes": 3}}, {"stage": "vae", "step": 7, "minutes": 2.6, "loss": 0.5}]
     (trained / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = write_card(tmp_path, trained).read_text()
-    assert f"| vae_psnr | {result['vae_psnr']:.2f} dB | 26 |" in page
+    assert f"| vae_psnr | {BARS['vae_psnr']:g} | {result['vae_psnr']:.2f} |" in page
+    save_file({"other": torch.zeros(1)}, tmp_path / "unet" / "other.safetensors")
+    again = write_card(tmp_path, trained).read_text()
+    assert f"| {result['vae_psnr']:.2f} | {result['vae_psnr']:.2f} |" in again, "what was shipped before is kept"
     assert "| vae | minutes 3 | 7 | 3 | 0.500, 0.500 |" in page
     assert "| unet | 11.8" in page and "| color | red |" in page
     assert (tmp_path / "samples.png").exists()
@@ -174,6 +196,7 @@ def test_the_kernel_distance_knows_one_distribution_from_two() -> None:
 
 
 def test_the_readers_train_from_the_drawn_world_and_go_on(trained: Path) -> None:
+    vae_training.encode(trained, CPU)
     images, labels = reader_pictures(trained, 10, CPU)
     assert images.shape == (12, 2, 128, 128, 3) and labels.shape == (12, 3, len(HEADS))
     scene, other, factor = pair("train", 7)

@@ -1,5 +1,6 @@
 """The miniature's model card, from what its training and its measurements left on disk."""
 
+import hashlib
 import json
 import os
 import platform
@@ -58,7 +59,7 @@ def write_card(folder: Path, out: Path) -> Path:
             raise TrainingError(f"{out} has no {name} yet: run the stages vae and reader, and synth.miniature.score")
     score, readers = (json.loads((out / name).read_text()) for name in ("score.json", "readers.json"))
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    page = [_HEAD, _figures(score), _readers(readers), _parts(folder), _training(log)]
+    page = [_HEAD, _figures(_history(folder, score, log)), _readers(readers), _parts(folder), _training(log)]
     for name in _GRIDS:
         shutil.copyfile(out / name, folder / name)
     part = folder / "README.md.part"
@@ -67,24 +68,50 @@ def write_card(folder: Path, out: Path) -> Path:
     return folder / "README.md"
 
 
-def _figures(score: dict[str, float]) -> str:
-    settings = f"{score['num_inference_steps']:.0f} steps, guidance {score['guidance_scale']:g}"
+def _history(folder: Path, score: dict[str, float], log: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The figures of all weights that were ever shipped, these last; kept beside them as `scores.json`."""
+    digest = hashlib.sha256()
+    for file in sorted((folder / "unet").glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    minutes = {entry["stage"]: round(entry["minutes"]) for entry in log if "step" in entry}  # the last line's
+    path = folder / "scores.json"
+    known: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    entry = {"weights": digest.hexdigest()[:12], "minutes": minutes, "score": score}
+    known = [other for other in known if other["weights"] != entry["weights"]] + [entry]
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(known, indent=1) + "\n")
+    os.replace(part, path)
+    return known
+
+
+def _figures(history: list[dict[str, Any]]) -> str:
+    columns = []
+    for entry in history:
+        score, minutes = entry["score"], entry["minutes"]
+        trained = " + ".join(str(minutes[stage]) for stage in ("vae", "unet", "decoder") if stage in minutes)
+        painted = (
+            f"{score['num']:.0f} x {score['num_inference_steps']:.0f} steps, guidance {score['guidance_scale']:g}"
+        )
+        columns.append(f"{trained} min; {painted}")
     lines = [
         "## What it can do\n",
-        f"{score['num']:.0f} captions of unseen scenes, painted with {settings}, and as many unseen drawings through "
-        "the VAE. A share counts the samples in which the strict reader sees what the caption names; KID is taken in "
-        "the readers' feature space.\n",
-        "| figure | value | bar |",
-        "|---|---|---|",
+        "Captions of unseen scenes are painted, and as many unseen drawings sent through the VAE. A share counts the "
+        "samples in which the strict reader sees what the caption names; KID is taken in the readers' feature space; "
+        "`ms_per_call` is what the U-Net takes for an image in a batch of 40. A column for each weights that were "
+        "shipped, the present ones last: minutes of training (VAE + U-Net + decoder), captions x steps.\n",
+        f"| figure | bar | {' | '.join(columns)} |",
+        f"|---|---|{'---|' * len(columns)}",
     ]
-    for name, value in score.items():
+    for name in history[-1]["score"]:
         if name in ("num", "num_inference_steps", "guidance_scale"):
             continue
         bar = f"{BARS[name]:g}" if name in BARS else ""
-        lines.append(
-            f"| {name} | {value:.2f} dB | {bar} |" if "psnr" in name else f"| {name} | {value:.3f} | {bar} |"
-        )
-    return "\n".join([*lines, "\nAgain: `python -m synth.miniature.score --num 200`.\n"])
+        digits = 2 if name in ("vae_psnr", "ms_per_call") else 3
+        values = (f"{e['score'][name]:.{digits}f}" if name in e["score"] else "" for e in history)
+        lines.append(f"| {name} | {bar} | {' | '.join(values)} |")
+    last = history[-1]["score"]
+    again = f"python -m synth.miniature.score --num {last['num']:.0f} --steps {last['num_inference_steps']:.0f}"
+    return "\n".join([*lines, f"\nAgain: `{again}`. What was tried on the way: [trials](../TRIALS.md).\n"])
 
 
 def _readers(readers: dict[str, Any]) -> str:
@@ -129,7 +156,7 @@ def _training(log: list[dict[str, Any]]) -> str:
     """Each stage's calls, cost and losses."""
     lines = ["## Training\n", "| stage | settings of its last call | steps | minutes | loss: first, last |"]
     lines.append("|---|---|---|---|---|")
-    for stage in ("vae", "unet", "reader"):
+    for stage in ("vae", "unet", "decoder", "reader"):
         calls = [entry["call"] for entry in log if entry.get("call", {}).get("stage") == stage]
         rows = [entry for entry in log if entry.get("stage") == stage]
         if not rows:

@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditio
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+SIZE = 128  # side of a picture, in pixels
 LATENT_CHANNELS = 12
 MAX_TOKENS = 48  # the longest caption has 41
 TEXT_DIM = 192
@@ -26,7 +27,7 @@ def build_vae() -> Any:
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
-        sample_size=128,
+        sample_size=SIZE,
         scaling_factor=1.0,
         force_upcast=False,
         mid_block_add_attention=False,
@@ -36,7 +37,7 @@ def build_vae() -> Any:
 def build_unet() -> Any:
     """The noise predictor. Attention only at 8x8 and 4x4: at 16x16 it would double a call's time on a CPU."""
     return UNet2DConditionModel(
-        sample_size=16,
+        sample_size=SIZE // 8,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from synth.miniature import models
 from synth.miniature.readers import HEADS, NONE, FactorReader, labels_of
-from synth.miniature.stage import Run, averaged_network, generator, rank
+from synth.miniature.stage import Run, generator, rank
+from synth.miniature.vae_training import load_vae
 from synth.miniature.world import FACTORS, MASK_OF, WorldScene, render, sample_scene
 from synth.pixels import to_float, to_uint8
 from synth.seeds import derive_seed
@@ -73,7 +73,7 @@ def train_reader(
         return (torch.stack(losses) * weights).sum()
 
     def sample() -> None:
-        vae = averaged_network(run.out, "vae", "vae", models.build_vae()).to(run.device)
+        vae = load_vae(run.out).to(run.device)
         reader = FactorReader(run.averaged()["reader"])  # type: ignore[arg-type]
         reader.save(run.out / "reader")
         measured = {"accuracy": accuracy(reader, vae, num_scenes), "confusion": confusion(reader, num_scenes)}
@@ -99,7 +99,7 @@ def reader_pictures(out: Path, num_pairs: int, device: torch.device) -> tuple[ND
         again = num_pairs // 5
         images = np.lib.format.open_memmap(pictures, "w+", np.uint8, (num_pairs + again, 2, 128, 128, 3))
         images[:num_pairs] = [item[0] for item in drawn]
-        vae = averaged_network(out, "vae", "vae", models.build_vae()).to(device)
+        vae = load_vae(out).to(device)
         images[num_pairs:] = _reconstruct(vae, images[:again].reshape(-1, 128, 128, 3)).reshape(-1, 2, 128, 128, 3)
         images.flush()
         labels = np.array([[item[1][name] for name in HEADS] for item in drawn]).transpose(0, 2, 1)  # (P, 3, heads)

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ def score(
         For each factor the share of samples that show what their caption names; "everything", the share in which all
         of it is right; "paraphrased", the same for half as many captions in words that training never used;
         "vae_psnr" in dB; "kid" to held-out drawings and "kid_floor", the same between two sets of drawings (see
-        `kernel_distance`).
+        `kernel_distance`); "ms_per_call", what a network call costs for an image, on this machine as busy as it is.
     """
     from diffusers import StableDiffusionPipeline
 
@@ -83,6 +84,7 @@ def score(
     drawn = np.stack([render(scene).image for scene in scenes])
     result = {"num": float(num), "num_inference_steps": float(steps), "guidance_scale": float(guidance)}
     result["vae_psnr"] = _vae_psnr(pipeline.vae, drawn)
+    result["ms_per_call"] = _milliseconds(pipeline)
     folder_of_reader = reader or out / "reader"
     if (folder_of_reader / "reader.safetensors").exists():
         factor_reader = FactorReader.load(folder_of_reader)
@@ -146,6 +148,21 @@ def _vae_psnr(vae: Any, drawn: NDArray[np.uint8]) -> float:
         error = (((x - y) / 2) ** 2).mean(dim=(1, 2, 3))
         values.extend((-10 * error.log10()).tolist())
     return float(np.mean(values))
+
+
+@torch.no_grad()
+def _milliseconds(pipeline: Any, num: int = 40) -> float:
+    """The median of a few calls of the U-Net with `num` images at once, for an image."""
+    unet = pipeline.unet
+    side, context = unet.config.sample_size, unet.config.cross_attention_dim
+    z_t = torch.zeros((num, unet.config.in_channels, side, side), device=unet.device)
+    texts = torch.zeros((num, pipeline.tokenizer.model_max_length, context), device=unet.device)
+    times = []
+    for _ in range(7):
+        started = perf_counter()
+        float(unet(z_t, 500, texts).sample.sum())  # waits for a GPU
+        times.append((perf_counter() - started) * 1000 / num)
+    return sorted(times)[len(times) // 2]
 
 
 def main() -> None:

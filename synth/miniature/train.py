@@ -4,6 +4,7 @@
     python -m synth.miniature.train vae    --out work --minutes 8
     python -m synth.miniature.train encode --out work
     python -m synth.miniature.train unet   --out work --minutes 18
+    python -m synth.miniature.train decoder --out work --minutes 4
     python -m synth.miniature.train reader --out work --minutes 2
     python -m synth.miniature.train assemble --out work --folder synth/miniature/weights
     python -m synth.miniature.train card   --out work --folder synth/miniature/weights
@@ -30,20 +31,16 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from synth.cpu import keep_freed_memory
-from synth.errors import TrainingError
 from synth.miniature import models
 from synth.miniature.captions import captions
 from synth.miniature.card import write_card
 from synth.miniature.stage import Run, averaged_network, generator, layout, processes, rank
+from synth.miniature.vae_training import encode, load_vae, train_decoder, train_vae
 from synth.miniature.world import render, sample_scene
-from synth.pixels import save_grid, to_float, to_uint8
 
-SIZE = 128
 CAPTIONS_PER_SCENE = 4
 SKETCH = 4  # side of what the text encoder alone must draw
 
@@ -56,7 +53,7 @@ def draw(out: Path, num_scenes: int) -> None:
     if (out / "captions.json").exists():
         return
     out.mkdir(parents=True, exist_ok=True)
-    images = np.lib.format.open_memmap(out / "images.npy", "w+", np.uint8, (num_scenes, SIZE, SIZE, 3))
+    images = np.lib.format.open_memmap(out / "images.npy", "w+", np.uint8, (num_scenes, models.SIZE, models.SIZE, 3))
     texts: list[list[str]] = []
     with ProcessPoolExecutor() as pool:
         spans = [(start, min(start + 500, num_scenes)) for start in range(0, num_scenes, 500)]
@@ -70,99 +67,8 @@ def draw(out: Path, num_scenes: int) -> None:
 
 def _draw_span(span: tuple[int, int]) -> tuple[NDArray[np.uint8], list[list[str]]]:
     scenes = [sample_scene("train", index) for index in range(*span)]
-    images = np.stack([render(scene, SIZE).image for scene in scenes])
+    images = np.stack([render(scene, models.SIZE).image for scene in scenes])
     return images, [captions(scene, CAPTIONS_PER_SCENE) for scene in scenes]
-
-
-def unseen(num: int) -> tuple[NDArray[np.uint8], list[str]]:
-    """Scenes of the development split with a caption each."""
-    scenes = [sample_scene("development", index) for index in range(num)]
-    return np.stack([render(scene, SIZE).image for scene in scenes]), [captions(scene, 1)[0] for scene in scenes]
-
-
-# The VAE
-
-
-def train_vae(args: argparse.Namespace) -> None:
-    """Reconstruction with L1, squared error and edges; a weak pull towards a unit Gaussian."""
-    device = torch.device(args.device)
-    images = torch.from_numpy(np.load(args.out / "images.npy")).to(device)
-    vae = models.build_vae()
-    run = Run(
-        "vae",
-        args.out,
-        nn.ModuleDict({"vae": vae}),
-        args.minutes,
-        args.stop_after,
-        args.learning_rate,
-        device,
-        init=args.init,
-    )
-    forward: Any = torch.compile(_VaeLoss(vae)) if args.compile else _VaeLoss(vae)
-
-    def loss_of(step: int) -> Tensor:
-        draws = generator(device, args.seed, "vae", step)
-        chosen = torch.randint(len(images), (args.batch_size,), generator=draws, device=device)
-        batch = to_float(images[chosen]).contiguous(memory_format=layout(device))
-        noise = torch.randn(
-            (args.batch_size, models.LATENT_CHANNELS, SIZE // 8, SIZE // 8),
-            generator=draws,
-            device=device,
-        )
-        with torch.autocast(device.type, torch.bfloat16):
-            loss: Tensor = forward(batch, noise)
-        return loss
-
-    def sample() -> None:
-        vae = run.averaged()["vae"]
-        drawn, _ = unseen(512)
-        again = np.concatenate([_roundtrip(vae, part, device) for part in np.split(drawn, 16)])
-        error = ((drawn.astype(np.float64) - again) / 255) ** 2
-        psnr = float(np.mean(-10 * np.log10(error.mean(axis=(1, 2, 3)))))
-        print(f"VAE: {psnr:.2f} dB on 512 unseen scenes", flush=True)
-        save_grid([drawn[:12], again[:12], drawn[12:24], again[12:24]], args.out / "vae.png")
-        run.restore()
-
-    run.train(loss_of, sample)
-
-
-class _VaeLoss(nn.Module):
-    def __init__(self, vae: Any) -> None:
-        super().__init__()
-        self.vae = vae
-
-    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        posterior = self.vae.encode(x).latent_dist
-        mean, logvar = posterior.mean.float(), posterior.logvar.float()
-        y = self.vae.decode(mean + (0.5 * logvar).exp() * noise).sample.float()
-        edges = (y.diff(dim=-1) - x.diff(dim=-1)).abs().mean() + (y.diff(dim=-2) - x.diff(dim=-2)).abs().mean()
-        kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
-        loss: Tensor = F.l1_loss(y, x) + 2 * F.mse_loss(y, x) + 0.5 * edges + 2e-4 * kl
-        return loss
-
-
-@torch.no_grad()
-def _roundtrip(vae: Any, images: NDArray[np.uint8], device: torch.device) -> NDArray[np.uint8]:
-    x = to_float(torch.from_numpy(images).to(device))
-    return to_uint8(vae.decode(vae.encode(x).latent_dist.mode()).sample)
-
-
-@torch.no_grad()
-def whiten(vae: Any, images: Tensor, device: torch.device) -> None:
-    """Fold each latent channel's mean and deviation into the 1x1 convolutions on both sides of the latents, exactly,
-    so that latents have zero mean and unit variance and the pipeline needs no scale."""
-    means = torch.cat([vae.encode(to_float(part.to(device))).latent_dist.mean for part in torch.split(images, 64)])
-    mu, sigma = means.mean(dim=(0, 2, 3)).double(), means.std(dim=(0, 2, 3)).double()
-    into, back, channels = vae.quant_conv, vae.post_quant_conv, len(mu)
-    weight, bias = into.weight.double(), into.bias.double()
-    weight[:channels] /= sigma[:, None, None, None]
-    bias[:channels] = (bias[:channels] - mu) / sigma
-    bias[channels:] -= 2 * sigma.log()  # the log-variance of the scaled channel
-    into.weight.copy_(weight)
-    into.bias.copy_(bias)
-    weight, bias = back.weight.double(), back.bias.double()
-    back.bias.copy_(bias + (weight[:, :, 0, 0] * mu).sum(1))
-    back.weight.copy_(weight * sigma[None, :, None, None])
 
 
 # The U-Net and the text encoder
@@ -251,33 +157,6 @@ def _tokenizer(out: Path, texts: list[str], init: Path | None) -> Any:
     return models.build_tokenizer(texts, out / "tokenizer")
 
 
-def encode(out: Path, device: torch.device) -> Tensor:
-    """bfloat16 (N, 12, 16, 16): the posterior means of all drawn scenes, on the device; kept on disk with the run."""
-    path = out / "latents.safetensors"
-    vae_step = _vae_step(out / "vae.safetensors", "step")
-    if path.exists() and _vae_step(path, "vae_step") != vae_step and (out / "unet.safetensors").exists():
-        raise TrainingError(f"the VAE in {out} was trained on after its U-Net began; remove unet.safetensors")
-    if not path.exists() or _vae_step(path, "vae_step") != vae_step:
-        vae = averaged_network(out, "vae", "vae", models.build_vae()).to(device)
-        images = torch.from_numpy(np.load(out / "images.npy"))
-        whiten(vae, images[:2048], device)
-        vae.save_pretrained(out / "vae")
-        parts = []
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-            for part in torch.split(images, 64):
-                parts.append(vae.encode(to_float(part.to(device))).latent_dist.mean.to(torch.bfloat16).cpu())
-        part_file = path.with_suffix(".part")
-        save_file({"latents": torch.cat(parts).contiguous()}, part_file, metadata={"vae_step": vae_step})
-        os.replace(part_file, path)
-    return load_file(path, device=str(device))["latents"]
-
-
-def _vae_step(path: Path, key: str) -> str:
-    """How long the VAE was trained, as a checkpoint or a latents file says; "" if it does not."""
-    with safe_open(path, "pt") as file:
-        return str((file.metadata() or {}).get(key, ""))
-
-
 # The factor readers
 
 
@@ -298,7 +177,7 @@ def train_readers(args: argparse.Namespace) -> None:
 
 def assemble(out: Path, folder: Path) -> None:
     """A diffusers folder that `StableDiffusionPipeline.from_pretrained` opens, in float16 where that is harmless."""
-    from diffusers import AutoencoderKL, StableDiffusionPipeline
+    from diffusers import StableDiffusionPipeline
     from transformers import CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(out / "tokenizer")
@@ -306,7 +185,7 @@ def assemble(out: Path, folder: Path) -> None:
     # The text encoder stays in float32: transformers loads a checkpoint in its own precision, diffusers in float32.
     text_encoder = averaged_network(out, "unet", "text_encoder", models.build_text_encoder(tokenizer))
     pipeline = StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(out / "vae").half(),
+        vae=load_vae(out).half(),
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet.half(),
@@ -321,7 +200,7 @@ def assemble(out: Path, folder: Path) -> None:
         config.pop("_name_or_path", None)
         path.write_text(json.dumps(config, indent=2) + "\n")
     defaults = {
-        "image_size": SIZE,
+        "image_size": models.SIZE,
         "num_inference_steps": 12,
         "guidance_scale": 4.0,
         "edit_guidance_scale": 3.0,
@@ -336,7 +215,7 @@ def assemble(out: Path, folder: Path) -> None:
 def main() -> None:
     """The command line; see the module's own text."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("draw", "vae", "encode", "unet", "reader", "assemble", "card"))
+    parser.add_argument("stage", choices=("draw", "vae", "encode", "unet", "decoder", "reader", "assemble", "card"))
     parser.add_argument("--out", type=Path, required=True, help="checkpoints, logs and grids")
     parser.add_argument("--folder", type=Path, help="assemble, card: the diffusers folder")
     parser.add_argument("--init", type=Path, help="vae, unet: start from this diffusers folder's weights")
@@ -371,6 +250,8 @@ def main() -> None:
         encode(args.out, torch.device(args.device))
     elif args.stage == "unet":
         train_unet(args)
+    elif args.stage == "decoder":
+        train_decoder(args)
     elif args.stage == "reader":
         train_readers(args)
     elif args.stage == "assemble":

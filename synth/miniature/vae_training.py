@@ -1,0 +1,193 @@
+"""Trains the miniature's VAE: first the whole, then, once a U-Net lives on its latents, the decoder alone."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from synth.errors import TrainingError
+from synth.miniature import models
+from synth.miniature.stage import Run, averaged_network, below, generator, layout
+from synth.miniature.world import render, sample_scene
+from synth.pixels import save_grid, to_float, to_uint8
+
+DECODER_NOISE = 0.05
+"""Standard deviation of what is added to the latents that the decoder learns from: those that a U-Net or an edit
+makes are never quite an encoder's."""
+
+
+def train_vae(args: argparse.Namespace) -> None:
+    """Reconstruction with L1, squared error and edges; a weak pull towards a unit Gaussian."""
+    device = torch.device(args.device)
+    images = torch.from_numpy(np.load(args.out / "images.npy")).to(device)
+    vae = models.build_vae()
+    networks = nn.ModuleDict({"vae": vae})
+    run = Run("vae", args.out, networks, args.minutes, args.stop_after, args.learning_rate, device, init=args.init)
+    forward: Any = torch.compile(_VaeLoss(vae)) if args.compile else _VaeLoss(vae)
+
+    def loss_of(step: int) -> Tensor:
+        draws = generator(device, args.seed, "vae", step)
+        batch, shape = _batch(images, args.batch_size, draws, device)[1], _latent_shape(args.batch_size)
+        noise = torch.randn(shape, generator=draws, device=device)
+        with torch.autocast(device.type, torch.bfloat16):
+            loss: Tensor = forward(batch, noise)
+        return loss
+
+    def sample() -> None:
+        measure(run.averaged()["vae"], args.out, device)
+        run.restore()
+
+    run.train(loss_of, sample)
+
+
+def train_decoder(args: argparse.Namespace) -> None:
+    """The decoder alone, on latents as they are: a U-Net that was trained on them keeps its worth.
+
+    Raises:
+        TrainingError: if there are no latents yet.
+    """
+    device = torch.device(args.device)
+    if not (args.out / "latents.safetensors").exists():
+        raise TrainingError(f"{args.out} has no latents yet: run the stages vae and encode first")
+    latents = encode(args.out, device)
+    images = torch.from_numpy(np.load(args.out / "images.npy")).to(device)
+    vae = load_vae(args.out)
+    networks = nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv})
+    networks.requires_grad_(True).train()
+    run = Run("decoder", args.out, networks, args.minutes, args.stop_after, args.learning_rate, device)
+
+    def loss_of(step: int) -> Tensor:
+        draws = generator(device, args.seed, "decoder", step)
+        chosen, x = _batch(images, args.batch_size, draws, device)
+        noise = torch.randn(_latent_shape(args.batch_size), generator=draws, device=device)
+        with torch.autocast(device.type, torch.bfloat16):
+            y = networks["decoder"](networks["post_quant_conv"](latents[chosen] + DECODER_NOISE * noise)).float()
+        # Beside the loss of the whole VAE the very thing that is measured: the mean PSNR, but for its factor.
+        log_error = ((y - x) ** 2).mean(dim=(1, 2, 3)).log().mean()
+        loss: Tensor = _reconstruction_loss(y, x) + 0.02 * log_error
+        return loss
+
+    def sample() -> None:
+        run.averaged()
+        measure(vae.to(device).eval(), args.out, device)
+        run.restore()
+
+    run.train(loss_of, sample)
+
+
+def load_vae(out: Path) -> Any:
+    """The encoder that made the latents of a training, and the best decoder for them; frozen."""
+    from diffusers import AutoencoderKL
+
+    vae: Any = AutoencoderKL.from_pretrained(out / "vae")
+    if (out / "decoder.safetensors").exists():
+        tensors = load_file(out / "decoder.safetensors")
+        for name, part in (("decoder", vae.decoder), ("post_quant_conv", vae.post_quant_conv)):
+            part.load_state_dict(below(f"average.{name}.", tensors))
+    return vae.eval().requires_grad_(False)
+
+
+def encode(out: Path, device: torch.device) -> Tensor:
+    """bfloat16 (N, 12, 16, 16): the posterior means of all drawn scenes, on the device; kept on disk with the run.
+
+    Raises:
+        TrainingError: if the VAE was trained on after the U-Net or the decoder that need its latents as they were.
+    """
+    path = out / "latents.safetensors"
+    vae_step = _vae_step(out / "vae.safetensors", "step")
+    if path.exists() and _vae_step(path, "vae_step") != vae_step:
+        for later in ("unet.safetensors", "decoder.safetensors"):
+            if (out / later).exists():
+                raise TrainingError(f"the VAE in {out} was trained on after {later} was begun; remove {later}")
+    if not path.exists() or _vae_step(path, "vae_step") != vae_step:
+        vae = averaged_network(out, "vae", "vae", models.build_vae()).to(device)
+        images = torch.from_numpy(np.load(out / "images.npy"))
+        whiten(vae, images[:2048], device)
+        vae.save_pretrained(out / "vae")
+        parts = []
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+            for part in torch.split(images, 64):
+                parts.append(vae.encode(to_float(part.to(device))).latent_dist.mean.to(torch.bfloat16).cpu())
+        part_file = path.with_suffix(".part")
+        save_file({"latents": torch.cat(parts).contiguous()}, part_file, metadata={"vae_step": vae_step})
+        os.replace(part_file, path)
+    latents: Tensor = load_file(path, device=str(device))["latents"]
+    return latents
+
+
+@torch.no_grad()
+def whiten(vae: Any, images: Tensor, device: torch.device) -> None:
+    """Fold each latent channel's mean and deviation into the 1x1 convolutions on both sides of the latents, exactly,
+    so that latents have zero mean and unit variance and the pipeline needs no scale."""
+    means = torch.cat([vae.encode(to_float(part.to(device))).latent_dist.mean for part in torch.split(images, 64)])
+    mu, sigma = means.mean(dim=(0, 2, 3)).double(), means.std(dim=(0, 2, 3)).double()
+    into, back, channels = vae.quant_conv, vae.post_quant_conv, len(mu)
+    weight, bias = into.weight.double(), into.bias.double()
+    weight[:channels] /= sigma[:, None, None, None]
+    bias[:channels] = (bias[:channels] - mu) / sigma
+    bias[channels:] -= 2 * sigma.log()  # the log-variance of the scaled channel
+    into.weight.copy_(weight)
+    into.bias.copy_(bias)
+    weight, bias = back.weight.double(), back.bias.double()
+    back.bias.copy_(bias + (weight[:, :, 0, 0] * mu).sum(1))
+    back.weight.copy_(weight * sigma[None, :, None, None])
+
+
+def measure(vae: Any, out: Path, device: torch.device, num: int = 512) -> None:
+    """Say the mean PSNR on unseen scenes, and draw some of them, with what the VAE makes of them, as `vae.png`."""
+    drawn = np.stack([render(sample_scene("development", index)).image for index in range(num)])
+    again = np.concatenate([_roundtrip(vae, part, device) for part in np.split(drawn, num // 32)])
+    error = ((drawn.astype(np.float64) - again) / 255) ** 2
+    psnr = float(np.mean(-10 * np.log10(error.mean(axis=(1, 2, 3)))))
+    print(f"VAE: {psnr:.2f} dB on {num} unseen scenes", flush=True)
+    save_grid([drawn[:12], again[:12], drawn[12:24], again[12:24]], out / "vae.png")
+
+
+class _VaeLoss(nn.Module):
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        posterior = self.vae.encode(x).latent_dist
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        y = self.vae.decode(mean + (0.5 * logvar).exp() * noise).sample.float()
+        kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
+        loss: Tensor = _reconstruction_loss(y, x) + 2e-4 * kl
+        return loss
+
+
+def _reconstruction_loss(y: Tensor, x: Tensor) -> Tensor:
+    edges = (y.diff(dim=-1) - x.diff(dim=-1)).abs().mean() + (y.diff(dim=-2) - x.diff(dim=-2)).abs().mean()
+    loss: Tensor = F.l1_loss(y, x) + 2 * F.mse_loss(y, x) + 0.5 * edges
+    return loss
+
+
+def _batch(images: Tensor, size: int, draws: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which pictures, int64 (N,), and they themselves, float (N, 3, H, W)."""
+    chosen = torch.randint(len(images), (size,), generator=draws, device=device)
+    return chosen, to_float(images[chosen]).contiguous(memory_format=layout(device))
+
+
+def _latent_shape(num: int) -> tuple[int, int, int, int]:
+    return num, models.LATENT_CHANNELS, models.SIZE // 8, models.SIZE // 8
+
+
+@torch.no_grad()
+def _roundtrip(vae: Any, images: NDArray[np.uint8], device: torch.device) -> NDArray[np.uint8]:
+    x = to_float(torch.from_numpy(images).to(device))
+    return to_uint8(vae.decode(vae.encode(x).latent_dist.mode()).sample)
+
+
+def _vae_step(path: Path, key: str) -> str:
+    """How long the VAE was trained, as a checkpoint or a latents file says; "" if it does not."""
+    with safe_open(path, "pt") as file:
+        return str((file.metadata() or {}).get(key, ""))
