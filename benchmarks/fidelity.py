@@ -1,0 +1,96 @@
+"""What a run's model files are worth beside PyTorch's own call, on the counterfactual benchmark, by the same code.
+
+    distillery export runs/demo --format onnx,torchscript,pt2 --precision float32,float16,int8
+    python benchmarks/fidelity.py runs/demo [--num-scenes 25] [--split test]
+
+    PyTorch    the networks as they are, with the output that all files have: image + decode(z + delta) - decode(z)
+    plain      the same, but decode(z + delta) alone, as an autoencoder is used elsewhere
+    model.*    each file that the run has
+
+Means over edits and scenes; in brackets the difference to PyTorch in per cent of its value.
+"""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from distill.evaluate import Images, Translate, average, choose_scenes, evaluate_edits
+from distill.translator import LatentTranslator
+from flows.run_folder import RunFolder
+from flows.synthesize import open_teacher
+from inference.export import ExportModule
+from inference.formats import open_file
+from inference.settings import ExportSettings
+from synth.miniature.readers import FactorReader
+from synth.pixels import to_float, to_uint8
+
+_SHOWN = ("psnr_all", "psnr_inside", "psnr_outside_to_input", "ssim_all", "ssim_inside", "sharpness_inside", "right")
+_EVERY_KIND = ExportSettings(
+    formats=("onnx", "torchscript", "pt2"), precisions=("float32", "float16", "int8")
+).kinds()
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--num-scenes", type=int, default=25)
+    parser.add_argument("--split", default="test", choices=("development", "test", "shifted"))
+    args = parser.parse_args()
+
+    run = RunFolder(args.run)
+    recipe = run.load_recipe()
+    names = list(recipe.edits)
+    teacher = open_teacher(recipe.teacher)
+    module = ExportModule(teacher.vae, LatentTranslator.from_pretrained(run.student, use_safetensors=True))
+    ways = {"PyTorch": _pytorch(module, names), "plain": _plain(module, names)}
+    for kind in _EVERY_KIND:
+        if (path := run.path / kind.file_name).exists():
+            ways[path.name] = _file(path, kind.format, names)
+
+    scenes, reader = choose_scenes(recipe.edits, args.num_scenes, args.split), FactorReader.load()
+    print(f"{'':24} {' '.join(f'{figure:>21}' for figure in _SHOWN)}")
+    first: dict[str, float] = {}
+    for name, way in tqdm(ways.items(), leave=False):
+        rows = evaluate_edits(way, recipe.edits, scenes, lambda images: images, reader, 0, method=name)
+        means = next(asdict(row) for row in average(rows) if (row.method, row.scenes) == (name, "edited"))
+        first = first or means
+        cells = (f"{means[f]:.3f} ({100 * (means[f] / first[f] - 1):+.2f} %)" for f in _SHOWN)
+        tqdm.write(f"{name:24} {' '.join(f'{cell:>21}' for cell in cells)}")
+
+
+def _inputs(images: Images, edit: str, names: list[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    count = len(images)
+    return to_float(torch.from_numpy(images)), torch.full((count,), names.index(edit)), torch.ones(count)
+
+
+def _pytorch(module: ExportModule, names: list[str]) -> Translate:
+    return torch.no_grad()(lambda images, edit: to_uint8(module(*_inputs(images, edit, names))))
+
+
+def _plain(module: ExportModule, names: list[str]) -> Translate:
+    @torch.no_grad()
+    def translate(images: Images, edit: str) -> Images:
+        x, number, _ = _inputs(images, edit, names)
+        z = (module.vae.encode(x).latent_dist.mode() - module.shift) * module.scale  # (N, C, h, w)
+        return to_uint8(module.vae.decode((z + module.student(z, number)) / module.scale + module.shift).sample)
+
+    return translate
+
+
+def _file(path: Path, format_: str, names: list[str]) -> Translate:
+    run = open_file(path, format_)
+
+    def translate(images: Images, edit: str) -> Images:
+        x, number, strength = (each.numpy() for each in _inputs(images, edit, names))
+        return to_uint8(torch.from_numpy(np.asarray(run({"image": x, "edit": number, "strength": strength}))))
+
+    return translate
+
+
+if __name__ == "__main__":
+    main()
