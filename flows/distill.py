@@ -124,7 +124,7 @@ def distill_flow(recipe: Recipe, out: Path, data: str | None = None, changes: tu
     if data is not None:
         run.use_dataset(data)
     before = run.last_work()
-    with gpu_alone(recipe.teacher.device):
+    with gpu_alone(recipe.teacher.device), run.timed("training"):
         student = train_task.with_options(timeout_seconds=recipe.operations.timeout_hours * 3600)(recipe, out)
     if run.last_work() != before:
         _show(recipe, run)

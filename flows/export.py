@@ -189,9 +189,11 @@ def export_flow(out: Path, recipe: Recipe | None = None, changes: tuple[str, ...
     before = run.last_work()
     limit = recipe.operations.timeout_hours * 3600
     with gpu_alone(recipe.teacher.device):
-        model = export_task.with_options(timeout_seconds=limit)(recipe, out)
+        with run.timed("export"):
+            model = export_task.with_options(timeout_seconds=limit)(recipe, out)
         if has_true_answers(recipe):
-            evaluate_task.with_options(timeout_seconds=limit)(recipe, out)
+            with run.timed("measuring"):
+                evaluate_task.with_options(timeout_seconds=limit)(recipe, out)
     if run.last_work() != before:
         _show(recipe, run)
     return model

@@ -1,6 +1,7 @@
 """The main job, from words to a model file: the stages, joined."""
 
 import json
+import time
 from pathlib import Path
 
 from prefect import flow
@@ -42,7 +43,10 @@ def pipeline(recipe: Recipe, out: Path | None = None, data: str | None = None, c
     name_run(f"{recipe.name}: {recipe.scenes.count} images, {recipe.training.steps} steps, in {out}")
     before = run.last_work()
     with gpu_alone(recipe.teacher.device):
+        started = time.perf_counter()
         num_painted = synthesize_flow(recipe, run.dataset)
+        if num_painted:
+            run.add_seconds("painting", time.perf_counter() - started)
         distill_flow(recipe, out)
         model = export_flow(out, recipe)
     verdict = promote(recipe, out)
