@@ -4,9 +4,10 @@ Ray schedules: a shard has a GPU to itself, or a CPU where the cluster has no GP
 shard to shard. Prefect sees a task run for each shard, as it does without Ray, and tries again what can pass.
 """
 
+import socket
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from typing import Any
+from urllib.parse import urlsplit
 
 from prefect import Task
 
@@ -39,17 +40,22 @@ def paint_on_ray(
 
     # Sums round otherwise with another number of threads, and Ray's workers would have one.
     environment = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    with ExitStack() as stack:
-        try:
-            runner: Any = stack.enter_context(
-                RayTaskRunner(operations.ray_address, {"runtime_env": {"env_vars": environment}})
-            )
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise RunError(f"no Ray cluster answers at {operations.ray_address}: {reason}") from error
+    _refuse_silence(operations.ray_address)
+    runner: Any
+    with RayTaskRunner(operations.ray_address, {"runtime_env": {"env_vars": environment}}) as runner:
         share = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
-        stack.enter_context(remote_options(**share))
-        futures = {number: runner.submit(task, {**shared, "number": number}) for number in todo}
+        with remote_options(**share):
+            futures = {number: runner.submit(task, {**shared, "number": number}) for number in todo}
         for number, future in futures.items():
             future.result()
             yield todo[number]
+
+
+def _refuse_silence(address: str | None) -> None:
+    """Ray itself would ask a cluster that is not there for minutes."""
+    place = urlsplit(address if address and "://" in address else f"//{address or ''}")
+    try:
+        if place.hostname and place.port:
+            socket.create_connection((place.hostname, place.port), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise RunError(f"no Ray cluster answers at {address}: {error}; `ray start --head` starts one") from error

@@ -18,6 +18,9 @@ class OperationSettings(Settings):
     ray_address: str | None = None
     """Of a Ray cluster that is there, `ray://host:10001`; it reads and writes the set itself, so the set must lie
     where all of it reaches. None starts a cluster on this machine, for the run."""
+    keep_at: str | None = None
+    """Storage that outlives the machine, `s3://bucket/runs`: run folders are copied there at each checkpoint and at
+    their end, and a run on another machine goes on from the copy. None keeps them on the machine alone."""
     keep_runs: Annotated[int, Field(gt=0)] | None = None
     """After a run, so many finished runs of the recipe are kept beside each other, the newest; the one that `latest`
     names is kept besides. None deletes nothing."""
