@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.mirror import keep, keep_task, take_up_task
 from flows.progress import Bar, key_of, markdown_picture, open_progress, say, show_markdown
 from flows.recipe import Recipe
 from flows.robust import RETRIES, gpu_alone
@@ -55,6 +56,8 @@ def distill(recipe: Recipe, out: Path) -> Path:
             bar.update(record.step - bar.n)
             if record.step % settings.sample_every == 0 or record.step == settings.steps:
                 draw_samples(teacher, record.student, painted).save(run.samples / f"step_{record.step:06d}.png")
+            if record.step % settings.checkpoint_every == 0:
+                keep(recipe, out)
     newest = checkpoints.latest(run.path)
     assert newest is not None, "a training ends with a checkpoint"
     _save(checkpoints.load_student(newest), run.student)
@@ -120,13 +123,15 @@ def distill_flow(recipe: Recipe, out: Path, data: str | None = None, changes: tu
     """
     recipe = start(recipe, changes)
     name_run(f"train {recipe.name} in {out}")
+    take_up_task(recipe, out)
     run = RunFolder.claim(recipe, out)
     if data is not None:
         run.use_dataset(data)
     before = run.last_work()
-    with gpu_alone(recipe.teacher.device):
+    with gpu_alone(recipe.teacher.device), run.timed("training"):
         student = train_task.with_options(timeout_seconds=recipe.operations.timeout_hours * 3600)(recipe, out)
     if run.last_work() != before:
+        keep_task(recipe, out)
         _show(recipe, run)
     return student
 

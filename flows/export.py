@@ -10,6 +10,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from tqdm import tqdm
 
+from flows.mirror import keep_task, take_up_task
 from flows.progress import key_of, markdown_picture, say, show_link, show_markdown, show_table
 from flows.recipe import Recipe
 from flows.robust import RETRIES, gpu_alone
@@ -185,14 +186,18 @@ def export_flow(out: Path, recipe: Recipe | None = None, changes: tuple[str, ...
     recipe = recipe or RunFolder(out).load_recipe()
     recipe = start(recipe, changes)
     name_run(f"export {recipe.name} in {out}")
+    take_up_task(recipe, out)
     run = RunFolder.claim(recipe, out)
     before = run.last_work()
     limit = recipe.operations.timeout_hours * 3600
     with gpu_alone(recipe.teacher.device):
-        model = export_task.with_options(timeout_seconds=limit)(recipe, out)
+        with run.timed("export"):
+            model = export_task.with_options(timeout_seconds=limit)(recipe, out)
         if has_true_answers(recipe):
-            evaluate_task.with_options(timeout_seconds=limit)(recipe, out)
+            with run.timed("measuring"):
+                evaluate_task.with_options(timeout_seconds=limit)(recipe, out)
     if run.last_work() != before:
+        keep_task(recipe, out)
         _show(recipe, run)
     return model
 

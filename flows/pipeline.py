@@ -1,12 +1,14 @@
 """The main job, from words to a model file: the stages, joined."""
 
 import json
+import time
 from pathlib import Path
 
 from prefect import flow
 
 from flows.distill import distill_flow
 from flows.export import export_flow
+from flows.mirror import keep_task, take_up_task
 from flows.progress import key_of, say, show_link, show_markdown
 from flows.promotion import promote
 from flows.recipe import Recipe
@@ -36,13 +38,17 @@ def pipeline(recipe: Recipe, out: Path | None = None, data: str | None = None, c
     """
     recipe = start(recipe, changes)
     out = out or RunFolder.default_path(recipe)
+    take_up_task(recipe, out)
     run = RunFolder.claim(recipe, out)
     if data is not None:
         run.use_dataset(data)
     name_run(f"{recipe.name}: {recipe.scenes.count} images, {recipe.training.steps} steps, in {out}")
     before = run.last_work()
     with gpu_alone(recipe.teacher.device):
+        started = time.perf_counter()
         num_painted = synthesize_flow(recipe, run.dataset)
+        if num_painted:
+            run.add_seconds("painting", time.perf_counter() - started)
         distill_flow(recipe, out)
         model = export_flow(out, recipe)
     verdict = promote(recipe, out)
@@ -51,6 +57,7 @@ def pipeline(recipe: Recipe, out: Path | None = None, data: str | None = None, c
         say(f"nothing was to do: {out} holds this recipe's run, whole")
         return model
     write_report(recipe, out)
+    keep_task(recipe, out)
     _show(recipe, run)
     for path in clear_old_runs(recipe, out):
         say(f"deleted {path}, by the recipe's operations.keep_runs")

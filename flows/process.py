@@ -12,9 +12,14 @@ from synth.cpu import prepare_cpu
 
 def prepare() -> None:
     """The libraries say only what a person must know, and leave nothing behind."""
+    prepare_worker()
+    _private_prefect()
+
+
+def prepare_worker() -> None:
+    """The same where Prefect is set up already: in a process that a worker of Prefect's or Ray's began."""
     quiet_libraries()
     prepare_cpu()
-    _private_prefect()
 
 
 def quiet_libraries() -> None:

@@ -1,13 +1,17 @@
 """A run as tables, for the terminal and for Prefect, and as one self-contained HTML page."""
 
-import base64
 import html
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
+from flows.figures import STYLE, curves, picture, wipe
 from flows.recipe import Recipe, to_toml
 from flows.run_folder import RunFolder, write_whole
 
@@ -22,21 +26,33 @@ _COLUMNS = {
     "SSIM outside": ("ssim_outside", "{:.3f}"),
 }
 _NUM_PAINTED = 8  # pictures of the training set that the report shows
+_CURVES = {
+    "dds": "mean square of the delta score; no sign of convergence",
+    "identity": "how far the student moves its input",
+    "grad_norm": "norm of the gradient",
+    "guidance_scale": "guidance scale omega",
+    "lambda_id": "weight of the identity, lambda_id",
+    "learning_rate": "learning rate",
+}
 _LEGEND = (
     "PSNR in dB and SSIM, to the true counterfactual; inside and outside the silhouettes of the sofa, before and "
     "after, or of whatever the edit changes. Factor right: the strict reader finds all that the edit asks for. "
     "No-op: the scene already is what the edit asks for, and the input itself is the truth."
 )
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
-th:nth-child(-n+3), td:nth-child(-n+3) { text-align: left }
-tr.student td { font-weight: 600 } figure { margin: 0 } img { max-width: 100%; image-rendering: auto }
-.painted { display: grid; grid-template-columns: repeat(4, 1fr); gap: .8rem; font-size: 12px }
-pre { background: #f6f6f4; padding: 1rem; overflow-x: auto; font-size: 12px } .scroll { overflow-x: auto }
-"""
+_STYLE = f"""
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #222 }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px }}
+th, td {{ padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }}
+.numbers :is(th, td):nth-child(-n+3), .words :is(th, td):first-child {{ text-align: left }}
+tr.student td {{ font-weight: 600 }} summary {{ cursor: pointer; margin: .6rem 0 }} .scroll {{ overflow-x: auto }}
+pre {{ background: #f6f6f4; padding: 1rem; overflow-x: auto; font-size: 12px }}
+{STYLE}"""
+_USE = """distillery translate {folder}/model.onnx photo.jpg --edit {edit} --out edited
+
+from inference.runtime import Translator  # numpy, Pillow and onnxruntime alone
+translator = Translator.load("{folder}/model.onnx")
+translator("photo.jpg", "{edit}", strength=1.0).save("edited.png")"""
 
 
 def text_table(evaluation: Mapping[str, Any]) -> str:
@@ -64,32 +80,27 @@ def markdown_table(evaluation: Mapping[str, Any]) -> str:
 def write_report(recipe: Recipe, out: Path) -> Path:
     """Write the run's report.html from what is in its folder; one file that needs nothing beside it."""
     run = RunFolder(out)
-    body = [f"<h1>{html.escape(recipe.name)}</h1>", f"<p>Validated on: {html.escape(recipe.validated_on)}.</p>"]
+    head = [f"<h1>{html.escape(recipe.name)}</h1>", f"<p>Validated on: {html.escape(recipe.validated_on)}.</p>"]
     if run.promotion.exists():
-        body.append(f"<p>{html.escape(json.loads(run.promotion.read_text())['why'])}</p>")
-    if run.evaluation.exists():
-        evaluation = json.loads(run.evaluation.read_text())
-        body.append(
-            f"<h2>Numbers</h2><p>{evaluation['num_scenes']} unseen drawn scenes, {evaluation['split']} split.</p>"
-        )
-        body.append(f'<div class="scroll">{_html_table(evaluation)}</div><p>{html.escape(_LEGEND)}</p>')
-    else:
-        body.append("<p>Not measured: drawn scenes cannot judge this teacher. Look at the samples.</p>")
-    if run.grid.exists():
-        body.append(
-            f"<h2>Unseen scenes</h2>{_figure(run.grid.read_bytes(), 'input, translated, true counterfactual')}"
-        )
-    samples = sorted(run.samples.glob("step_*.png"))
-    if samples:
-        body.append("<h2>Painted images, edited by the student at its last step</h2>")
-        body.append(_figure(samples[-1].read_bytes(), "; ".join(["input", *recipe.edits])))
-    body.append(f"<h2>Some of the {_painted_count(run)} painted images</h2>{_painted(run)}")
-    body.append(f"<h2>Training</h2>{_training(run)}")
-    body.append(f"<h2>Recipe</h2><pre>{html.escape(to_toml(recipe))}</pre>")
+        head.append(f"<p>{html.escape(json.loads(run.promotion.read_text())['why'])}</p>")
+    sections = {
+        "Numbers": _numbers(run),
+        "Before and after": _before_and_after(recipe, run),
+        "Unseen scenes": _grid(run),
+        "Painted images, edited by the student at its last step": _samples(recipe, run),
+        f"Some of the {_painted_count(run)} painted images": _painted(run),
+        "Rejected": _rejects(run),
+        "Training": _training(run),
+        "The file beside PyTorch": _parity(run),
+        "Time": _times(run),
+        "How to use it": _use(recipe, run),
+        "Recipe": f"<details><summary>as resolved</summary><pre>{html.escape(to_toml(recipe))}</pre></details>",
+    }
+    body = [f"<h2>{title}</h2>{content}" for title, content in sections.items() if content]
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(recipe.name)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style>\n'
-        + "\n".join(body)
+        + "\n".join([*head, *body])
         + "\n</html>\n"
     )
     write_whole(run.report, page.encode())
@@ -112,19 +123,70 @@ def _figures(row: Mapping[str, Any]) -> Iterator[str]:
         yield "-" if row[name] is None else form.format(row[name])
 
 
+def _numbers(run: RunFolder) -> str:
+    if not run.evaluation.exists():
+        return "<p>Not measured: drawn scenes cannot judge this teacher. Look at the pictures.</p>"
+    evaluation = json.loads(run.evaluation.read_text())
+    means = _html_table({**evaluation, "edits": []})
+    return (
+        f"<p>{evaluation['num_scenes']} unseen drawn scenes, {evaluation['split']} split. {html.escape(_LEGEND)}</p>"
+        f"{means}<details><summary>each edit by itself</summary>{_html_table({**evaluation, 'means': []})}</details>"
+    )
+
+
 def _html_table(evaluation: Mapping[str, Any]) -> str:
     header, *rows = _cells(evaluation, short=False)
-    lines = ["<table><tr>" + "".join(f"<th>{cell}</th>" for cell in header) + "</tr>"]
+    lines = ["<tr>" + "".join(f"<th>{cell}</th>" for cell in header) + "</tr>"]
     for row in rows:
         mark = ' class="student"' if row[2] == "student" else ""
         lines.append(f"<tr{mark}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>")
-    return "\n".join([*lines, "</table>"])
+    return f'<div class="scroll"><table class="numbers">{"".join(lines)}</table></div>'
 
 
-def _figure(png: bytes, caption: str) -> str:
-    source = base64.b64encode(png).decode()
-    text = html.escape(caption)
-    return f'<figure><img src="data:image/png;base64,{source}" alt="{text}"><figcaption>{text}</figcaption></figure>'
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table whose first column is words."""
+    header = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in rows[0])
+    lines = ["".join(f"<td>{html.escape(str(cell))}</td>" for cell in row.values()) for row in rows]
+    body = "".join(f"<tr>{line}</tr>" for line in [header, *lines])
+    return f'<div class="scroll"><table class="words">{body}</table></div>'
+
+
+def _before_and_after(recipe: Recipe, run: RunFolder) -> str:
+    """Each edit of a picture of its own, by the file that ships."""
+    if not run.model.exists():
+        return ""
+    from inference.runtime import Translator
+
+    translator, figures = Translator.load(run.model, ["cpu"]), []
+    for place, edit in enumerate(recipe.edits):
+        before = _picture_for(recipe, run, place)
+        figures.append(wipe(before, Image.fromarray(translator(np.asarray(before), edit)), edit))
+    whose = "unseen drawn scenes" if run.evaluation.exists() else "pictures of the painted set"
+    return f'<p>{whose.capitalize()}; move the handle.</p><div class="several">{"".join(figures)}</div>'
+
+
+def _picture_for(recipe: Recipe, run: RunFolder, place: int) -> Image.Image:
+    if run.evaluation.exists():
+        from distill.evaluate import choose_scenes
+        from synth.miniature.world import render
+
+        edit = list(recipe.edits.values())[place]
+        scenes = choose_scenes(recipe.edits, recipe.evaluation.num_scenes, recipe.evaluation.split)
+        others = [scene for scene in scenes if scene.replace(**edit) != scene] or scenes
+        return Image.fromarray(render(others[place % len(others)]).image)
+    from synth.dataset import PaintedSet
+
+    painted = PaintedSet(run.dataset)
+    return Image.fromarray(painted.image(place % len(painted)))
+
+
+def _grid(run: RunFolder) -> str:
+    return picture(run.grid.read_bytes(), "input, translated, true counterfactual") if run.grid.exists() else ""
+
+
+def _samples(recipe: Recipe, run: RunFolder) -> str:
+    samples = sorted(run.samples.glob("step_*.png"))
+    return picture(samples[-1].read_bytes(), "; ".join(["input", *recipe.edits])) if samples else ""
 
 
 def _painted_count(run: RunFolder) -> int:
@@ -134,8 +196,6 @@ def _painted_count(run: RunFolder) -> int:
 
 
 def _painted(run: RunFolder) -> str:
-    from PIL import Image
-
     from synth.dataset import PaintedSet
 
     painted = PaintedSet(run.dataset)
@@ -145,8 +205,18 @@ def _painted(run: RunFolder) -> str:
         image.thumbnail((256, 256))
         encoded = io.BytesIO()
         image.save(encoded, "PNG")
-        figures.append(_figure(encoded.getvalue(), painted.prompts[index]))
-    return f'<div class="painted">{"".join(figures)}</div>'
+        figures.append(picture(encoded.getvalue(), painted.prompts[index]))
+    return f'<div class="several">{"".join(figures)}</div>'
+
+
+def _rejects(run: RunFolder) -> str:
+    from synth.card import count_rejects
+    from synth.store import Store
+
+    counts = count_rejects(Store(run.dataset))
+    if not counts:
+        return "<p>No picture was rejected.</p>"
+    return _table([{"reason": reason, "pictures": count} for reason, count in counts.most_common()])
 
 
 def _training(run: RunFolder) -> str:
@@ -154,5 +224,33 @@ def _training(run: RunFolder) -> str:
     if not rows:
         return "<p>No log.</p>"
     minutes = sum(row["seconds"] for row in rows) / 60
-    last = ", ".join(f"{name} {value:.4g}" for name, value in rows[-1].items() if name not in ("step", "seconds"))
-    return f"<p>{rows[-1]['step']} steps in {minutes:.1f} minutes; at the last one {html.escape(last)}.</p>"
+    return f"<p>{rows[-1]['step']} steps in {minutes:.1f} minutes.</p>{curves(rows, _CURVES)}"
+
+
+def _parity(run: RunFolder) -> str:
+    if not run.model.exists():
+        return ""
+    from inference.runtime import Translator
+
+    cases = Translator.load(run.model, ["cpu"]).metadata["parity_cases"]
+    rows = [
+        {
+            "input": f"{case['batch']} of {case['height']} x {case['width']}",
+            "largest difference, of 2": f"{case['max_difference']:.1e}",
+            "PSNR, dB": f"{case['psnr_db']:.1f}",
+        }
+        for case in cases
+    ]
+    return f"<p>What model.onnx answers beside PyTorch.</p>{_table(rows)}"
+
+
+def _times(run: RunFolder) -> str:
+    seconds = run.seconds()
+    if not seconds:
+        return ""
+    rows = [{"stage": stage, "time": str(timedelta(seconds=round(took)))} for stage, took in seconds.items()]
+    return f"<p>Attempts that were killed are not counted.</p>{_table(rows)}"
+
+
+def _use(recipe: Recipe, run: RunFolder) -> str:
+    return f"<pre>{html.escape(_USE.format(folder=run.path, edit=next(iter(recipe.edits))))}</pre>"

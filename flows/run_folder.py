@@ -8,12 +8,16 @@ samples/        step_000500.png       report.html       all of it on one page
 latents/        the set's latents     stages.json       what each output was made from
 dataset.url     where the set is, if not in dataset/
 promotion.json  whether `latest` was moved to this run, and why
+timings.json    seconds that each stage took
 """
 
 import hashlib
 import json
 import os
 import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +49,7 @@ class RunFolder:
         self.report = path / "report.html"
         self.stages = path / "stages.json"
         self.promotion = path / "promotion.json"
+        self.timings = path / "timings.json"
 
     @property
     def dataset(self) -> str:
@@ -107,6 +112,25 @@ class RunFolder:
     def last_work(self) -> int:
         """When a stage last made something, in ns; 0 for never. A stage that finds all done leaves it as it is."""
         return self.stages.stat().st_mtime_ns if self.stages.exists() else 0
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time of what is done within to the stage's, if anything was made."""
+        before, started = self.last_work(), time.perf_counter()
+        yield
+        if self.last_work() != before:
+            self.add_seconds(stage, time.perf_counter() - started)
+
+    def add_seconds(self, stage: str, seconds: float) -> None:
+        """A stage took so much longer: a training that goes on, a set that grows."""
+        there = self.seconds()
+        there[stage] = round(there.get(stage, 0.0) + seconds, 3)
+        write_whole(self.timings, (json.dumps(there, indent=2) + "\n").encode())
+
+    def seconds(self) -> dict[str, float]:
+        """What each stage took, by the flows that ended."""
+        there: dict[str, float] = json.loads(self.timings.read_text()) if self.timings.exists() else {}
+        return there
 
     def _stages(self) -> dict[str, str]:
         if not self.stages.exists():

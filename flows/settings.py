@@ -1,6 +1,6 @@
-"""The settings that this room owns: how long, how good and how many. No Prefect here."""
+"""The settings that this room owns: how long, how good, how many and where. No Prefect here."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,15 @@ class OperationSettings(Settings):
 
     timeout_hours: Annotated[float, Field(gt=0)] = 48.0
     """A shard, a training, an export or a measurement that takes longer is given up; what is on disk stays."""
+    runner: Literal["threads", "ray"] = "threads"
+    """Who paints the shards: this process, one after the other with torch's threads, or the workers of a Ray cluster,
+    as many at once as it has GPUs (CPUs, where it has none). The bytes are the same on the same kind of machine."""
+    ray_address: str | None = None
+    """Of a Ray cluster that is there, `ray://host:10001`; it reads and writes the set itself, so the set must lie
+    where all of it reaches. None starts a cluster on this machine, for the run."""
+    keep_at: str | None = None
+    """Storage that outlives the machine, `s3://bucket/runs`: run folders are copied there at each checkpoint and at
+    their end, and a run on another machine goes on from the copy. None keeps them on the machine alone."""
     keep_runs: Annotated[int, Field(gt=0)] | None = None
     """After a run, so many finished runs of the recipe are kept beside each other, the newest; the one that `latest`
     names is kept besides. None deletes nothing."""

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from prefect import get_client
 from prefect.context import FlowRunContext
 
-from flows.process import quiet_libraries
+from flows.process import prepare_worker
 from flows.recipe import Recipe, changed
-from synth.cpu import prepare_cpu
 from synth.errors import RunError
 
 _MOST_ATTEMPTS = 5
@@ -20,8 +19,7 @@ def start(recipe: Recipe, changes: Sequence[str]) -> Recipe:
         RecipeError: for a change that is wrong.
         RunError: if the run has crashed again and again: another try would end like the last.
     """
-    quiet_libraries()
-    prepare_cpu()
+    prepare_worker()
     context = FlowRunContext.get()
     if context is not None and context.flow_run is not None and context.flow_run.run_count > _MOST_ATTEMPTS:
         raise RunError(

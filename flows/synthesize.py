@@ -1,6 +1,7 @@
 """First stage: the teacher paints the recipe's scenes."""
 
 import time
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,9 @@ from uuid import UUID
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.progress import Bar, key_of, markdown_picture, open_progress, say, show_link, show_markdown
+from flows.fan_out import paint_on_ray
+from flows.process import prepare_worker
+from flows.progress import Bar, key_of, markdown_picture, open_progress, say, show_link, show_markdown, show_table
 from flows.recipe import Recipe
 from flows.robust import RETRIES, gpu_alone
 from flows.start import name_run, start
@@ -93,8 +96,9 @@ def plan_task(recipe: Recipe, url: str) -> dict[int, int]:
 
 
 @task(name="paint", task_run_name="shard {number:05d}", cache_policy=NO_CACHE, **RETRIES)
-def paint_task(recipe: Recipe, url: str, number: int, done: int, artifact: UUID | None) -> None:
+def paint_task(recipe: Recipe, url: str, number: int, done: int = 0, artifact: UUID | None = None) -> None:
     """One shard, whole. `done` pictures of the set are there already."""
+    prepare_worker()  # a worker of Ray's begins here
     bar: Any
     with Bar("painting", recipe.scenes.count, "image", done, artifact, leave=False) as bar:
         _painting(recipe.model_dump_json(), url).paint_shard(number, bar)
@@ -141,11 +145,8 @@ def synthesize_flow(recipe: Recipe, url: str, part: int = 0, parts: int = 1, cha
             teacher = open_teacher(recipe.teacher)
             shards = "1 shard" if len(todo) == 1 else f"{len(todo)} shards"
             say(f"painting {num_new} images in {shards}, with {teacher.name} on {teacher.device}")
-        artifact = open_progress("images", recipe.name) if todo else None
         started = time.perf_counter()
-        for number, lacking in todo.items():
-            paint_task.with_options(timeout_seconds=limit)(recipe, url, number, done, artifact)
-            done += lacking
+        _paint(recipe, url, todo, done)
         rate = num_new / (time.perf_counter() - started) if todo else 0.0
         if parts == 1:
             finish_task.with_options(timeout_seconds=limit)(recipe, url, rate)
@@ -154,8 +155,25 @@ def synthesize_flow(recipe: Recipe, url: str, part: int = 0, parts: int = 1, cha
     return num_new
 
 
+def _paint(recipe: Recipe, url: str, todo: Mapping[int, int], done: int) -> None:
+    """The shards of `todo`, here or on Ray. `done` pictures of the set are there already."""
+    if not todo:
+        return
+    artifact = open_progress("images", recipe.name)
+    task = paint_task.with_options(timeout_seconds=recipe.operations.timeout_hours * 3600)
+    if recipe.operations.runner == "ray":
+        with Bar("painting", recipe.scenes.count, "image", done, artifact) as bar:
+            for lacking in paint_on_ray(task, {"recipe": recipe, "url": url}, todo, recipe.operations):
+                bar.update(lacking)
+        return
+    for number, lacking in todo.items():
+        task(recipe, url, number, done, artifact)
+        done += lacking
+
+
 def _show(recipe: Recipe, url: str) -> None:
     """In the UI: the set's card as a page: what varies, what was rejected, a grid of samples."""
+    from synth.card import count_rejects
     from synth.store import Store
 
     store = Store(url)
@@ -164,4 +182,7 @@ def _show(recipe: Recipe, url: str) -> None:
     if grid in card:
         card = card.replace(grid, markdown_picture(store.read("grid.png"), "a sample"))
     show_markdown(key_of(recipe.name, "data"), card, f"{recipe.name}: the painted set")
+    rejects = [{"reason": reason, "pictures": count} for reason, count in count_rejects(store).most_common()]
+    if rejects:
+        show_table(key_of(recipe.name, "rejects"), rejects, f"{recipe.name}: what was painted and not kept")
     show_link(key_of(recipe.name, "data-set"), url, f"{recipe.name}: where the set lies")

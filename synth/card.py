@@ -35,9 +35,7 @@ def write_card(store: Store, settings: SceneSettings, teacher: str, licence: str
             num_images += 1
             for name in slots:
                 counts[name][row[f"slot_{name}"]] += 1
-    reasons: Counter[str] = Counter()
-    for rejects in store.names("rejects/train-*.parquet"):
-        reasons.update(_kind(row["reason"]) for row in read_rows(store, rejects, ["reason"]))
+    reasons = count_rejects(store)
     _write_grid(store, shards[0])
     store.write(
         "README.md",
@@ -51,6 +49,14 @@ def write_card(store: Store, settings: SceneSettings, teacher: str, licence: str
             ]
         ).encode(),
     )
+
+
+def count_rejects(store: Store) -> Counter[str]:
+    """Reason -> how many pictures were painted and not kept for it."""
+    reasons: Counter[str] = Counter()
+    for rejects in store.names("rejects/train-*.parquet"):
+        reasons.update(_kind(row["reason"]) for row in read_rows(store, rejects, ["reason"]))
+    return reasons
 
 
 def _front_matter(licence: str, num_images: int, shards: list[str], store: Store) -> str:

@@ -90,6 +90,42 @@ class Store:
                 part.unlink(missing_ok=True)
                 raise
 
+    def upload(self, name: str, path: Path) -> None:
+        """Put a file of this machine there, whole, without holding it in memory where the storage is far.
+
+        Raises:
+            DatasetError: if it cannot be written.
+        """
+        if self.is_local:
+            self.write(name, path.read_bytes())
+            return
+        with self._explained("written"):
+            self._fs.put_file(str(path), self._path(name))
+
+    def download(self, name: str, path: Path) -> None:
+        """Bring a file to this machine, whole.
+
+        Raises:
+            DatasetError: if it cannot be read.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        with self._explained("read"):
+            self._fs.get_file(self._path(name), str(part))
+        os.replace(part, path)
+
+    def remove(self, name: str) -> None:
+        """Nothing is there afterwards.
+
+        Raises:
+            DatasetError: if it cannot be removed.
+        """
+        with self._explained("written"):
+            try:
+                self._fs.rm_file(self._path(name))
+            except FileNotFoundError:
+                return
+
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else str(self._root)
 

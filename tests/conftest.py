@@ -7,7 +7,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -36,6 +36,9 @@ from transformers import (
 
 from synth.settings import TeacherSettings
 from synth.teacher import Teacher
+
+if TYPE_CHECKING:
+    from workplace import Workplace
 
 SD_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 WORDS = "a an sofa in living room with walls red blue grey purple orange leather velvet fabric white green"
@@ -263,3 +266,18 @@ def finished(prefect_server: None, tiny_sd_folder: Path, tmp_path_factory: pytes
     assert result.exit_code == 0, result.output
     assert f"report {out / 'report.html'}\nmodel  {out / 'model.onnx'}\n" in result.stdout
     return out
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Workplace]":
+    """Postgres, a Prefect server on it, and the deployments; for the slow tests."""
+    from workplace import Postgres, Workplace, postgres_programs
+
+    programs = postgres_programs()
+    if programs is None:
+        pytest.skip("no Postgres here: `apt-get install postgresql`, or put its initdb on the PATH")
+    database = Postgres(programs)
+    place = Workplace(tmp_path_factory.mktemp("workplace"), database)
+    yield place
+    place.close()
+    database.remove()

@@ -26,6 +26,10 @@ def test_a_run_leaves_everything_in_its_folder(finished: Path) -> None:
     assert "red-leather" in page
     assert page.count("data:image/png;base64,") == 1 + 6  # samples, painted images
     assert not re.search(r'(src|href)="(?!data:)', page), "the page needs nothing beside it"
+    assert page.count('class="wipe"') == 6, "each edit, before and after"
+    for title in ("Rejected", "Training", "The file beside PyTorch", "Time", "How to use it", "Recipe"):
+        assert f"<h2>{title}</h2>" in page
+    assert set(json.loads((finished / "timings.json").read_text())) == {"painting", "training", "export"}
     assert not list(finished.rglob("*.part"))
 
 

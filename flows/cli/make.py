@@ -11,6 +11,12 @@ from flows.process import prepare
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 _Verb = TypeVar("_Verb", bound=Callable[..., Any])
+_SHORT = {
+    "teacher": "teacher.id",
+    "num_images": "scenes.count",
+    "runner": "operations.runner",
+    "ray_address": "operations.ray_address",
+}
 
 
 def _recipe_options(verb: _Verb) -> _Verb:
@@ -25,10 +31,21 @@ def _recipe_options(verb: _Verb) -> _Verb:
     return verb
 
 
+def _runner_options(verb: _Verb) -> _Verb:
+    """Who paints the shards."""
+    for decorate in (
+        click.option("--ray-address", metavar="URL", help="Of a Ray cluster that is there: ray://host:10001."),
+        click.option("--runner", type=click.Choice(["threads", "ray"]), help="Who paints: this process, or Ray."),
+    ):
+        verb = decorate(verb)
+    return verb
+
+
 @click.command()
 @_recipe_options
+@_runner_options
 @click.option("--out", type=FOLDER, required=True, help="Run folder; a killed run in it goes on.")
-def run(recipe: str, out: Path, teacher: str | None, num_images: int | None, overrides: tuple[str, ...]) -> None:
+def run(recipe: str, out: Path, overrides: tuple[str, ...], **short: Any) -> None:
     """Paint, distil, export and measure: RECIPE in, model file out.
 
     RECIPE is `sofas`, `demo` or a TOML file. What an earlier, killed run left in --out is kept.
@@ -37,7 +54,7 @@ def run(recipe: str, out: Path, teacher: str | None, num_images: int | None, ove
     distillery run sofas --teacher miniature --num-images 5000 --out runs/sofas
     distillery run sofas --set training.steps=200 --set training.seed=1 --out runs/other
     """
-    resolved = _resolve(recipe, teacher, num_images, overrides)
+    resolved = _resolve(recipe, overrides, **short)
     prepare()
     from flows.pipeline import pipeline
     from flows.run_folder import RunFolder
@@ -50,15 +67,9 @@ def run(recipe: str, out: Path, teacher: str | None, num_images: int | None, ove
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Paint one batch, keep nothing, and say what the set will take.")
 @_recipe_options
+@_runner_options
 @click.option("--out", required=True, help="Folder or URL of the data set.")
-def synthesize(
-    recipe: str,
-    out: str,
-    teacher: str | None,
-    num_images: int | None,
-    overrides: tuple[str, ...],
-    dry_run: bool,
-) -> None:
+def synthesize(recipe: str, out: str, overrides: tuple[str, ...], dry_run: bool, **short: Any) -> None:
     """Paint the training set of RECIPE alone, at --out: a folder, or a URL such as s3://bucket/sofas.
 
     A killed run goes on; asked for more images later, the set grows. Open preview.html to look at it and to veto.
@@ -67,12 +78,19 @@ def synthesize(
     distillery synthesize sofas --num-images 500 --out sets/sofas
     distillery synthesize sofas --teacher some/hub-id --dry-run --out sets/sofas
     """
-    resolved = _resolve(recipe, teacher, num_images, overrides)
+    resolved = _resolve(recipe, overrides, **short)
     prepare()
-    from flows.synthesize import plan
+    from flows.synthesize import plan, synthesize_flow
     from flows.synthesize import synthesize as paint
 
-    click.echo(plan(resolved) if dry_run else f"data set  {paint(resolved, out)}")
+    if dry_run:
+        click.echo(plan(resolved))
+        return
+    if resolved.operations.runner == "ray":
+        synthesize_flow(resolved, out)
+    else:
+        paint(resolved, out)
+    click.echo(f"data set  {out.rstrip('/')}")
 
 
 @click.command("import-photos")
@@ -109,16 +127,14 @@ def import_photos(source: str, out: str, **settings: Any) -> None:
 @click.option("--data", required=True, help="The painted set: a folder or URL, as `distillery synthesize` left it.")
 @_recipe_options
 @click.option("--out", type=FOLDER, required=True, help="Run folder; a killed training in it goes on.")
-def distill(
-    recipe: str, out: Path, teacher: str | None, num_images: int | None, overrides: tuple[str, ...], data: str
-) -> None:
+def distill(recipe: str, out: Path, overrides: tuple[str, ...], data: str, **short: Any) -> None:
     """Train the student of RECIPE alone, on a set that is painted already.
 
     \b
     distillery distill sofas --data sets/sofas --out runs/sofas
     distillery distill sofas --data s3://bucket/sofas --set training.steps=200 --out runs/short
     """
-    resolved = _resolve(recipe, teacher, num_images, overrides)
+    resolved = _resolve(recipe, overrides, **short)
     prepare()
     from flows.distill import distill as teach
     from flows.run_folder import RunFolder
@@ -156,13 +172,13 @@ def export(folder: Path, formats: str | None, precisions: str | None) -> None:
         click.echo(f"model  {folder / kind.file_name}")
 
 
-def _resolve(recipe: str, teacher: str | None, num_images: int | None, overrides: tuple[str, ...]) -> Any:
+def _resolve(recipe: str, overrides: tuple[str, ...], **short: Any) -> Any:
     """The recipe with all that the command line says; --set has the last word."""
     from flows.recipe import load_recipe
 
-    short = [] if teacher is None else [f"teacher.id={json.dumps(teacher, ensure_ascii=False)}"]
-    short += [] if num_images is None else [f"scenes.count={num_images}"]
-    return load_recipe(recipe, [*short, *overrides])
+    named = {_SHORT[option]: value for option, value in short.items() if value is not None}
+    changes = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in named.items()]
+    return load_recipe(recipe, [*changes, *overrides])
 
 
 def recipe_of(folder: Path) -> Any:

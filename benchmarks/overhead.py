@@ -1,0 +1,138 @@
+"""What Prefect costs: flow runs against the plain functions that they call, on a server of their own.
+
+    python benchmarks/overhead.py shards [--num 1000]     many shards under a painter that costs nothing
+    python benchmarks/overhead.py painting [--turns 2]    one shard of 250 images at 0.2 s an image
+
+A GPU's time is played by sleep: Prefect's own work then has the processor to itself, as it has beside a GPU.
+"""
+
+import argparse
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+from growing import Painter
+
+SECONDS_AN_IMAGE = 0.2
+
+
+class Sleeper(Painter):
+    """A painter of known cost."""
+
+    def __call__(self, prompts: list[str], generator: list[torch.Generator], **more: Any) -> Any:
+        """As long as the prompts take."""
+        time.sleep(SECONDS_AN_IMAGE * len(prompts))
+        return super().__call__(prompts, generator, **more)
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[int]:
+    """A Prefect server on SQLite, and this process told of it; yields its process id."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ |= {"PREFECT_HOME": str(folder), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(240):
+        try:
+            httpx.get(f"{os.environ['PREFECT_API_URL']}/health", timeout=5)
+            break
+        except httpx.HTTPError:
+            time.sleep(0.5)
+    yield process.pid
+    process.terminate()
+    process.wait()
+
+
+def shards(num: int, server_pid: int, folder: Path) -> None:
+    """`num` shards of 10 images for nothing, planned and tracked in one flow run, and once more without Prefect."""
+    recipe = _recipe(num, shard_size=10)
+    told: list[tuple[int, float, float]] = []
+
+    class Counted(Painter):
+        called = 0
+
+        def __call__(self, *arguments: Any, **more: Any) -> Any:
+            self.called += 1
+            if self.called in {num // 10, num // 2, num}:
+                told.append((self.called, _mebibytes(os.getpid()), _mebibytes(server_pid)))
+            return super().__call__(*arguments, **more)
+
+    with_prefect = _flow(recipe, Counted(), folder / "flow")
+    bare = _plain(recipe, Painter(), folder / "plain")
+    print(f"{num} shards  {with_prefect:.1f} s as a flow, {bare:.1f} s bare")
+    print(f"overhead     {(with_prefect - bare) / num:.3f} s a shard")
+    for number, ours, theirs in told:
+        print(f"shard {number:6}  {ours:.0f} MiB in the run's process, {theirs:.0f} MiB in the server's")
+
+
+def painting(turns: int, folder: Path) -> None:
+    """Whole shards at a GPU's pace, with and without Prefect in turns."""
+    recipe = _recipe(1, shard_size=250)
+    seconds = {"flow": 0.0, "bare": 0.0}
+    for turn in range(turns):
+        seconds["flow"] += _flow(recipe, Sleeper(), folder / f"flow{turn}")
+        seconds["bare"] += _plain(recipe, Sleeper(), folder / f"plain{turn}")
+    for name, value in seconds.items():
+        print(f"{name}  {value / turns:.1f} s a shard of 250 images")
+    print(f"overhead  {100 * (seconds['flow'] / seconds['bare'] - 1):.2f} %")
+
+
+def _recipe(num_shards: int, shard_size: int) -> Any:
+    from flows.recipe import load_recipe
+
+    changes = (f"scenes.count={num_shards * shard_size}", f"scenes.shard_size={shard_size}")
+    return load_recipe("sofas", [*changes, "scenes.batch_size=10", "scenes.filters.min_contrast=0"])
+
+
+def _flow(recipe: Any, painter: Painter, out: Path) -> float:
+    from flows import synthesize
+
+    synthesize.open_teacher = lambda _: painter  # type: ignore[assignment]
+    return _seconds(lambda: synthesize.synthesize_flow(recipe, str(out)))
+
+
+def _plain(recipe: Any, painter: Painter, out: Path) -> float:
+    from synth.dataset import synthesize
+
+    return _seconds(lambda: synthesize(painter, recipe.scenes, out, progress=False))  # type: ignore[arg-type]
+
+
+def _seconds(do: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    do()
+    return time.perf_counter() - started
+
+
+def _mebibytes(pid: int) -> float:
+    """What a process has in memory now."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["shards", "painting"])
+    parser.add_argument("--num", type=int, default=1000, help="shards")
+    parser.add_argument("--turns", type=int, default=2)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place, server(Path(place) / "prefect") as pid:
+        if args.what == "shards":
+            shards(args.num, pid, Path(place))
+        else:
+            painting(args.turns, Path(place))
+
+
+if __name__ == "__main__":
+    main()
