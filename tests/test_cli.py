@@ -45,6 +45,7 @@ def test_every_verb_has_help_with_an_example() -> None:
             "evaluate",
             "export",
             "import-photos",
+            "init",
             "inspect",
             "publish",
             "run",

@@ -1,0 +1,86 @@
+"""The verbs that come before anything long: a new recipe, and a look at what it would do."""
+
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--subject", "--template", "subject", help="What the pictures show; slots in braces take --slot values."
+)
+@click.option(
+    "--edit", "edits", multiple=True, metavar="NAME=...", help="SOURCE -> TARGET, SLOT=VALUE, or words to add."
+)
+@click.option("--slot", "slots", multiple=True, metavar="NAME=A, B", help="The values of a slot of the subject.")
+@click.option("--photos", is_flag=True, help="For photographs: --subject is the one source text, and may be empty.")
+@click.option("--teacher", help="miniature (unless said), a folder in diffusers' format, or a Hub id.")
+@click.option("--negative-prompt", help="What the teacher keeps away from; a start that suits it unless said.")
+@click.option("--from", "shipped", metavar="RECIPE", help="Start from a recipe that comes with the project.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The file; NAME.toml unless said.")
+def init(
+    name: str,
+    subject: str | None,
+    edits: tuple[str, ...],
+    slots: tuple[str, ...],
+    photos: bool,
+    teacher: str | None,
+    negative_prompt: str | None,
+    shipped: str | None,
+    out: Path | None,
+) -> None:
+    """Write a recipe for an edit of your own, called NAME. What is left out is asked for, on a terminal.
+
+    \b
+    distillery init snow --subject "a {pot} pot in a garden" --slot "pot=blue, white" --edit "snow=in the snow"
+    distillery init winter --subject "a summer street" --edit "winter=summer street -> snowy street"
+    distillery init masks --photos --subject "a photo of a person" --edit "zombie=a photo of a zombie"
+    distillery init mine --from sofas --edit "green=color=green, material=velvet"
+    """
+    from flows.init import file_name, new_recipe, photo_words_of, slot_values, words_from, words_of, write_recipe
+    from synth.errors import RecipeError
+    from synth.prompts import Template
+
+    if shipped and (subject is not None or slots or photos):
+        raise click.UsageError("--from brings its own subject and slots: leave out --subject, --slot and --photos")
+    path = out or file_name(name)
+    if path.exists():
+        raise RecipeError(f"{path} is there already: choose another name or --out, or delete it")
+    start = None
+    if shipped:
+        words, start = words_from(shipped, edits)
+    else:
+        if subject is None:
+            what = (
+                "What do the pictures show (one text; slots in braces)" if not photos else "What do the photos show"
+            )
+            subject = _ask("--subject", what, default="" if photos else None)
+        edits = edits or (_ask("--edit", "The edit, as NAME=OLD WORDS -> NEW WORDS"),)
+        words = photo_words_of(subject, edits) if photos else words_of(subject, edits, slot_values(slots))
+    if teacher is None:
+        teacher = _ask("--teacher", "The teacher", "miniature") if sys.stdin.isatty() else "miniature"
+    same_teacher = start if start is not None and start.teacher.id == teacher else None
+    recipe = write_recipe(new_recipe(name, words, teacher, photos, negative_prompt, same_teacher), path)
+    run = Path("runs") / path.stem
+    images = " --images PHOTOS" if photos else ""
+    click.echo(f"recipe  {path}")
+    click.echo(f"then    distillery preview {path}{images}")
+    if not photos and Template(recipe.scenes).num_combinations == 1:
+        click.echo("note    all pictures have the same words: name what shall vary with slots (docs/prompts.md)")
+    if photos:
+        size = recipe.scenes.image_size or 128
+        click.echo(f"        distillery import-photos PHOTOS --size {size} --out sets/{path.stem}")
+    else:
+        click.echo(f"        distillery run {path} --pilot --out {run}")
+
+
+def _ask(option: str, question: str, default: str | None = None) -> str:
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{option} is missing; on a terminal it is asked for")
+    answer: str = click.prompt(question, default=default, show_default=bool(default))
+    return answer
+
+
+VERBS = (init,)
