@@ -77,23 +77,34 @@ def write_report(recipe: Recipe, out: Path) -> Path:
         body.append("<p>Not measured: drawn scenes cannot judge this teacher. Look at the samples.</p>")
     if run.grid.exists():
         body.append(
-            f"<h2>Unseen scenes</h2>{_figure(run.grid.read_bytes(), 'input, translated, true counterfactual')}"
+            f"<h2>Unseen scenes</h2>{html_figure(run.grid.read_bytes(), 'input, translated, true counterfactual')}"
         )
     samples = sorted(run.samples.glob("step_*.png"))
     if samples:
         body.append("<h2>Painted images, edited by the student at its last step</h2>")
-        body.append(_figure(samples[-1].read_bytes(), "; ".join(["input", *recipe.edits])))
+        body.append(html_figure(samples[-1].read_bytes(), "; ".join(["input", *recipe.edits])))
     body.append(f"<h2>Some of the {_painted_count(run)} painted images</h2>{_painted(run)}")
     body.append(f"<h2>Training</h2>{_training(run)}")
     body.append(f"<h2>Recipe</h2><pre>{html.escape(to_toml(recipe))}</pre>")
-    page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(recipe.name)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style>\n'
-        + "\n".join(body)
-        + "\n</html>\n"
-    )
-    write_whole(run.report, page.encode())
+    write_whole(run.report, html_page(recipe.name, body))
     return run.report
+
+
+def html_page(title: str, body: Sequence[str]) -> bytes:
+    """One self-contained page of parts that are HTML already."""
+    head = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style>\n'
+    )
+    return (head + "\n".join(body) + "\n</html>\n").encode()
+
+
+def html_figure(encoded: bytes, caption: str, kind: str = "png") -> str:
+    """A picture inside the page, with its caption. `encoded`: PNG, or what `kind` says."""
+    source = base64.b64encode(encoded).decode()
+    text = html.escape(caption)
+    picture = f'<img src="data:image/{kind};base64,{source}" alt="{text}">'
+    return f"<figure>{picture}<figcaption>{text}</figcaption></figure>"
 
 
 def _cells(evaluation: Mapping[str, Any], short: bool) -> list[list[str]]:
@@ -121,12 +132,6 @@ def _html_table(evaluation: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "</table>"])
 
 
-def _figure(png: bytes, caption: str) -> str:
-    source = base64.b64encode(png).decode()
-    text = html.escape(caption)
-    return f'<figure><img src="data:image/png;base64,{source}" alt="{text}"><figcaption>{text}</figcaption></figure>'
-
-
 def _painted_count(run: RunFolder) -> int:
     from synth.dataset import PaintedSet
 
@@ -145,7 +150,7 @@ def _painted(run: RunFolder) -> str:
         image.thumbnail((256, 256))
         encoded = io.BytesIO()
         image.save(encoded, "PNG")
-        figures.append(_figure(encoded.getvalue(), painted.prompts[index]))
+        figures.append(html_figure(encoded.getvalue(), painted.prompts[index]))
     return f'<div class="painted">{"".join(figures)}</div>'
 
 

@@ -47,6 +47,7 @@ def test_every_verb_has_help_with_an_example() -> None:
             "import-photos",
             "init",
             "inspect",
+            "preview",
             "publish",
             "run",
             "serve",

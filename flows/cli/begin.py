@@ -2,8 +2,12 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
+
+from flows.cli.make import recipe_options, resolve
+from flows.process import prepare
 
 
 @click.command()
@@ -83,4 +87,68 @@ def _ask(option: str, question: str, default: str | None = None) -> str:
     return answer
 
 
-VERBS = (init,)
+class _Numbers(click.ParamType[Any]):
+    """Numbers with commas."""
+
+    name = "numbers"
+
+    def __init__(self, kind: type, least: float) -> None:
+        self._kind, self._least = kind, least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """ "1.5,3" -> (1.5, 3.0)."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(self._kind(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no list of numbers with commas", param, ctx)
+        if not min(numbers) >= self._least:
+            self.fail(f"{value!r}: each must be {self._least:g} or more", param, ctx)
+        return numbers
+
+
+@click.command()
+@click.option("--images", type=click.Path(exists=True, path_type=Path), help="Photographs instead of painted scenes.")
+@click.option("--guidance", type=_Numbers(float, 1), default=(), metavar="LIST", help="Scales to try, with commas.")
+@click.option("--iterations", type=_Numbers(int, 1), default=(), metavar="LIST", help="To look at, with commas.")
+@click.option("--num-pictures", type=click.IntRange(1), help="How many pictures share the edits; 12 unless said.")
+@click.option("--whole-picture", is_flag=True, help="The edits change all of a picture: weather, a style.")
+@click.option(
+    "--dollars-per-hour", type=click.FloatRange(0), help="What this machine costs; 2 for a GPU unless said."
+)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="NAME-preview.html unless said.")
+@recipe_options
+def preview(
+    recipe: str,
+    images: Path | None,
+    guidance: tuple[float, ...],
+    iterations: tuple[int, ...],
+    num_pictures: int | None,
+    whole_picture: bool,
+    dollars_per_hour: float | None,
+    out: Path | None,
+    teacher: str | None,
+    num_images: int | None,
+    overrides: tuple[str, ...],
+) -> None:
+    """Look at the edits of RECIPE before anything long: a dozen pictures, no training, one page, go or no-go.
+
+    \b
+    distillery preview sofas --out sofas.html
+    distillery preview mine.toml --images photos --guidance 5,7.5,10 --iterations 100,200
+    """
+    resolved = resolve(recipe, teacher, num_images, overrides)
+    prepare()
+    from flows.preview import NUM_PICTURES
+    from flows.preview import preview as look
+    from flows.run_folder import slug
+
+    path = out or Path(f"{slug(resolved.name)}-preview.html")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    number = num_pictures or NUM_PICTURES
+    seen = look(resolved, path, images, guidance, iterations, number, whole_picture, dollars_per_hour)
+    click.echo("\n".join([*seen.costs, f"page  {path}", seen.verdict]))
+
+
+VERBS = init, preview
