@@ -24,8 +24,8 @@ people name in a text is seldom smaller."""
 
 MOST_BACKGROUND_CHANGE = 8.0
 """The background is lost if the quietest quarter of a picture changes by more than this, of 255, which is half of
-what one sees: an edit of a thing leaves a quarter of the picture alone. Edits of the miniature's rooms that please the
-eye stayed below 6; at guidance 40 they came to between 8 and 20."""
+what one sees: an edit of a thing leaves a quarter of the picture alone. Edits of the miniature's rooms that please
+the eye stayed below 6; at guidance 40 they came to between 8 and 20."""
 
 MOST_CLIPPED_SHARE = 0.05
 """Colours saturate if so much more of the picture than before has a channel at an end of its range: too strong a
