@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
-STYLE = """
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px }
+th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
+.numbers :is(th, td):nth-child(-n+3), .words :is(th, td):first-child { text-align: left }
+tr.student td { font-weight: 600 } summary { cursor: pointer; margin: .6rem 0 } .scroll { overflow-x: auto }
+pre { background: #f6f6f4; padding: 1rem; overflow-x: auto; font-size: 12px }
 figure { margin: 0 } figcaption { font-size: 12px } img { max-width: 100% }
 .several { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); gap: .8rem }
 .wipe { position: relative; line-height: 0; cursor: ew-resize; --at: 50% }
@@ -20,6 +26,15 @@ svg { width: 100%; height: auto } svg text { font-size: 10px; fill: #555 } svg p
 """
 _WIDTH, _HEIGHT, _LEFT, _BELOW = 300, 110, 44, 16  # px of a curve; what its axes' figures take
 _MOST_POINTS = 300
+
+
+def page(title: str, body: Sequence[str]) -> bytes:
+    """One self-contained HTML page of parts that are HTML already."""
+    head = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style>\n'
+    )
+    return (head + "\n".join(body) + "\n</html>\n").encode()
 
 
 def picture(encoded: bytes, caption: str) -> str:

@@ -206,9 +206,9 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 
 def _toml_lines(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
     """TOML of a table: its own values first, then the tables below it. JSON writes strings as TOML reads them."""
-    lines = [f"[{'.'.join(map(_toml_key, path))}]"] if path else []
+    lines = [f"[{'.'.join(map(toml_key, path))}]"] if path else []
     lines += [
-        f"{_toml_key(key)} = {json.dumps(value, ensure_ascii=False)}"
+        f"{toml_key(key)} = {json.dumps(value, ensure_ascii=False)}"
         for key, value in table.items()
         if not isinstance(value, dict)
     ]
@@ -218,5 +218,6 @@ def _toml_lines(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
     return lines
 
 
-def _toml_key(key: str) -> str:
+def toml_key(key: str) -> str:
+    """A key as TOML writes it: in quotes where it has other than letters, digits, hyphens."""
     return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from flows.figures import STYLE, curves, picture, wipe
+from flows.figures import curves, page, picture, wipe
 from flows.recipe import Recipe, to_toml
 from flows.run_folder import RunFolder, write_whole
 
@@ -40,14 +40,6 @@ _LEGEND = (
     "No-op: the scene already is what the edit asks for, and the input itself is the truth."
 )
 
-_STYLE = f"""
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px }}
-th, td {{ padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }}
-.numbers :is(th, td):nth-child(-n+3), .words :is(th, td):first-child {{ text-align: left }}
-tr.student td {{ font-weight: 600 }} summary {{ cursor: pointer; margin: .6rem 0 }} .scroll {{ overflow-x: auto }}
-pre {{ background: #f6f6f4; padding: 1rem; overflow-x: auto; font-size: 12px }}
-{STYLE}"""
 _USE = """distillery translate {folder}/model.onnx photo.jpg --edit {edit} --out edited
 
 from inference.runtime import Translator  # numpy, Pillow and onnxruntime alone
@@ -97,13 +89,7 @@ def write_report(recipe: Recipe, out: Path) -> Path:
         "Recipe": f"<details><summary>as resolved</summary><pre>{html.escape(to_toml(recipe))}</pre></details>",
     }
     body = [f"<h2>{title}</h2>{content}" for title, content in sections.items() if content]
-    page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(recipe.name)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style>\n'
-        + "\n".join([*head, *body])
-        + "\n</html>\n"
-    )
-    write_whole(run.report, page.encode())
+    write_whole(run.report, page(recipe.name, [*head, *body]))
     return run.report
 
 

@@ -26,6 +26,7 @@ from synth.errors import RecipeError, RunError
 
 RUNS = Path("runs")  # in the working directory
 _MAY_GROW = ("scenes.count", "training.steps")  # a set can be painted further, a training can go on
+_OF_THE_TRAINING = ("training.", "edits.")  # free as long as nothing was trained: no painted picture depends on them
 _MAY_CHANGE = (
     *("validated_on", "teacher.device", "teacher.allow_cpu", "export.", "evaluation.", "operations."),
     *("training.checkpoint_every", "training.keep_checkpoints", "training.sample_every", "training.micro_batch_size"),
@@ -149,6 +150,8 @@ class RunFolder:
             if before == now or key.startswith(_MAY_CHANGE):
                 continue
             if key in _MAY_GROW and now > before and (key != "scenes.count" or not self.checkpoints.exists()):
+                continue
+            if key.startswith(_OF_THE_TRAINING) and not self.checkpoints.exists():
                 continue
             raise RunError(
                 f"{self.path} holds another run: its {key} is {before!r}, this recipe's is {now!r}; "

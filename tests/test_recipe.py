@@ -110,11 +110,24 @@ def test_a_run_folder_is_for_one_recipe(tmp_path: Path) -> None:
     assert RunFolder(out).load_recipe() == load_recipe("demo"), "nothing was made yet, so nothing is refused"
     RunFolder.claim(load_recipe("demo"), out)
     (out / "dataset").mkdir()
+    with pytest.raises(RunError, match=r"its scenes\.seed is 0, this recipe's is 1"):
+        RunFolder.claim(load_recipe("demo", ["scenes.seed=1"]), out)
+    (out / "checkpoints").mkdir()
     with pytest.raises(RunError, match=r"its training\.learning_rate is 0\.001, this recipe's is 0\.1"):
         RunFolder.claim(load_recipe("demo", ["training.learning_rate=0.1"]), out)
     with pytest.raises(RunError, match=r"its edits\.pink is None"):
         RunFolder.claim(load_recipe("demo", ['edits.pink={color="pink"}']), out)
     assert RunFolder(out).load_recipe() == load_recipe("demo"), "a refused recipe leaves no trace"
+
+
+def test_a_set_is_painted_for_any_training(tmp_path: Path) -> None:
+    """After a look at the painted pictures, the edits and the training may be others."""
+    out = tmp_path / "run"
+    RunFolder.claim(load_recipe("demo"), out)
+    (out / "dataset").mkdir()
+    other = load_recipe("demo", ["training.guidance_end=4", 'edits.pink={color="pink"}'])
+    RunFolder.claim(other, out)
+    assert RunFolder(out).load_recipe() == other
 
 
 def test_a_run_may_grow_and_be_measured_otherwise(tmp_path: Path) -> None:

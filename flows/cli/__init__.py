@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from flows.cli import apply, make, measure, share
+from flows.cli import apply, begin, make, measure, share
 from synth.errors import DistilleryError
 
 _PIPELINE = {
@@ -52,5 +52,5 @@ def main() -> None:
     """
 
 
-for verb in (*make.VERBS, *apply.VERBS, *measure.VERBS, *share.VERBS):
+for verb in (*begin.VERBS, *make.VERBS, *apply.VERBS, *measure.VERBS, *share.VERBS):
     main.add_command(verb)

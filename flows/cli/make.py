@@ -19,7 +19,7 @@ _SHORT = {
 }
 
 
-def _recipe_options(verb: _Verb) -> _Verb:
+def recipe_options(verb: _Verb) -> _Verb:
     """RECIPE, and the options that change it."""
     for decorate in (
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change any key of the recipe."),
@@ -42,10 +42,13 @@ def _runner_options(verb: _Verb) -> _Verb:
 
 
 @click.command()
-@_recipe_options
+@click.option(
+    "--pilot", is_flag=True, help="A few hundred images and steps first, in OUT-pilot; OUT goes on with them."
+)
+@recipe_options
 @_runner_options
 @click.option("--out", type=FOLDER, required=True, help="Run folder; a killed run in it goes on.")
-def run(recipe: str, out: Path, overrides: tuple[str, ...], **short: Any) -> None:
+def run(recipe: str, out: Path, overrides: tuple[str, ...], pilot: bool, **short: Any) -> None:
     """Paint, distil, export and measure: RECIPE in, model file out.
 
     RECIPE is `sofas`, `demo` or a TOML file. What an earlier, killed run left in --out is kept.
@@ -53,20 +56,29 @@ def run(recipe: str, out: Path, overrides: tuple[str, ...], **short: Any) -> Non
     \b
     distillery run sofas --teacher miniature --num-images 5000 --out runs/sofas
     distillery run sofas --set training.steps=200 --set training.seed=1 --out runs/other
+    distillery run mine.toml --pilot --out runs/mine
     """
-    resolved = _resolve(recipe, overrides, **short)
+    resolved = resolve(recipe, overrides, **short)
     prepare()
     from flows.pipeline import pipeline
     from flows.run_folder import RunFolder
 
     RunFolder.claim(resolved, out)  # refused before a server is started for it
+    if pilot:
+        from flows.pilot import claim_pilot
+
+        small, folder = claim_pilot(resolved, out)
+        pipeline(small, folder)
+        tell_results(folder)
+        click.echo(f"then   the same command without --pilot: it goes on from {small.scenes.count} painted images")
+        return
     pipeline(resolved, out)
     tell_results(out)
 
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Paint one batch, keep nothing, and say what the set will take.")
-@_recipe_options
+@recipe_options
 @_runner_options
 @click.option("--out", required=True, help="Folder or URL of the data set.")
 def synthesize(recipe: str, out: str, overrides: tuple[str, ...], dry_run: bool, **short: Any) -> None:
@@ -78,7 +90,7 @@ def synthesize(recipe: str, out: str, overrides: tuple[str, ...], dry_run: bool,
     distillery synthesize sofas --num-images 500 --out sets/sofas
     distillery synthesize sofas --teacher some/hub-id --dry-run --out sets/sofas
     """
-    resolved = _resolve(recipe, overrides, **short)
+    resolved = resolve(recipe, overrides, **short)
     prepare()
     from flows.synthesize import plan, synthesize_flow
     from flows.synthesize import synthesize as paint
@@ -125,7 +137,7 @@ def import_photos(source: str, out: str, **settings: Any) -> None:
 
 @click.command()
 @click.option("--data", required=True, help="The painted set: a folder or URL, as `distillery synthesize` left it.")
-@_recipe_options
+@recipe_options
 @click.option("--out", type=FOLDER, required=True, help="Run folder; a killed training in it goes on.")
 def distill(recipe: str, out: Path, overrides: tuple[str, ...], data: str, **short: Any) -> None:
     """Train the student of RECIPE alone, on a set that is painted already.
@@ -134,7 +146,7 @@ def distill(recipe: str, out: Path, overrides: tuple[str, ...], data: str, **sho
     distillery distill sofas --data sets/sofas --out runs/sofas
     distillery distill sofas --data s3://bucket/sofas --set training.steps=200 --out runs/short
     """
-    resolved = _resolve(recipe, overrides, **short)
+    resolved = resolve(recipe, overrides, **short)
     prepare()
     from flows.distill import distill as teach
     from flows.run_folder import RunFolder
@@ -172,7 +184,7 @@ def export(folder: Path, formats: str | None, precisions: str | None) -> None:
         click.echo(f"model  {folder / kind.file_name}")
 
 
-def _resolve(recipe: str, overrides: tuple[str, ...], **short: Any) -> Any:
+def resolve(recipe: str, overrides: tuple[str, ...], **short: Any) -> Any:
     """The recipe with all that the command line says; --set has the last word."""
     from flows.recipe import load_recipe
 
