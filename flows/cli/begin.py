@@ -112,7 +112,7 @@ class _Numbers(click.ParamType[Any]):
             numbers = tuple(self._kind(part) for part in value.split(","))
         except ValueError:
             self.fail(f"{value!r} is no list of numbers with commas", param, ctx)
-        if not min(numbers) >= self._least:
+        if not all(number >= self._least for number in numbers):
             self.fail(f"{value!r}: each must be {self._least:g} or more", param, ctx)
         return numbers
 
