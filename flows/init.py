@@ -25,6 +25,7 @@ Values = list[str] | dict[str, int]
 """Of a slot: a list, or values with weights."""
 
 MINIATURE_IMAGES, MINIATURE_STEPS = 400, 400  # minutes on two CPU cores; a step looks at four images
+MINIATURE_SIZE = 128  # px: as its own folder says, which is not opened for a recipe
 PAPER_IMAGES, PAPER_SIZE = 5000, 512  # as published, pixels
 NEGATIVE_PROMPT = "blurry, low quality, distorted, watermark, text, frame"  # for teachers that learnt from the web
 

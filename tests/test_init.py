@@ -1,5 +1,6 @@
 """New recipes from words: what is written is read back as what was meant."""
 
+import json
 import os
 import pty
 import subprocess
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 from small_runs import command
 
-from flows.init import photo_words_of, slot_values, words_from, words_of
+from flows.init import MINIATURE_SIZE, photo_words_of, slot_values, words_from, words_of
 from flows.recipe import load_recipe
 from synth.errors import RecipeError
+from synth.hub import MINIATURE
 from synth.prompts import Template
 
 
@@ -30,8 +32,8 @@ def test_words_give_way_to_others_and_articles_agree(tmp_path: Path) -> None:
     assert prompts(out, "ice") == ("a photo of a summer street", "a photo of an icy street")
     assert result.stdout.splitlines() == [
         f"recipe  {out}",
-        f"then    distillery preview {out}",
         "note    all pictures have the same words: name what shall vary with slots (docs/prompts.md)",
+        f"then    distillery preview {out}",
         f"        distillery run {out} --pilot --out {Path('runs/ice')}",
     ]
 
@@ -77,6 +79,11 @@ def test_a_shipped_recipe_is_a_start(shipped: str, tmp_path: Path) -> None:
     mine, original = load_recipe(out), load_recipe(shipped)
     assert mine.name == "mine"
     assert (mine.scenes, mine.edits, mine.training) == (original.scenes, original.edits, original.training)
+
+
+def test_the_miniature_s_size_is_its_own() -> None:
+    own = json.loads((MINIATURE / "distillery.json").read_text())
+    assert own["image_size"] == MINIATURE_SIZE
 
 
 def test_given_edits_replace_the_shipped_ones() -> None:

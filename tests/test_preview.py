@@ -66,7 +66,8 @@ def test_photographs_take_the_place_of_painted_scenes(tiny_sd_folder: Path, tmp_
 
 
 def test_lists_of_numbers_are_checked() -> None:
-    assert "each must be 1 or more" in command("preview", "sofas", "--guidance", "0.5,2").stderr
+    for wrong in ("0.5,2", "2,nan"):
+        assert "each must be 1 or more" in command("preview", "sofas", "--guidance", wrong).stderr
     assert "no list of numbers" in command("preview", "sofas", "--iterations", "10;20").stderr
 
 

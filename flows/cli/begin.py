@@ -43,7 +43,16 @@ def init(
     distillery init masks --photos --subject "a photo of a person" --edit "zombie=a photo of a zombie"
     distillery init mine --from sofas --edit "green=color=green, material=velvet"
     """
-    from flows.init import file_name, new_recipe, photo_words_of, slot_values, words_from, words_of, write_recipe
+    from flows.init import (
+        MINIATURE_SIZE,
+        file_name,
+        new_recipe,
+        photo_words_of,
+        slot_values,
+        words_from,
+        words_of,
+        write_recipe,
+    )
     from synth.errors import RecipeError
     from synth.prompts import Template
 
@@ -70,11 +79,11 @@ def init(
     run = Path("runs") / path.stem
     images = " --images PHOTOS" if photos else ""
     click.echo(f"recipe  {path}")
-    click.echo(f"then    distillery preview {path}{images}")
     if not photos and Template(recipe.scenes).num_combinations == 1:
         click.echo("note    all pictures have the same words: name what shall vary with slots (docs/prompts.md)")
+    click.echo(f"then    distillery preview {path}{images}")
     if photos:
-        size = recipe.scenes.image_size or 128
+        size = recipe.scenes.image_size or MINIATURE_SIZE
         click.echo(f"        distillery import-photos PHOTOS --size {size} --out sets/{path.stem}")
     else:
         click.echo(f"        distillery run {path} --pilot --out {run}")
@@ -103,7 +112,7 @@ class _Numbers(click.ParamType[Any]):
             numbers = tuple(self._kind(part) for part in value.split(","))
         except ValueError:
             self.fail(f"{value!r} is no list of numbers with commas", param, ctx)
-        if not min(numbers) >= self._least:
+        if not all(number >= self._least for number in numbers):
             self.fail(f"{value!r}: each must be {self._least:g} or more", param, ctx)
         return numbers
 
