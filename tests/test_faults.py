@@ -27,8 +27,8 @@ from synth.store import Store
 pytestmark = pytest.mark.slow
 LONG = [  # enough to be caught in the middle
     *SMALL,
-    *("scenes.count=60", "scenes.num_inference_steps=20"),
-    *("training.steps=300", "training.checkpoint_every=20", "training.sample_every=300"),
+    *("scenes.count=40", "scenes.num_inference_steps=20"),
+    *("training.steps=160", "training.checkpoint_every=20", "training.sample_every=160"),
 ]
 
 
@@ -119,7 +119,7 @@ def test_a_run_that_is_cancelled(workplace: Workplace, tiny_sd_folder: Path, und
     wait_for(lambda: workplace.states(run)[-1] == "Cancelled", "the end of the run", seconds=90)
     steps = len((out / "metrics.jsonl").read_text().splitlines())
     time.sleep(5)
-    assert len((out / "metrics.jsonl").read_text().splitlines()) == steps < 300, "nobody trains any more"
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == steps < 160, "nobody trains any more"
     changes = [*LONG, f'teacher.id="{tiny_sd_folder}"']
     again = ["prefect", "deployment", "run", "distill/alone", *parameter("changes", changes)]
     workplace.type(*again, *parameter("out", str(out)), "--watch")
