@@ -7,7 +7,8 @@ import base64
 import io
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -22,7 +23,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.context import get_run_context
-from prefect.exceptions import MissingContextError, PrefectHTTPStatusError
+from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 from tqdm import tqdm
 
@@ -56,12 +57,23 @@ def key_of(*names: str) -> str:
     return slug("-".join(names))
 
 
+@contextmanager
+def for_the_ui() -> Iterator[None]:
+    """What the UI cannot be told costs no run its work: the server may be restarting."""
+    try:
+        yield
+    except httpx.HTTPError as error:
+        say(f"the UI was not told: {error or type(error).__name__}")
+
+
 def open_progress(what: str, recipe_name: str) -> UUID | None:
     """A progress artifact that bars may move; None where there is no run."""
     if not in_a_run():
         return None
-    artifact: Any = create_progress_artifact(0.0, key_of(recipe_name, what), f"{recipe_name}: {what}")
-    return UUID(str(artifact))
+    with for_the_ui():
+        artifact: Any = create_progress_artifact(0.0, key_of(recipe_name, what), f"{recipe_name}: {what}")
+        return UUID(str(artifact))
+    return None
 
 
 class Bar:
@@ -88,10 +100,8 @@ class Bar:
         if self._artifact is None or (self.n < self.total and now - self._told < _SECONDS_BETWEEN_UPDATES):
             return
         self._told = now
-        try:
+        with for_the_ui():
             update_progress_artifact(self._artifact, 100 * self.n / max(1, self.total))
-        except (httpx.HTTPError, PrefectHTTPStatusError) as error:  # a bar that stands still costs no run its work
-            say(f"the progress bar in the UI stands still: {error}")
 
     def set_postfix(self, **figures: Any) -> None:
         """Figures behind the bar, in the terminal."""
@@ -101,20 +111,23 @@ class Bar:
 def show_markdown(key: str, markdown: str, description: str) -> None:
     """A page in the UI."""
     if in_a_run():
-        create_markdown_artifact(markdown, key=key, description=description)
+        with for_the_ui():
+            create_markdown_artifact(markdown, key=key, description=description)
 
 
 def show_table(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
     """A table in the UI, a column for each key."""
     if in_a_run():
-        create_table_artifact([dict(row) for row in rows], key=key, description=description)
+        with for_the_ui():
+            create_table_artifact([dict(row) for row in rows], key=key, description=description)
 
 
 def show_link(key: str, place: str | Path, description: str) -> None:
     """A link in the UI: a URL, or a file on the worker's machine."""
     if in_a_run():
         link = str(place) if "://" in str(place) else Path(place).resolve().as_uri()
-        create_link_artifact(link, key=key, link_text=str(place), description=description)
+        with for_the_ui():
+            create_link_artifact(link, key=key, link_text=str(place), description=description)
 
 
 def markdown_picture(encoded: bytes, caption: str) -> str:

@@ -6,6 +6,7 @@ from prefect import get_client
 from prefect.context import FlowRunContext
 
 from flows.process import prepare_worker
+from flows.progress import for_the_ui
 from flows.recipe import Recipe, changed
 from synth.errors import RunError
 
@@ -33,5 +34,5 @@ def name_run(name: str) -> None:
     """Call the run so in the UI: a flow's own template of a name cannot know the recipe's changes."""
     context = FlowRunContext.get()
     if context is not None and context.flow_run is not None:
-        with get_client(sync_client=True) as client:
+        with for_the_ui(), get_client(sync_client=True) as client:
             client.set_flow_run_name(context.flow_run.id, name)

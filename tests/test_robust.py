@@ -14,7 +14,7 @@ from prefect import flow, task
 from prefect.task_engine import TaskRunTimeoutError
 from small_runs import small_recipe
 
-from flows.progress import Bar, key_of, open_progress, say, show_table
+from flows.progress import Bar, for_the_ui, key_of, open_progress, say, show_table
 from flows.robust import RETRIES, alone, can_pass, gpu_alone
 from flows.start import start
 from synth.errors import DatasetError, DistilleryError, RecipeError, RunError
@@ -171,6 +171,14 @@ def test_lines_and_bars_reach_the_ui(prefect_server: None, capsys: pytest.Captur
         there = {artifact.key: artifact for artifact in client.read_artifacts() if artifact.key}
     assert there["sofas-of-a-test-images"].data == 100.0
     assert "1e-05" in str(there["sofas-of-a-test-parity"].data)
+
+
+def test_a_server_that_does_not_answer_costs_no_run_its_work(capsys: pytest.CaptureFixture[str]) -> None:
+    with for_the_ui():
+        raise httpx.ConnectError("connection refused")
+    assert "the UI was not told: connection refused" in capsys.readouterr().out
+    with pytest.raises(ValueError), for_the_ui():
+        raise ValueError("a bug")
 
 
 def test_a_run_that_crashes_again_and_again_gives_up(tiny_sd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
