@@ -21,7 +21,7 @@ import onnxruntime as ort
 import torch
 from tqdm import tqdm
 
-from distill.translator import LatentTranslator
+from distill.translator import load_translator
 from flows.run_folder import RunFolder
 from flows.synthesize import open_teacher
 from inference.export import ExportModule
@@ -45,7 +45,7 @@ def main() -> None:
 
     run = RunFolder(args.run)
     teacher = open_teacher(run.load_recipe().teacher)
-    module = ExportModule(teacher.vae, LatentTranslator.from_pretrained(run.student, use_safetensors=True))
+    module = ExportModule(teacher.vae, load_translator(run.student))
     metadata = read_metadata(run.model)
     size, num_edits = metadata["training_size"], len(metadata["edits"])
     ways: dict[str, Callable[[dict[str, np.ndarray]], object]] = {"eager": _eager(module)}

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from distill.translator import LatentTranslator
+from distill.translator import LatentTranslator, load_translator
 from synth.errors import TrainingError
 
 
@@ -61,9 +61,9 @@ def latest(run_dir: Path) -> Path | None:
 
 
 def load_student(checkpoint: Path) -> LatentTranslator:
-    """The network to use: the moving average where there is one, else the student itself."""
+    """The network to use, merged: the moving average where there is one, else the student itself."""
     averaged = checkpoint / "averaged"
-    return _network(averaged if averaged.exists() else checkpoint / "student")
+    return load_translator(averaged if averaged.exists() else checkpoint / "student").merged()
 
 
 def restore(
@@ -86,12 +86,12 @@ def restore(
                 f"{checkpoint} is of another training: its {name} is {stored.get(name)!r}, this one's is "
                 f"{wanted.get(name)!r}; restore the setting or choose another run folder"
             )
-    student.load_state_dict(_network(checkpoint / "student").state_dict())
+    student.load_state_dict(load_translator(checkpoint / "student").state_dict())
     if averaged is not None:
-        averaged.load_state_dict(_network(checkpoint / "averaged").state_dict())
+        averaged.load_state_dict(load_translator(checkpoint / "averaged").state_dict())
     moments = load_file(checkpoint / "adam.safetensors")
     slots: dict[int, dict[str, Tensor]] = {}
-    for number, (name, _) in enumerate(student.named_parameters()):
+    for number, name in enumerate(_learned(student)):
         slots[number] = {kind: moments[f"{kind}/{name}"] for kind in _KINDS}
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
     return int(state["step"])
@@ -101,15 +101,14 @@ _KINDS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def _moments(student: LatentTranslator, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Adam's state under the parameters' names; its one group holds all of the student's, in their order."""
+    """Adam's state under the parameters' names; its one group holds all that the student learns, in their order."""
     state = optimizer.state_dict()["state"]
-    names = [name for name, _ in student.named_parameters()]
+    names = _learned(student)
     return {f"{kind}/{names[number]}": slot[kind].contiguous() for number, slot in state.items() for kind in _KINDS}
 
 
-def _network(folder: Path) -> LatentTranslator:
-    network: LatentTranslator = LatentTranslator.from_pretrained(folder, use_safetensors=True)
-    return network
+def _learned(student: LatentTranslator) -> list[str]:
+    return [name for name, weight in student.named_parameters() if weight.requires_grad]
 
 
 def _all(run_dir: Path) -> list[Path]:

@@ -20,10 +20,15 @@ Jacobian is left out, as in DreamFusion and in the paper: nothing here is differ
 those of a sum over samples and elements; whoever wants a mean divides (see `train`).
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from synth.teacher import Conditioning, Teacher
+
+Score = Callable[[Teacher, Tensor, Tensor, Conditioning, Conditioning, Tensor, Tensor, float], Tensor]
+"""Of K edits of each image, as `shared_source_dds` has it."""
 
 
 def sds(teacher: Teacher, z: Tensor, y: Conditioning, t: Tensor, eps: Tensor, omega: float) -> Tensor:
@@ -84,6 +89,22 @@ def shared_source_dds(
     )  # (B + B*K, C, h, w)
     reference, edited = eps_omega[:num_images], eps_omega[num_images:]
     return edited.reshape(z.shape) - reference[:, None]
+
+
+def sds_of_edits(
+    teacher: Teacher,
+    z: Tensor,
+    z_hat: Tensor,
+    y: Conditioning,
+    y_hat: Conditioning,
+    t: Tensor,
+    eps: Tensor,
+    omega: float,
+) -> Tensor:
+    """SDS in the place of `shared_source_dds`, with the same draws; z_hat and y_hat are not looked at."""
+    num_edits = z.shape[1]
+    t_each, eps_each = t.repeat_interleave(num_edits), eps.repeat_interleave(num_edits, dim=0)  # (B*K,), (B*K, ...)
+    return sds(teacher, z.detach().flatten(0, 1), y, t_each, eps_each, omega).reshape(z.shape)
 
 
 def surrogate_loss(z: Tensor, gradient: Tensor) -> Tensor:

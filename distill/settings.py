@@ -51,6 +51,11 @@ class TrainingSettings(Settings):
 
     preset: Literal["short", "paper"] = "paper"
     """The values to start from: `paper` for Stable Diffusion, `short` for the miniature."""
+    student: Literal["unet", "compact"] = "unet"
+    """`unet` is the paper's: the teacher's own U-Net put to another use. `compact` is a small convolutional network
+    for phones, browsers and CPUs, and for teachers without such a U-Net (Stable Diffusion XL and 3)."""
+    lora_rank: Annotated[int, Field(ge=0)] = 0
+    """Of a `unet` student: 0 trains all of its weights, else LoRA of this rank, which takes less memory."""
     steps: Annotated[int, Field(gt=0)] = 125_000
     """Steps of the optimiser."""
     batch_size: Annotated[int, Field(gt=0)] = 2
@@ -59,6 +64,8 @@ class TrainingSettings(Settings):
     """Images that are held in memory at once; None is all of `batch_size`. Fewer is slower, and trains the same."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5
     """Adam's."""
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    """A longer gradient is scaled down to this norm; None lets all through, as published."""
     warmup_steps: Annotated[int, Field(ge=0)] = 10_000
     """Length of the learning rate's linear warm-up."""
     guidance_start: Annotated[float, Field(ge=1)] = 1.0
@@ -85,12 +92,20 @@ class TrainingSettings(Settings):
     """Decay of the moving average of the student's weights, a step; 0 keeps none."""
     autocast: Literal["auto", "off", "bfloat16"] = "auto"
     """Run the networks in bfloat16, weights stay float32. `auto`: where the hardware multiplies bfloat16."""
+    gradient_checkpointing: bool = False
+    """Of a `unet` student: compute what lies between its blocks again on the way back instead of keeping it. Less
+    memory, a third more of the student's time, the same training."""
     checkpoint_every: Annotated[int, Field(gt=0)] = 500
     """Steps between checkpoints: what a kill may cost."""
     keep_checkpoints: Annotated[int, Field(gt=0)] = 2
     """The newest so many are kept."""
     sample_every: Annotated[int, Field(gt=0)] = 500
     """Steps between sample grids."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Stop after so many measurements on drawn development scenes, one every `sample_every` steps, without a better
+    one, and take the best network; 0 trains to the end and takes the last. For edits that the drawn world knows."""
+    tracker: Literal["none", "tensorboard", "wandb"] = "none"
+    """Where each step's figures go besides `metrics.jsonl`, through accelerate; its package must be installed."""
 
     @model_validator(mode="before")
     @classmethod
@@ -102,6 +117,8 @@ class TrainingSettings(Settings):
     def _check(self) -> "TrainingSettings":
         if self.min_timestep > self.max_timestep:
             raise ValueError(f"min_timestep ({self.min_timestep}) is above max_timestep ({self.max_timestep})")
+        if self.student == "compact" and (self.lora_rank or self.gradient_checkpointing):
+            raise ValueError("lora_rank and gradient_checkpointing are for the student unet: a compact one is small")
         return self
 
     @property

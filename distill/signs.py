@@ -1,6 +1,7 @@
 """Signs that an edit goes wrong, read off pictures before and after it. Pure: arrays in, figures and advice out.
 
-They find the faults that waste a training, not the edit itself: whether a sofa is purple velvet now is for a person
+A preview reads them off zero-shot edits, before a training; a training off its own pictures, on its way. They find
+the faults that waste a training, not the edit itself: whether a sofa is purple velvet now is for a person
 to see. Each threshold is a round number, set by eye on edits of the miniature's pictures; none was tried on others
 yet.
 """
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 Images = NDArray[np.uint8]
 """(N, H, W, 3)."""
+
+NOTHING_MOVES = "nothing moves"
 
 VISIBLE = 16.0
 """Of 255, in any channel: a change that one sees when two pictures are laid beside each other. What a VAE loses is no
@@ -35,6 +38,7 @@ LEAST_VARIETY = 0.5
 """There is one output for all if edited pictures differ from each other by less than half of what the inputs did: an
 edit that sets one thing in common leaves most of the differences in place."""
 
+_SAME = 1.0  # of 255: inputs that differ less from their mean are too much alike to tell a collapse by
 _END = 2  # of 255: how near the ends of the range count as the end
 _CELLS = 16  # a picture is compared with others at so many cells a side
 
@@ -50,7 +54,8 @@ class Figures:
     clipped_share: float
     """How much more of the pixels than before have a channel at an end of its range."""
     variety: float | None
-    """How far the edited pictures differ from each other, as a share of how far the inputs did; None for one."""
+    """How far the edited pictures differ from each other, as a share of how far the inputs did; None for one, or for
+    inputs that are too much alike to tell."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ def measure(before: Images, after: Images) -> Figures:
         changed_share=float((change > VISIBLE).mean()),
         background_change=float(calm[:, : max(1, calm.shape[1] // 4)].mean()),
         clipped_share=max(0.0, _clipped(after) - _clipped(before)),
-        variety=_variety(before, after),
+        variety=variety(before, after),
     )
 
 
@@ -91,7 +96,7 @@ def signs_of(figures: Figures, whole_picture: bool = False) -> list[Sign]:
     if figures.changed_share < LEAST_CHANGED_SHARE:
         found.append(
             Sign(
-                "nothing moves",
+                NOTHING_MOVES,
                 f"{figures.changed_share:.1%} of the picture changes visibly",
                 "raise the guidance (training.guidance_end) or the iterations; say more plainly in the edit what "
                 "differs from the source text",
@@ -141,11 +146,11 @@ def _clipped(images: Images) -> float:
     return float(((images <= _END) | (images >= 255 - _END)).any(axis=3).mean())
 
 
-def _variety(before: Images, after: Images) -> float | None:
-    if len(before) < 2:
-        return None
-    inputs = _spread(before)
-    return _spread(after) / inputs if inputs else None
+def variety(before: Images, after: Images) -> float | None:
+    """How far edited pictures differ from each other, as a share of how far their inputs did; None where the inputs
+    cannot tell."""
+    inputs = _spread(before)  # 0 for a single picture
+    return _spread(after) / inputs if inputs >= _SAME else None
 
 
 def _spread(images: Images) -> float:

@@ -46,6 +46,8 @@ class Sizes:
     """Of all its weights, as they lie in memory."""
     student: int
     """Of its weights in float32."""
+    learned: int
+    """Of those among them that are trained: all, but for LoRA."""
     vae: int
     """Of its weights in float32, which every model file holds too."""
 
@@ -118,7 +120,7 @@ about 860 million."""
 
 def cost_of(recipe: Recipe, rates: Rates) -> Cost:
     """What painting and training a recipe takes at these rates."""
-    painting = recipe.scenes.count * rates.seconds_per_image
+    painting = recipe.scenes.count * rates.seconds_per_image if recipe.scenes is not None else 0.0
     passes = recipe.training.steps * recipe.training.batch_size * _passes_per_image(len(recipe.edits))
     training = passes * rates.seconds_per_pass
     hours = (painting + training) / 3600
@@ -126,21 +128,33 @@ def cost_of(recipe: Recipe, rates: Rates) -> Cost:
 
 
 def memory_of(recipe: Recipe, sizes: Sizes) -> int:
-    """Bytes that a training holds at least: the teacher, and the student with its gradient, Adam's two moments and
-    the moving average, if there is one. What the networks keep between their layers comes on top."""
-    copies = 4 + (recipe.training.ema_decay > 0)
-    return sizes.teacher + copies * sizes.student
+    """Bytes that a training holds at least: the teacher, the student, and of what it learns the gradient, Adam's two
+    moments and the moving average, if there is one. What the networks keep between their layers comes on top."""
+    copies = 3 + (recipe.training.ema_decay > 0)
+    return sizes.teacher + sizes.student + copies * sizes.learned
 
 
-def disk_of(recipe: Recipe, sizes: Sizes) -> int:
+def disk_of(recipe: Recipe, sizes: Sizes, num_images: int) -> int:
     """Bytes of the set, its latents, the checkpoints that are kept, the student and its model file."""
-    pictures = recipe.scenes.count * (_OVERHEAD * sizes.image + sizes.latent)
-    copies = 3 + (recipe.training.ema_decay > 0)  # weights, two moments, the average
-    checkpoints = (recipe.training.keep_checkpoints + 1) * copies * sizes.student  # one is written before one goes
-    return round(pictures + checkpoints + 2 * sizes.student + sizes.vae)
+    pictures = num_images * (_OVERHEAD * sizes.image + sizes.latent)
+    return round(pictures + checkpoints_of(recipe, sizes.student, sizes.learned) + 2 * sizes.student + sizes.vae)
 
 
-def run_costs(teacher: "Teacher", recipe: Recipe, rates: Rates, examples: "Sequence[Example]") -> list[str]:
+def checkpoints_of(recipe: Recipe, student: int, learned: int) -> int:
+    """Bytes of the checkpoints that are kept, and of one more, for one is written before one goes.
+
+    Args:
+        recipe: how it is trained.
+        student: bytes of all its weights.
+        learned: bytes of those that are trained.
+    """
+    networks = 1 + (recipe.training.ema_decay > 0)  # the student, its average
+    return (recipe.training.keep_checkpoints + 1) * (networks * student + 2 * learned)
+
+
+def run_costs(
+    teacher: "Teacher", recipe: Recipe, rates: Rates, examples: "Sequence[Example]", num_images: int
+) -> list[str]:
     """What the full run takes, here and on named devices, in lines for a person.
 
     Args:
@@ -148,33 +162,32 @@ def run_costs(teacher: "Teacher", recipe: Recipe, rates: Rates, examples: "Seque
         recipe: its scenes completed by the teacher's own sizes.
         rates: as measured on this device.
         examples: pictures of the set, or like it.
+        num_images: of the set.
     """
-    sizes = _sizes(teacher, examples)
-    scenes, training = recipe.scenes, recipe.training
-    assert scenes.image_size is not None and scenes.num_inference_steps is not None
+    sizes, training = _sizes(teacher, recipe, examples), recipe.training
+    image_size = examples[0].image.shape[0]
+    num_inference_steps = recipe.scenes.num_inference_steps if recipe.scenes is not None else 0
+    assert num_inference_steps is not None, "completed by the teacher's own"
     here = cost_of(recipe, rates)
     price = "" if here.dollars is None else f", {here.dollars:.0f} dollars at {rates.dollars_per_hour:g} an hour"
     lines = [
-        f"the full run: {scenes.count} images, {training.steps} steps of {training.batch_size}",
-        f"here ({teacher.device}): {_duration(here.painting_seconds)} to paint, {_duration(here.training_seconds)} "
-        f"to train, by the rates of this preview{price}",
+        f"the full run: {num_images} images, {training.steps} steps of {training.batch_size}",
+        f"here ({teacher.device}): {_both(here)}, by the rates of this preview{price}",
         f"memory: {_gigabytes(memory_of(recipe, sizes))} for the weights of teacher and student in training, and "
         f"what the networks keep between their layers on top; this preview took {_peak()} at most",
-        f"disk: {_gigabytes(disk_of(recipe, sizes))}",
+        f"disk: {_gigabytes(disk_of(recipe, sizes, num_images))}",
     ]
     if not FULL_SIZE[0] < sum(p.numel() for p in teacher.network.parameters()) < FULL_SIZE[1]:
         return [*lines, "named devices: nothing is assumed of them for a teacher of this size"]
     for device in NAMED_DEVICES:
-        there = cost_of(recipe, device.rates(scenes.image_size, scenes.num_inference_steps))
+        there = cost_of(recipe, device.rates(image_size, num_inference_steps))
         dollars = "" if there.dollars is None else f", {there.dollars:.0f} dollars"
-        lines.append(
-            f"{device.name}: {_duration(there.painting_seconds)} to paint, {_duration(there.training_seconds)} to "
-            f"train{dollars}. Assumed, not run: {device.assumption}"
-        )
+        lines.append(f"{device.name}: {_both(there)}{dollars}. Assumed, not run: {device.assumption}")
     return lines
 
 
-def _sizes(teacher: "Teacher", examples: "Sequence[Example]") -> Sizes:
+def _sizes(teacher: "Teacher", recipe: Recipe, examples: "Sequence[Example]") -> Sizes:
+    from distill.translator import num_weights
     from synth.pixels import png_bytes
 
     def parameters(module: Any) -> int:
@@ -183,11 +196,14 @@ def _sizes(teacher: "Teacher", examples: "Sequence[Example]") -> Sizes:
     parts = [part for part in teacher.pipeline.components.values() if hasattr(part, "parameters")]
     height, width, _ = examples[0].image.shape
     factor = teacher.vae_scale_factor
+    prompts = {example.edit: example.prompt for example in examples}
+    num_all, num_learned = num_weights(teacher, prompts, recipe.training)
     return Sizes(
         image=sum(len(png_bytes(example.picture)) for example in examples) / len(examples),
         latent=4 * teacher.latent_channels * (height // factor) * (width // factor),
         teacher=sum(p.numel() * p.element_size() for part in parts for p in part.parameters()),
-        student=4 * parameters(teacher.network),
+        student=4 * num_all,
+        learned=4 * num_learned,
         vae=4 * parameters(teacher.vae),
     )
 
@@ -204,6 +220,11 @@ def _peak() -> str:
         return "an amount that this system does not tell"
     unit = 1 if sys.platform == "darwin" else 1024
     return _gigabytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
+def _both(cost: Cost) -> str:
+    painting = f"{_duration(cost.painting_seconds)} to paint, " if cost.painting_seconds else ""
+    return f"{painting}{_duration(cost.training_seconds)} to train"
 
 
 def _duration(seconds: float) -> str:

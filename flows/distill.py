@@ -1,34 +1,40 @@
 """Second stage: a student learns all edits of the recipe from the painted set."""
 
-import json
-import os
-import shutil
+import time
+from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.costs import checkpoints_of
 from flows.mirror import keep, keep_task, take_up_task
 from flows.progress import Bar, key_of, markdown_picture, open_progress, say, show_markdown
 from flows.recipe import Recipe
 from flows.robust import RETRIES, gpu_alone
-from flows.run_folder import RunFolder, digest
+from flows.run_folder import RunFolder, digest, save_student
 from flows.start import name_run, start
+from flows.stopping import Stopping
 from flows.synthesize import open_teacher
+from flows.watching import Watch
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from accelerate import PartialState
 
-    from distill.translator import LatentTranslator
-    from synth.dataset import PaintedSet
-    from synth.teacher import Teacher
-
-_NUM_SAMPLES = 4  # images in a sample grid
+_FEW, _TRIED = 4, 3  # images and steps of a dry run
 
 
-def distill(recipe: Recipe, out: Path) -> Path:
+def distill(recipe: Recipe, out: Path, data: str | None = None) -> Path:
     """Train the run's student to its last step, from its newest checkpoint on; returns the student's folder.
+
+    Started by `accelerate launch` in several processes, they share the work, and the main one writes.
+
+    Args:
+        recipe: the edits, and how to train.
+        out: the run folder.
+        data: where the painted set is, a folder or a URL, if not in the run folder.
 
     Raises:
         DatasetError: if nothing was painted yet.
@@ -36,73 +42,113 @@ def distill(recipe: Recipe, out: Path) -> Path:
     """
     from distill import checkpoints
     from distill.train import train
+    from distill.translator import load_translator
     from synth.dataset import PaintedSet
-    from synth.prompts import Template
 
-    run, settings = RunFolder.claim(recipe, out), recipe.training
+    processes, settings = _join(recipe), recipe.training
+    with processes.main_process_first():
+        run = RunFolder.claim(recipe, out)
+        if data is not None:
+            run.use_dataset(data)
     teacher, painted = open_teacher(recipe.teacher), PaintedSet(run.dataset)
     made_from = digest(teacher.fingerprint, painted.fingerprint, recipe.edits, settings.model_dump(mode="json"))
     if run.is_done("distill", made_from, run.student):
         say(f"the student of {settings.steps} steps is in {run.student}: nothing to train")
         return run.student
     teacher.require_scorer()
-    run.samples.mkdir(exist_ok=True)
-    say(f"distilling from {teacher.name} on {teacher.device}")
-    artifact = open_progress("steps", recipe.name)
+    steps = train(teacher, painted, recipe.texts(), recipe.edits, settings, run.path, processes.is_main_process)
+    if not processes.is_main_process:
+        for record in steps:
+            if settings.patience and record.step % settings.sample_every == 0 and _agreed(False):
+                break
+        processes.wait_for_everyone()
+        return run.student
+    say(f"distilling from {teacher.name} on {teacher.device}{_shared_by(processes.num_processes)}")
+    watch, artifact = Watch(recipe, run, teacher, painted), open_progress("steps", recipe.name)
+    stopping = Stopping(recipe, run, teacher) if settings.patience else None
     with Bar("distilling", settings.steps, "step", artifact=artifact) as bar:
-        for record in train(teacher, painted, Template(recipe.scenes), recipe.edits, settings, run.path):
-            _log(run.metrics, record.row(), first=bar.n == 0)
+        for record in steps:
+            watch.see(record)
             bar.set_postfix(omega=f"{record.guidance_scale:.2f}", moved=f"{record.identity:.4f}")
             bar.update(record.step - bar.n)
-            if record.step % settings.sample_every == 0 or record.step == settings.steps:
-                draw_samples(teacher, record.student, painted).save(run.samples / f"step_{record.step:06d}.png")
             if record.step % settings.checkpoint_every == 0:
                 keep(recipe, out)
-    newest = checkpoints.latest(run.path)
-    assert newest is not None, "a training ends with a checkpoint"
-    _save(checkpoints.load_student(newest), run.student)
+            if stopping is not None and record.step % settings.sample_every == 0 and _agreed(stopping.see(record)):
+                break
+    watch.close()
+    if stopping is not None and run.best.exists():
+        save_student(load_translator(run.best), run.student)
+    else:
+        newest = checkpoints.latest(run.path)
+        assert newest is not None, "a training ends with a checkpoint"
+        save_student(checkpoints.load_student(newest), run.student)
     run.mark_done("distill", made_from)
+    processes.wait_for_everyone()
     return run.student
 
 
-def draw_samples(teacher: "Teacher", student: "LatentTranslator", painted: "PaintedSet") -> "Image.Image":
-    """A few painted images, a row each: the image, then every edit of it as the student makes it now."""
-    import numpy as np
+def _join(recipe: Recipe) -> "PartialState":
+    """The processes that train together; one alone unless `accelerate launch` started more. It gives each its GPU."""
     import torch
-    from PIL import Image
+    from accelerate import PartialState
 
-    from synth.pixels import to_float, to_uint8
-
-    images = np.stack([painted.image(index) for index in range(min(_NUM_SAMPLES, len(painted)))])
-    x = to_float(torch.from_numpy(images)).to(teacher.device)  # (N, 3, H, W)
-    with torch.no_grad():
-        z_hat = teacher.encode(x).float()
-        decoded = teacher.decode(z_hat).float()
-        columns = [x]
-        for edit in range(len(student.edits)):
-            delta = student(z_hat, torch.full((len(x),), edit, device=teacher.device))
-            columns.append(x + (teacher.decode(z_hat + delta).float() - decoded))
-    grid = np.concatenate([to_uint8(column) for column in columns], axis=2)  # (N, H, (1 + K) W, 3)
-    return Image.fromarray(np.concatenate(list(grid)))  # (N H, (1 + K) W, 3)
+    on_cpu = recipe.teacher.device == "cpu" or not torch.cuda.is_available()
+    # The others wait while the main one encodes the set.
+    return PartialState(cpu=on_cpu, timeout=timedelta(hours=recipe.operations.timeout_hours))
 
 
-def _log(path: Path, row: dict[str, float], first: bool) -> None:
-    """One line a step. A run that was killed may have logged steps behind its last checkpoint; they are done again,
-    so the first line of a new process drops them."""
-    if first and path.exists():
-        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        path.write_text("".join(line for line in lines if json.loads(line)["step"] < row["step"]))
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+def _agreed(stop: bool) -> bool:
+    """What the main process says, on all of them."""
+    from accelerate.utils import broadcast_object_list
+
+    return bool(broadcast_object_list([stop])[0])
 
 
-def _save(student: "LatentTranslator", folder: Path) -> None:
-    """Whole or not at all."""
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    student.save_pretrained(part)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(part, folder)
+def _shared_by(num_processes: int) -> str:
+    return f", in {num_processes} processes" if num_processes > 1 else ""
+
+
+def plan(recipe: Recipe, data: str) -> str:
+    """What the training will take on this machine: a few steps are done, measured and thrown away.
+
+    Args:
+        recipe: the edits, and how to train.
+        data: where the painted set is.
+
+    Raises:
+        DatasetError: if there is no set.
+        TrainingError: if the training could not start.
+    """
+    from itertools import islice
+
+    from distill.train import train
+    from distill.translator import num_weights
+    from synth.dataset import PaintedSet
+
+    settings, teacher, painted = recipe.training, open_teacher(recipe.teacher), PaintedSet(data)
+    few = painted.first(max(settings.batch_size, _FEW))
+    alone = settings.model_copy(update={"checkpoint_every": settings.steps, "steps": max(settings.steps, _TRIED + 1)})
+    with TemporaryDirectory(prefix="distillery-plan-") as folder:
+        started = time.perf_counter()
+        records = train(teacher, few, recipe.texts(), recipe.edits, alone, Path(folder), progress=False)
+        first = next(records)
+        before = time.perf_counter() - started - first.seconds  # the networks' first calls are no measure
+        later = list(islice(records, _TRIED - 1))
+    seconds = min(record.seconds for record in later)
+    num_all, num_learned = num_weights(teacher, first.student.edits, settings)
+    gigabytes = checkpoints_of(recipe, 4 * num_all, 4 * num_learned) / 1e9
+    encoding = before / len(few) * len(painted)
+    kind = settings.student + (f", LoRA of rank {settings.lora_rank}" if settings.lora_rank else "")
+    lines = [
+        f"teacher   {teacher.name} on {teacher.device}",
+        f"student   {kind}, {num_all / 1e6:.1f}M weights, {len(recipe.edits)} edits",
+        f"images    {len(painted)}, {settings.batch_size * settings.steps / len(painted):.2g} times each",
+        f"time      {timedelta(seconds=round(seconds * settings.steps))} for {settings.steps} steps of "
+        f"{seconds:.2g} s, and at most {timedelta(seconds=round(encoding))} for the latents; grids not counted",
+        f"memory    {later[-1].peak_memory_gib:.2g} GiB at the most so far",
+        f"disk      at most {gigabytes:.2g} GB of checkpoints",
+    ]
+    return "\n".join(lines)
 
 
 @task(name="train", cache_policy=NO_CACHE, **RETRIES)  # the checkpoints are the cache

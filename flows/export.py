@@ -39,7 +39,7 @@ def export(recipe: Recipe, out: Path) -> Path:
     """
     import numpy as np
 
-    from distill.translator import LatentTranslator
+    from distill.translator import load_translator
     from inference.export import export_files
     from inference.settings import ModelMetadata
     from synth.dataset import PaintedSet
@@ -55,7 +55,7 @@ def export(recipe: Recipe, out: Path) -> Path:
     if not missing:
         return run.model
     teacher, painted = open_teacher(recipe.teacher), PaintedSet(run.dataset)
-    student = LatentTranslator.from_pretrained(run.student, use_safetensors=True)
+    student = load_translator(run.student)
     calibrated = any(kind.precision == "int8" for kind in missing)
     num_images = _NUM_PARITY_IMAGES + (_NUM_CALIBRATION_IMAGES if calibrated else 0)
     images = np.stack([painted.image(index) for index in range(min(num_images, len(painted)))])

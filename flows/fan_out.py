@@ -43,7 +43,8 @@ def paint_on_ray(
     _refuse_silence(operations.ray_address)
     runner: Any
     with RayTaskRunner(operations.ray_address, {"runtime_env": {"env_vars": environment}}) as runner:
-        share = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
+        cluster: Any = ray  # which is partly untyped
+        share = {"num_gpus": 1} if cluster.cluster_resources().get("GPU") else {"num_cpus": 1}
         with remote_options(**share):
             futures = {number: runner.submit(task, {**shared, "number": number}) for number in todo}
         for number, future in futures.items():

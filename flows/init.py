@@ -7,7 +7,7 @@ What pictures show is one text, and an edit changes it in one of three ways:
     sunset=at sunset                         words are added at the end
 
 Photographs have no words of their own: one text stands for all of them, which may be empty, and an edit is the whole
-text of what they shall show. In a recipe that is a template with one slot that has one value.
+text of what they shall show.
 """
 
 import json
@@ -30,7 +30,6 @@ PAPER_IMAGES, PAPER_SIZE = 5000, 512  # as published, pixels
 NEGATIVE_PROMPT = "blurry, low quality, distorted, watermark, text, frame"  # for teachers that learnt from the web
 
 _ADDED = "added"  # the slot of words that edits add
-_WHOLE = "text"  # the slot that is a whole text, of photographs
 _NAME = re.compile(r"([a-z0-9][a-z0-9_-]*)\s*=\s*(.*)", re.DOTALL)
 _SLOTS = re.compile(r"\w+\s*=[^=]*(,\s*\w+\s*=[^=]*)*")
 
@@ -41,6 +40,14 @@ class Words:
 
     template: str
     slots: Mapping[str, Values]
+    edits: Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class PhotoWords:
+    """The same part of a recipe of photographs."""
+
+    source: str
     edits: Mapping[str, Mapping[str, str]]
 
 
@@ -83,7 +90,7 @@ def words_of(subject: str, edits: Sequence[str], slots: Mapping[str, Values] | N
     return Words(template, values, written)
 
 
-def photo_words_of(source: str, edits: Sequence[str]) -> Words:
+def photo_words_of(source: str, edits: Sequence[str]) -> PhotoWords:
     """The same for photographs: one source text for all, which may be empty, and for each edit one target.
 
     Raises:
@@ -95,11 +102,11 @@ def photo_words_of(source: str, edits: Sequence[str]) -> Words:
         name, change = _named(text, {})
         if "->" in change:
             old, new = _sides(change, text)
-            change = _with_slot(source, old, _WHOLE).replace(f"{{{_WHOLE}}}", new)
+            change = _with_slot(source, old, "new").replace("{new}", new)
         if name in written:
             raise RecipeError(f"two edits are called {name!r}: give each a name of its own, NAME=...")
-        written[name] = {_WHOLE: change}
-    return Words(f"{{{_WHOLE}}}", {_WHOLE: [source]}, written)
+        written[name] = {"target": change}
+    return PhotoWords(source, written)
 
 
 def slot_values(texts: Sequence[str]) -> dict[str, Values]:
@@ -119,9 +126,8 @@ def slot_values(texts: Sequence[str]) -> dict[str, Values]:
 
 def new_recipe(
     name: str,
-    words: Words,
+    words: Words | PhotoWords,
     teacher: str = "miniature",
-    photos: bool = False,
     negative_prompt: str | None = None,
     start: Recipe | None = None,
 ) -> str:
@@ -129,17 +135,20 @@ def new_recipe(
 
     Args:
         name: of the recipe.
-        words: what is painted, and the edits.
+        words: what is painted or what photographs show, and the edits.
         teacher: `miniature`, a folder or a Hub id.
-        photos: whether photographs are taken instead of painted pictures.
         negative_prompt: what the teacher shall keep away from; None is a start that suits the teacher.
         start: a recipe to take sizes from.
     """
     small = teacher == "miniature"
     if negative_prompt is None:
         negative_prompt = "" if small else NEGATIVE_PROMPT
-    count = start.scenes.count if start else MINIATURE_IMAGES if small else PAPER_IMAGES
+    count = start.to_paint().count if start else MINIATURE_IMAGES if small else PAPER_IMAGES
     steps = start.training.steps if start else MINIATURE_STEPS
+    if isinstance(words, PhotoWords):
+        shown, about_edits = _photographs(words), _EDITS_OF_PHOTOGRAPHS
+    else:
+        shown, about_edits = _scenes(words, count, negative_prompt, small), _EDITS_OF_SCENES
     lines = [
         f"# {name}: {', '.join(words.edits)}.",
         "# Every key is explained in docs/recipe-keys.md; `distillery preview` shows whether the words work.",
@@ -148,9 +157,9 @@ def new_recipe(
         "",
         "[teacher]",
         f"id = {_toml(teacher)}  # miniature, a folder in diffusers' format, or a Hub id",
-        *_scenes(words, photos, count, negative_prompt, small),
+        *shown,
         "",
-        *_EDIT_COMMENTS[photos],
+        *about_edits,
         "[edits]",
         *(f"{edit} = {_inline(values)}" for edit, values in words.edits.items()),
         *_training(small, steps),
@@ -180,7 +189,8 @@ def words_from(shipped: str, edits: Sequence[str]) -> tuple[Words, Recipe]:
         RecipeError: if there is no such recipe, or an edit that does not fit it.
     """
     recipe = load_recipe(shipped)
-    own = Words(recipe.scenes.template, recipe.scenes.slots, recipe.edits)
+    scenes = recipe.to_paint()
+    own = Words(scenes.template, scenes.slots, recipe.edits)
     return (words_of(own.template, edits, own.slots) if edits else own), recipe
 
 
@@ -189,36 +199,35 @@ def file_name(name: str) -> Path:
     return Path(f"{slug(name)}.toml")
 
 
-_EDIT_COMMENTS = {
-    False: [
-        "# Each edit puts its own words into the slots of every image's own prompt: those words are the target,",
-        "# the image's own prompt is the source. They should differ in the edit alone.",
-    ],
-    True: ["# Each edit is the text of what the photographs shall show, the target prompt of all of them."],
-}
+_EDITS_OF_SCENES = [
+    "# Each edit puts its own words into the slots of every image's own prompt: those words are the target,",
+    "# the image's own prompt is the source. They should differ in the edit alone.",
+]
+_EDITS_OF_PHOTOGRAPHS = [
+    "# Each edit is the text of what the photographs shall show, the target prompt of all of them."
+]
 
 
-def _scenes(words: Words, photos: bool, count: int, negative_prompt: str, small: bool) -> list[str]:
-    about = (
-        [
-            "# Photographs have no words of their own: this one text is the source of all of them. It should be",
-            "# true of every picture; empty, it says nothing about them.",
-        ]
-        if photos
-        else [
-            "# What the teacher paints. A slot in braces takes each of its values in turn: the more that varies and",
-            "# is named here, the less an edit can change by mistake.",
-        ]
-    )
+def _photographs(words: PhotoWords) -> list[str]:
+    return [
+        "",
+        "# Photographs have no words of their own: this one text is the source of all of them. It should be true of",
+        "# every picture; empty, it says nothing about them.",
+        "[photos]",
+        f"source = {_toml(words.source)}",
+    ]
+
+
+def _scenes(words: Words, count: int, negative_prompt: str, small: bool) -> list[str]:
     size = [] if small else [f"image_size = {PAPER_SIZE}  # px; leave it out for the teacher's own (768 or 1024 px)"]
     avoid = [f"negative_prompt = {_toml(negative_prompt)}"] if negative_prompt else []
     return [
         "",
-        *about,
+        "# What the teacher paints. A slot in braces takes each of its values in turn: the more that varies and is",
+        "# named here, the less an edit can change by mistake.",
         "[scenes]",
         f"template = {_toml(words.template)}",
-        f"count = {count}  # how many are painted; a set can grow later"
-        + (" (photographs: as many as there are)" if photos else ""),
+        f"count = {count}  # how many are painted; a set can grow later",
         "seed = 0",
         *size,
         *avoid,

@@ -42,13 +42,13 @@ def _tables(title: str, model: type[BaseModel]) -> Iterator[tuple[str, type[Base
     """A model and those inside it, each with its TOML table's name."""
     yield title, model
     for name, field in model.model_fields.items():
-        if _is_model(field.annotation):
-            yield from _tables(f"{title}.{name}".lstrip("."), typing.cast(type[BaseModel], field.annotation))
+        if (inner := _model(field.annotation)) is not None:
+            yield from _tables(f"{title}.{name}".lstrip("."), inner)
 
 
 def _kind(field: FieldInfo) -> str:
     """The type in words, with its bounds."""
-    if _is_model(field.annotation):
+    if _model(field.annotation) is not None:
         return "table"
     bounds = [str(bound) for entry in field.metadata for bound in _bounds(entry)]
     return ", ".join([_words(field.annotation), *bounds])
@@ -79,15 +79,19 @@ def _bounds(entry: Any) -> Iterator[str]:
 
 
 def _default(field: FieldInfo) -> str:
-    if _is_model(field.annotation):
+    if _model(field.annotation) is not None:
         return ""
     if field.default is PydanticUndefined:
         return "none: give it"
     return "" if field.default is None else f"`{json.dumps(field.default)}`"  # which is how TOML writes them
 
 
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+def _model(annotation: Any) -> type[BaseModel] | None:
+    """The settings that a table holds, or None for what is no table. A table that may be missing is one too."""
+    for kind in (annotation, *typing.get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 
 from flows.recipe import Recipe
 from flows.report import markdown_table
-from flows.run_folder import RunFolder, write_whole
+from flows.run_folder import RunFolder, slug, write_whole
 
 _USE = """## How to use it
 
@@ -20,7 +20,7 @@ translator("photo.jpg", "{edit}").save("edited.png")
 ```
 
 `strength` goes from 0, the input's own pixels, over 1, the edit as trained, and beyond. `student/` is the same
-network for PyTorch, a diffusers model: `LatentTranslator.from_pretrained`.
+network for PyTorch, a diffusers model: `distill.translator.load_translator`.
 
 ## Intended use, and misuse
 
@@ -30,18 +30,23 @@ without their consent. The teacher's licence binds it too.
 """
 
 
-def write_model_card(recipe: Recipe, out: Path, repo: str) -> Path:
+_NETWORKS = {"unet": "the teacher's own U-Net, distilled", "compact": "a small convolutional U-Net"}
+
+
+def write_model_card(recipe: Recipe, out: Path, repo: str = "") -> Path:
     """Write README.md into the run folder.
 
     Args:
         recipe: of the run.
         out: the run folder, exported.
-        repo: owner/name, where it will lie on the Hub.
+        repo: owner/name, where it will lie on the Hub; left out, the example in it says so.
     """
     from inference.runtime import Translator
 
     run = RunFolder(out)
     metadata = Translator.load(run.model, ["cpu"]).metadata
+    pictures = "photographs" if recipe.scenes is None else f"{recipe.scenes.count} painted pictures"
+    lora = f", trained by LoRA of rank {recipe.training.lora_rank}" if recipe.training.lora_rank else ""
     parts = [_header(recipe, metadata), f"# {recipe.name}\n\n"]
     parts.append(f"{len(metadata['edits'])} edits, each in one pass of a network that was distilled with the ")
     parts.append("Delta Denoising Score ([arXiv 2304.07090](https://arxiv.org/abs/2304.07090)).\n")
@@ -51,11 +56,12 @@ def write_model_card(recipe: Recipe, out: Path, repo: str) -> Path:
     parts += [f"| `{name}` | {prompt} |\n" for name, prompt in metadata["edits"].items()]
     parts.append(
         f"\n- teacher: {metadata['teacher']}; its licence: {metadata['licence']}\n"
-        f"- trained on {recipe.scenes.count} painted pictures of {metadata['training_size']} px "
+        f"- trained on {pictures} of {metadata['training_size']} px "
         f"(fingerprint {metadata['data_fingerprint']}), {recipe.training.steps} steps\n"
+        f"- network: {_NETWORKS[recipe.training.student]}{lora}\n"
         f"- validated on: {metadata['validated_on']}\n\n"
     )
-    parts.append(_USE.format(repo=repo, edit=next(iter(metadata["edits"]))))
+    parts.append(_USE.format(repo=repo or f"OWNER/{slug(recipe.name)}", edit=next(iter(metadata["edits"]))))
     parts.append("\n## Numbers\n\n")
     if run.evaluation.exists():
         evaluation = json.loads(run.evaluation.read_text())

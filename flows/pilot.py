@@ -34,7 +34,7 @@ def pilot_of(recipe: Recipe) -> Recipe:
     small = changed(
         recipe,
         [
-            f"scenes.count={min(NUM_IMAGES, recipe.scenes.count)}",
+            f"scenes.count={min(NUM_IMAGES, recipe.to_paint().count)}",
             f"training.steps={steps}",
             f"training.warmup_steps={shortened(training.warmup_steps)}",
             f"training.guidance_warmup_steps={shortened(training.guidance_warmup_steps)}",
@@ -59,7 +59,7 @@ def claim_pilot(recipe: Recipe, out: Path) -> tuple[Recipe, Path]:
         RunError: if another recipe's run is in one of the folders, or the full run has painted beyond the pilot.
     """
     full, small = RunFolder.claim(recipe, out), pilot_of(recipe)
-    if (out / "dataset" / "data").exists() and len(PaintedSet(full.dataset)) > small.scenes.count:
+    if (out / "dataset" / "data").exists() and len(PaintedSet(full.dataset)) > small.to_paint().count:
         raise RunError(f"the full run in {out} is beyond a pilot: go on with it, without --pilot")
     folder = out.with_name(f"{out.name}-pilot")
     RunFolder.claim(small, folder).use_dataset(full.dataset)

@@ -9,6 +9,7 @@ from prefect import flow
 from flows.distill import distill_flow
 from flows.export import export_flow
 from flows.mirror import keep_task, take_up_task
+from flows.model_card import write_model_card
 from flows.progress import key_of, say, show_link, show_markdown
 from flows.promotion import promote
 from flows.recipe import Recipe
@@ -42,7 +43,7 @@ def pipeline(recipe: Recipe, out: Path | None = None, data: str | None = None, c
     run = RunFolder.claim(recipe, out)
     if data is not None:
         run.use_dataset(data)
-    name_run(f"{recipe.name}: {recipe.scenes.count} images, {recipe.training.steps} steps, in {out}")
+    name_run(f"{recipe.name}: {recipe.to_paint().count} images, {recipe.training.steps} steps, in {out}")
     before = run.last_work()
     with gpu_alone(recipe.teacher.device):
         started = time.perf_counter()
@@ -57,6 +58,7 @@ def pipeline(recipe: Recipe, out: Path | None = None, data: str | None = None, c
         say(f"nothing was to do: {out} holds this recipe's run, whole")
         return model
     write_report(recipe, out)
+    write_model_card(recipe, out)
     keep_task(recipe, out)
     _show(recipe, run)
     for path in clear_old_runs(recipe, out):

@@ -93,9 +93,9 @@ def preview(
     """Edit a dozen pictures zero-shot over a grid of settings, and write the page `out`.
 
     Args:
-        recipe: whose scenes are painted, and whose edits are tried.
+        recipe: whose edits are tried, on its scenes or on photographs.
         out: the HTML file.
-        images: a folder of photographs to take instead of painted scenes.
+        images: for a recipe of photographs, a folder of them.
         guidance_scales: to try; by default three around the teacher's own.
         iterations: to look at; by default three.
         num_pictures: how many pictures share the edits; each edit gets one at least.
@@ -104,20 +104,29 @@ def preview(
 
     Raises:
         EditError: for a file that is no picture, or a folder without any.
-        RecipeError: for photographs with a recipe whose texts are many.
+        RecipeError: for photographs with a recipe that paints, or none with a recipe of photographs.
         TeacherError: for a teacher that cannot score, or cannot read a prompt to its end.
     """
     from synth.generate import completed
 
+    if recipe.scenes is None and images is None:
+        raise RecipeError(f"{recipe.name} is a recipe of photographs: name a folder of some with --images")
+    if recipe.scenes is not None and images is not None:
+        raise RecipeError(
+            f"{recipe.name} paints its pictures, and nothing tells what photographs show: leave out --images, or let "
+            "`distillery init NAME --photos` write a recipe of photographs"
+        )
     teacher = open_teacher(recipe.teacher)
     teacher.require_scorer()
     grid = Grid.of(teacher, guidance_scales, iterations)
-    recipe = recipe.model_copy(update={"scenes": completed(recipe.scenes, teacher)})
-    started = time.perf_counter()
-    rounds = max(1, num_pictures // len(recipe.edits))
-    examples = (
-        _painted(teacher, recipe, rounds) if images is None else _photographs(recipe, find_pictures([images]), rounds)
-    )
+    if recipe.scenes is not None:
+        recipe = recipe.model_copy(update={"scenes": completed(recipe.scenes, teacher)})
+    rounds, started = max(1, num_pictures // len(recipe.edits)), time.perf_counter()
+    if images is None:
+        examples, num_images = _painted(teacher, recipe, rounds), recipe.to_paint().count
+    else:
+        paths = find_pictures([images])
+        examples, num_images = _photographs(teacher, recipe, paths, rounds), len(paths)
     painted_seconds = 0.0 if images is not None else (time.perf_counter() - started) / len(examples)
     started = time.perf_counter()
     cells = list(_cells(teacher, examples, grid, whole_picture))
@@ -126,7 +135,7 @@ def preview(
         dollars_per_hour = _GPU_DOLLARS
     rates = Rates(painted_seconds, (time.perf_counter() - started) / passes, dollars_per_hour)
     go, verdict = judge(cells)
-    costs = run_costs(teacher, recipe, rates, examples)
+    costs = run_costs(teacher, recipe, rates, examples, num_images)
     write_whole(out, preview_page(recipe, examples, cells, grid.learning_rate, verdict, costs))
     return Preview(go, verdict, costs)
 
@@ -157,7 +166,8 @@ def _painted(teacher: "Teacher", recipe: Recipe, rounds: int) -> "list[Example]"
     from synth.generate import paint
     from synth.prompts import Template
 
-    template, settings = Template(recipe.scenes), recipe.scenes
+    settings = recipe.to_paint()
+    template = Template(settings)
     edits = [edit for edit in recipe.edits for _ in range(rounds)]
     scenes = [template.scene(index) for index in range(len(edits))]
     pictures = []
@@ -179,33 +189,26 @@ def _painted(teacher: "Teacher", recipe: Recipe, rounds: int) -> "list[Example]"
     return found
 
 
-def _photographs(recipe: Recipe, paths: Sequence[Path], rounds: int) -> "list[Example]":
+def _photographs(teacher: "Teacher", recipe: Recipe, paths: Sequence[Path], rounds: int) -> "list[Example]":
     """Photographs as `import-photos` would make them, shared among the edits."""
     import numpy as np
 
     from distill.examples import Example
-    from synth.photos import Rejected, prepared
-    from synth.prompts import Template
+    from synth.photos import Rejected, captions_of, prepared
     from synth.settings import PhotoSettings
 
-    template = Template(recipe.scenes)
-    if template.num_combinations > 1:
-        raise RecipeError(
-            f"{recipe.name} has {template.num_combinations} texts for what is painted, and photographs need one that "
-            "is true of all of them: `distillery init NAME --photos` writes such a recipe"
-        )
-    assert recipe.scenes.image_size is not None
-    settings = PhotoSettings(image_size=recipe.scenes.image_size)
-    scene, rounds = template.scene(0), min(rounds, len(paths))
+    texts, settings = recipe.texts(), PhotoSettings(image_size=teacher.defaults.image_size)
+    captions = captions_of(paths[0].parent, settings.caption_column)
     examples = []
-    for number, edit in enumerate(edit for edit in recipe.edits for _ in range(rounds)):
+    for number, edit in enumerate(edit for edit in recipe.edits for _ in range(min(rounds, len(paths)))):
         path = paths[number % len(paths)]
         try:
             picture = prepared(path.read_bytes(), settings)
         except (Rejected, OSError) as error:
             raise EditError(f"{path} cannot be used as a picture: {error}") from None
-        prompt = template.edited(scene.slots, recipe.edits[edit])
-        examples.append(Example(edit, np.asarray(picture), scene.prompt, prompt))
+        caption = captions.get(path.name, "")
+        target = texts.target(caption, {}, recipe.edits[edit])
+        examples.append(Example(edit, np.asarray(picture), texts.source(caption), target))
     return examples
 
 

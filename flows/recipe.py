@@ -18,8 +18,8 @@ from distill.settings import EvaluationSettings, TrainingSettings
 from flows.settings import OperationSettings
 from inference.settings import ExportSettings
 from synth.errors import RecipeError
-from synth.prompts import Template
-from synth.settings import SceneSettings, Settings, Substitution, TeacherSettings
+from synth.prompts import PhotoTexts, Template
+from synth.settings import PhotoTextSettings, SceneSettings, Settings, Substitution, TeacherSettings
 
 RECIPES = Path(__file__).parent / "recipes"
 EditName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
@@ -35,10 +35,13 @@ class Recipe(Settings):
     """What its settings were tried on, for whoever gets the model."""
     teacher: TeacherSettings = TeacherSettings()
     """Who paints and teaches."""
-    scenes: SceneSettings
-    """What is painted."""
+    scenes: SceneSettings | None = None
+    """What is painted. A recipe has this or `photos`."""
+    photos: PhotoTextSettings | None = None
+    """What is said of photographs, for a set of one's own (`distillery import-photos`)."""
     edits: Annotated[dict[EditName, Substitution], Field(min_length=1)]
-    """Each edit's name, and the slots that it gives other values: `red-leather = { color = "red" }`."""
+    """Each edit's name, and the slots that it gives other values: `red-leather = { color = "red" }`. For photographs
+    see `photos.source`."""
     training: TrainingSettings = Field(default_factory=lambda: TrainingSettings.model_validate({}))
     """How the student is trained."""
     export: ExportSettings = ExportSettings()
@@ -47,6 +50,27 @@ class Recipe(Settings):
     """What the student is measured on."""
     operations: OperationSettings = OperationSettings()
     """How runs are looked after."""
+
+    def to_paint(self) -> SceneSettings:
+        """The scenes.
+
+        Raises:
+            RecipeError: for a recipe of photographs.
+        """
+        if self.scenes is None:
+            raise RecipeError(
+                f"{self.name} is a recipe of photographs, and there is nothing to paint: make a set of yours with "
+                "`distillery import-photos`, and train on it with `distillery distill RECIPE --data SET`"
+            )
+        return self.scenes
+
+    def texts(self) -> Template | PhotoTexts:
+        """What the pictures' texts are.
+
+        Raises:
+            RecipeError: for a template that cannot be filled.
+        """
+        return Template(self.to_paint()) if self.photos is None else PhotoTexts(self.photos)
 
 
 def recipe_names() -> list[str]:
@@ -81,11 +105,14 @@ def validate(values: Mapping[str, Any], source: str = "the recipe") -> Recipe:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise RecipeError(f"{source}: {_explain(error)}") from error
-    template = Template(recipe.scenes)
+    if (recipe.scenes is None) == (recipe.photos is None):
+        raise RecipeError(f"{source}: give either [scenes], what is painted, or [photos], what photographs show")
+    texts = recipe.texts()
+    slots = texts.scene(0).slots if isinstance(texts, Template) else {}
     for name, edit in recipe.edits.items():
         if not edit:
             raise RecipeError(f"{source}: edits.{name} replaces no slot: it would change nothing")
-        template.edited(template.scene(0).slots, edit)
+        texts.target("", slots, edit)
     return recipe
 
 

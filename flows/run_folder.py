@@ -5,6 +5,8 @@ dataset/        Parquet and a card    model.onnx        what ships
 checkpoints/    step_000500/ ...      evaluation.json   the numbers
 metrics.jsonl   one line a step       grid.png          input, translated, true counterfactual
 samples/        step_000500.png       report.html       all of it on one page
+training.gif    the samples, in turn   best/           the student that was best on development scenes
+development.json  how good it was there, on its way
 latents/        the set's latents     stages.json       what each output was made from
 dataset.url     where the set is, if not in dataset/
 promotion.json  whether `latest` was moved to this run, and why
@@ -15,14 +17,18 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.recipe import Recipe, flatten, load_recipe, to_toml
 from synth.errors import RecipeError, RunError
+
+if TYPE_CHECKING:
+    from distill.translator import LatentTranslator
 
 RUNS = Path("runs")  # in the working directory
 _MAY_GROW = ("scenes.count", "training.steps")  # a set can be painted further, a training can go on
@@ -30,6 +36,7 @@ _OF_THE_TRAINING = ("training.", "edits.")  # free as long as nothing was traine
 _MAY_CHANGE = (
     *("validated_on", "teacher.device", "teacher.allow_cpu", "export.", "evaluation.", "operations."),
     *("training.checkpoint_every", "training.keep_checkpoints", "training.sample_every", "training.micro_batch_size"),
+    *("training.gradient_checkpointing", "training.tracker", "training.patience"),
     "training.preset",  # its values are compared
 )
 
@@ -43,7 +50,10 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
         self.samples = path / "samples"
+        self.film = path / "training.gif"
         self.student = path / "student"
+        self.best = path / "best"
+        self.development = path / "development.json"
         self.model = path / "model.onnx"
         self.evaluation = path / "evaluation.json"
         self.grid = path / "grid.png"
@@ -157,6 +167,15 @@ class RunFolder:
                 f"{self.path} holds another run: its {key} is {before!r}, this recipe's is {now!r}; "
                 "choose another --out, or delete the folder"
             )
+
+
+def save_student(student: "LatentTranslator", folder: Path) -> None:
+    """Whole or not at all."""
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    student.save_pretrained(part)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(part, folder)
 
 
 def slug(name: str) -> str:

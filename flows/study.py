@@ -23,6 +23,8 @@ def make_study(
     images: tuple[Path, ...] = (),
     prompt: str = "",
     source_prompt: str = "",
+    folder: Path | None = None,
+    num_steps: int | None = None,
 ) -> "Study":
     """A study by its name.
 
@@ -33,6 +35,8 @@ def make_study(
         images: files or folders, for real-images alone.
         prompt: what they shall show.
         source_prompt: what they show.
+        folder: where translator keeps the set that it paints.
+        num_steps: of each of translator's trainings; None leaves it to the study.
 
     Raises:
         RunError: for real-images without pictures or prompt.
@@ -44,12 +48,16 @@ def make_study(
     from distill.studies.real_images import RealImages
     from distill.studies.regularized_sds import RegularizedSDS
     from distill.studies.steps import Steps
+    from distill.studies.translator import Translator
 
     if name == "real-images":
         if not images or not prompt.strip():
             raise RunError("the study real-images edits pictures of your own: name them, and give --prompt")
         return RealImages(settings, tuple(find_pictures(images)), prompt, source_prompt)
     scenes = {} if num_scenes is None else {"num_scenes": num_scenes}
+    if name == "translator":
+        assert folder is not None, "it paints a set"
+        return Translator(folder, **scenes, **({} if num_steps is None else {"num_steps": num_steps}))
     if name == "guidance-bias":  # it optimises nothing
         return GuidanceBias(**scenes)
     if name == "sweep":  # it chooses the settings

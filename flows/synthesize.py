@@ -41,7 +41,7 @@ def synthesize(recipe: Recipe, url: str | Path) -> str:
     """Paint what is missing of the recipe's data set at `url`, a folder or any URL that fsspec knows."""
     from synth.dataset import synthesize as paint
 
-    return str(paint(open_teacher(recipe.teacher), recipe.scenes, url))
+    return str(paint(open_teacher(recipe.teacher), recipe.to_paint(), url))
 
 
 def plan(recipe: Recipe) -> str:
@@ -54,7 +54,7 @@ def plan(recipe: Recipe) -> str:
     from synth.prompts import Template
 
     teacher = open_teacher(recipe.teacher)
-    settings = completed(recipe.scenes, teacher)
+    settings = completed(recipe.to_paint(), teacher)
     template = Template(settings)
     scenes = [template.scene(index) for index in range(min(settings.batch_size, settings.count))]
     teacher.check_prompts([scene.prompt for scene in scenes])
@@ -85,7 +85,7 @@ def _painting(recipe_json: str, url: str) -> "Painting":
     from synth.dataset import Painting
 
     recipe = Recipe.model_validate_json(recipe_json)
-    return Painting(open_teacher(recipe.teacher), recipe.scenes, url)
+    return Painting(open_teacher(recipe.teacher), recipe.to_paint(), url)
 
 
 @task(name="plan", cache_policy=NO_CACHE, **RETRIES)
@@ -100,7 +100,7 @@ def paint_task(recipe: Recipe, url: str, number: int, done: int = 0, artifact: U
     """One shard, whole. `done` pictures of the set are there already."""
     prepare_worker()  # a worker of Ray's begins here
     bar: Any
-    with Bar("painting", recipe.scenes.count, "image", done, artifact, leave=False) as bar:
+    with Bar("painting", recipe.to_paint().count, "image", done, artifact, leave=False) as bar:
         _painting(recipe.model_dump_json(), url).paint_shard(number, bar)
 
 
@@ -136,7 +136,7 @@ def synthesize_flow(recipe: Recipe, url: str, part: int = 0, parts: int = 1, cha
     limit = recipe.operations.timeout_hours * 3600
     with gpu_alone(recipe.teacher.device):
         todo = {number: lack for number, lack in plan_task(recipe, url).items() if number % parts == part}
-        done = recipe.scenes.count - sum(todo.values())
+        done = recipe.to_paint().count - sum(todo.values())
         num_new = sum(todo.values())
         share = f"all {done} images" if parts == 1 else f"all images of part {part} of {parts}"
         if not todo:
@@ -162,7 +162,7 @@ def _paint(recipe: Recipe, url: str, todo: Mapping[int, int], done: int) -> None
     artifact = open_progress("images", recipe.name)
     task = paint_task.with_options(timeout_seconds=recipe.operations.timeout_hours * 3600)
     if recipe.operations.runner == "ray":
-        with Bar("painting", recipe.scenes.count, "image", done, artifact) as bar:
+        with Bar("painting", recipe.to_paint().count, "image", done, artifact) as bar:
             for lacking in paint_on_ray(task, {"recipe": recipe, "url": url}, todo, recipe.operations):
                 bar.update(lacking)
         return

@@ -19,6 +19,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -348,6 +349,13 @@ class PaintedSet:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    def first(self, num: int) -> "PaintedSet":
+        """The same set, as if it ended after `num` images."""
+        few = copy(self)
+        few._places, few.prompts, few.slots = self._places[:num], self.prompts[:num], self.slots[:num]
+        few.fingerprint = f"{self.fingerprint}-{num}"
+        return few
 
     def image(self, index: int) -> NDArray[np.uint8]:
         """uint8 (H, W, 3)."""

@@ -163,7 +163,7 @@ def _open(source: str, settings: PhotoSettings) -> tuple[list[str], Iterator[Pho
         if parquet := sorted(path.rglob("*.parquet")):
             return _open_parquet(parquet, settings)
         files = sorted(file for file in path.rglob("*") if file.is_file() and file.name not in _METADATA)
-        captions = _captions(path, settings.caption_column)
+        captions = captions_of(path, settings.caption_column)
         named = {file.relative_to(path).as_posix(): file for file in files}
         return list(named), (Photo(name, file.read_bytes(), captions.get(name, "")) for name, file in named.items())
     if path.is_file() and path.suffix == ".parquet":
@@ -173,7 +173,7 @@ def _open(source: str, settings: PhotoSettings) -> tuple[list[str], Iterator[Pho
     return _open_hub(source, settings)
 
 
-def _captions(folder: Path, column: str) -> dict[str, str]:
+def captions_of(folder: Path, column: str) -> dict[str, str]:
     """file_name -> caption, of an image folder's metadata."""
     found = next((folder / name for name in _METADATA if (folder / name).exists()), None)
     if found is None:

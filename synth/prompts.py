@@ -5,6 +5,8 @@
 A slot is a name in braces. An article right before a slot agrees with what fills it: "a {color}" becomes "a red" or
 "an orange". A value may be empty: the word is left out. A value may bring its own article, so that "a potted plant"
 can give way to "tulips". That is the whole language.
+
+Photographs were not made from words: they have one text for all, or captions.
 """
 
 import difflib
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 
 from synth.errors import RecipeError
 from synth.seeds import derive_seed
-from synth.settings import SceneSettings, Substitution
+from synth.settings import PhotoTextSettings, SceneSettings, Substitution
 
 _SLOT = re.compile(r"\{(\w+)\}")
 _ARTICLE_OF_SLOT = re.compile(r"\b([Aa])n?(?=\s+\{)")
@@ -106,6 +108,69 @@ class Template:
                     f"an edit replaces {name!r}, which is no slot of the template{_nearest(name, self._names)}"
                 )
         return self.render({**slots, **edit})
+
+    @property
+    def slots(self) -> list[str]:
+        """The slots' names, which a painted picture must have values of."""
+        return self._names
+
+    @property
+    def identity(self) -> str:
+        """What the texts follow from."""
+        return self.settings.template
+
+    def source(self, prompt: str) -> str:
+        """What a painted picture shows: the very prompt that it was painted from."""
+        return prompt
+
+    def target(self, prompt: str, slots: Mapping[str, str], edit: Substitution) -> str:
+        """What it shall show after an edit. Raises RecipeError as `edited`."""
+        return self.edited(slots, edit)
+
+
+class PhotoTexts:
+    """The texts of photographs: one pair for all of them, or each one's caption and the same with words replaced."""
+
+    slots: tuple[str, ...] = ()
+
+    def __init__(self, settings: PhotoTextSettings) -> None:
+        self.settings = settings
+
+    @property
+    def identity(self) -> str:
+        """What the texts follow from."""
+        source = self.settings.source
+        return "each photograph's caption" if source is None else f"photographs, {source!r}"
+
+    def source(self, caption: str) -> str:
+        """What a photograph shows."""
+        return caption if self.settings.source is None else self.settings.source
+
+    def target(self, caption: str, slots: Mapping[str, str], edit: Substitution) -> str:
+        """What it shall show after an edit. An article right before a replaced word agrees with the new one.
+
+        Raises:
+            RecipeError: if the edit is not of the form that these texts need.
+        """
+        if self.settings.source is not None:
+            if set(edit) != {"target"} or not edit["target"].strip():
+                raise RecipeError(
+                    f'photos.source is one text for all, so an edit is {{ target = "..." }}, not {dict(edit)}'
+                )
+            return edit["target"]
+        if not edit or not all(words.strip() for words in edit):
+            raise RecipeError(
+                f'an edit of captions names words and what replaces them, {{ cat = "lion" }}, not {dict(edit)}'
+            )
+        longest_first = sorted(edit, key=len, reverse=True)
+        wanted = re.compile(rf"(?:\b(a)n? )?(?<!\w)({'|'.join(map(re.escape, longest_first))})(?!\w)", re.IGNORECASE)
+        new = {words.lower(): replacement for words, replacement in edit.items()}
+
+        def replaced(match: re.Match[str]) -> str:
+            words = new[match[2].lower()]
+            return f"{match[1]}{_n(words)} {words}" if match[1] else words
+
+        return wanted.sub(replaced, caption)
 
 
 def _by_weight(values: list[str] | dict[str, int]) -> list[str]:

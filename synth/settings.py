@@ -89,6 +89,15 @@ class SceneSettings(Settings):
     """What a picture must pass."""
 
 
+class PhotoTextSettings(Settings):
+    """Photographs in the place of painted scenes (`distillery import-photos`): what is said of them."""
+
+    source: str | None = None
+    """One text for all of them, such as "A photo of a person."; an empty one is the null text. Each edit is then
+    `{ target = "A photo of a zombie." }`. Left out, each photograph's own caption; an edit then replaces words in it,
+    `{ cat = "lion" }`, and leaves captions without them as they are."""
+
+
 class PhotoSettings(Settings):
     """How photographs become a data set."""
 

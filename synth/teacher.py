@@ -117,7 +117,7 @@ class Teacher:
         if self.family.network_name != "unet":
             raise TeacherError(
                 f"{self.name} has no U-Net (its network is a {self.family.network_class}): "
-                "take a teacher of Stable Diffusion 1.x or 2.x, or another kind of student"
+                "take a teacher of Stable Diffusion 1.x or 2.x, or training.student=compact"
             )
         return self.network
 
@@ -249,4 +249,6 @@ def _device(name: str) -> torch.device:
         raise TeacherError(
             "teacher.device is cuda, but PyTorch sees no GPU: use auto or cpu, or install a CUDA build of torch"
         )
+    if device.type == "cuda" and device.index is None:  # of several processes each has a GPU of its own
+        return torch.device("cuda", torch.cuda.current_device())
     return device

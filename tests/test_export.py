@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from torch import nn
 
-from distill.translator import LatentTranslator
+from distill.translator import CompactTranslator, UNetTranslator
 from inference import export
 from inference.export import ExportModule, export_files
 from inference.formats import open_file, read_metadata, record_metrics
@@ -52,7 +52,7 @@ def make_vae(levels: int) -> AutoencoderKL:
     )
 
 
-def make_student(levels: int) -> LatentTranslator:
+def make_student(levels: int) -> UNetTranslator:
     """A student whose zeroed layer and contexts were moved, as training does: it changes every pixel."""
     torch.manual_seed(1)
     unet = UNet2DConditionModel(
@@ -67,7 +67,7 @@ def make_student(levels: int) -> LatentTranslator:
         norm_num_groups=4,
     )
     config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
-    student = LatentTranslator(config, list(EDITS), list(EDITS.values()), context_size=(5, 16), timestep=100)
+    student = UNetTranslator(config, list(EDITS), list(EDITS.values()), context_size=(5, 16), timestep=100)
     nn.init.normal_(student.contexts)
     nn.init.normal_(student.unet.conv_out.weight, std=0.3)
     return student
@@ -134,13 +134,13 @@ def pictures(num: int, height: int, width: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def parts() -> tuple[AutoencoderKL, LatentTranslator]:
+def parts() -> tuple[AutoencoderKL, UNetTranslator]:
     return make_vae(levels=4), make_student(levels=3)
 
 
 @pytest.fixture(scope="module")
 def exported(
-    parts: tuple[AutoencoderKL, LatentTranslator], tmp_path_factory: pytest.TempPathFactory
+    parts: tuple[AutoencoderKL, UNetTranslator], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, ParityReport]:
     path = tmp_path_factory.mktemp("export") / "new" / "model.onnx"
     report = export_onnx(*parts, METADATA, path, pictures(3, 128, 128))
@@ -266,6 +266,20 @@ def test_a_tiny_vae_is_exported_like_any_other(tmp_path):
     model = Translator.load(path)
     assert np.array_equal(model(image, "red-leather", strength=0.0), image)
     assert not np.array_equal(model(image, "red-leather"), image)
+
+
+def test_a_compact_student_is_exported_like_any_other(tmp_path):
+    torch.manual_seed(2)
+    student = CompactTranslator(4, list(EDITS), list(EDITS.values()), widths=(16, 32, 48))
+    nn.init.normal_(student.unet.last.weight, std=0.05)
+    kinds = (MAIN, Kind("torchscript", "float32"), Kind("pt2", "float32"))
+    files = {kind: tmp_path / kind.file_name for kind in kinds}
+    reports = dict(export_files(make_vae(1), student, METADATA, files, pictures(2, 32, 32)))
+    assert set(reports) == set(kinds)
+    assert all(report.max_difference < MAX_DIFFERENCE["float32"] for report in reports.values())
+    model, image = Translator.load(files[MAIN]), pictures(1, 27, 21)
+    red, blue = (model(image, edit) for edit in list(EDITS)[:2])
+    assert not np.array_equal(red, image) and not np.array_equal(red, blue)
 
 
 def test_untraceable_student_is_one_clear_line(tmp_path):

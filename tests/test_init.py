@@ -14,14 +14,17 @@ from flows.init import MINIATURE_SIZE, photo_words_of, slot_values, words_from, 
 from flows.recipe import load_recipe
 from synth.errors import RecipeError
 from synth.hub import MINIATURE
-from synth.prompts import Template
+from synth.prompts import PhotoTexts
 
 
 def prompts(path: Path, edit: str) -> tuple[str, str]:
     """The first scene's words, before and after."""
     recipe = load_recipe(path)
-    scene = Template(recipe.scenes).scene(0)
-    return scene.prompt, Template(recipe.scenes).edited(scene.slots, recipe.edits[edit])
+    texts = recipe.texts()
+    if isinstance(texts, PhotoTexts):
+        return texts.source(""), texts.target("", {}, recipe.edits[edit])
+    scene = texts.scene(0)
+    return scene.prompt, texts.edited(scene.slots, recipe.edits[edit])
 
 
 def test_words_give_way_to_others_and_articles_agree(tmp_path: Path) -> None:
@@ -55,7 +58,7 @@ def test_photographs_have_one_source_text_for_all(source: str, tmp_path: Path) -
     result = command("init", "masks", "--photos", "--subject", source, "--edit", edit, "--out", out)
     assert result.exit_code == 0, result.output
     assert prompts(out, "zombie") == (source, "a photo of a zombie")
-    assert Template(load_recipe(out).scenes).num_combinations == 1
+    assert load_recipe(out).scenes is None
     assert f"distillery preview {out} --images PHOTOS\n" in result.stdout
 
 

@@ -31,6 +31,10 @@ def test_a_run_leaves_everything_in_its_folder(finished: Path) -> None:
         assert f"<h2>{title}</h2>" in page
     assert set(json.loads((finished / "timings.json").read_text())) == {"painting", "training", "export"}
     assert not list(finished.rglob("*.part"))
+    card = (finished / "README.md").read_text()
+    assert "| `red-leather` | a red leather sofa in a " in card and "- network: the teacher's own U-Net" in card
+    with Image.open(finished / "training.gif") as film:
+        assert film.size == samples.size
 
 
 def test_the_painted_set_opens_with_datasets_alone(finished: Path, tmp_path: Path) -> None:
@@ -111,16 +115,16 @@ def test_stages_one_by_one_and_killed_between_make_the_same_student(
     assert command("synthesize", *shared, "--out", painted).stdout.endswith(f"data set  {painted}\n")
     teach = ["distill", *shared, "--data", painted, "--out", out]
 
-    import flows.distill
+    import flows.watching
 
-    log = flows.distill._log
+    log = flows.watching._log
 
     def die_at_step_3(path: Path, row: dict[str, float], first: bool) -> None:
         log(path, row, first)
         if row["step"] == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(flows.distill, "_log", die_at_step_3)
+    monkeypatch.setattr(flows.watching, "_log", die_at_step_3)
     assert command(*teach).exit_code == 1
     assert not (out / "student").exists()
     assert f"error: {out} has no student yet: `distillery distill RECIPE" in command("export", out).stderr
@@ -168,3 +172,24 @@ def test_measured_on_drawn_scenes(
     before = (finished / "grid.png").stat().st_mtime_ns
     evaluate(recipe, finished, untrained)
     assert (finished / "grid.png").stat().st_mtime_ns == before
+
+
+def test_measured_on_photographs(finished: Path, tmp_path: Path) -> None:
+    """What needs no model is always there; for the rest there is a line, and no number."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        Image.fromarray(rng.integers(0, 256, (70, 90, 3), np.uint8)).save(photos / f"{number}.png")
+    result = command("evaluate", "translator", finished, "--images", photos)
+    assert result.exit_code == 0, result.output
+    for figure in ("LPIPS", "CLIP scores", "DINO's structure distance"):
+        assert f"{figure} is not measured" in result.stdout or f"{figure} are not measured" in result.stdout
+    figures = json.loads((finished / "photographs" / "figures.json").read_text())
+    assert figures["num_pictures"] == 3
+    for row in figures["edits"].values():
+        assert set(row) == {"change", "diversity"} and 0 < row["diversity"] < 2
+    with Image.open(finished / "photographs" / "contact_sheet.png") as sheet:
+        assert sheet.width > sheet.height
+    refused = command("evaluate", "translator", finished, "--images", photos, "--clip", tmp_path / "none")
+    assert refused.exit_code == 2 and "cannot be opened as a CLIP model" in refused.stderr

@@ -57,9 +57,9 @@ def test_photographs_take_the_place_of_painted_scenes(tiny_sd_folder: Path, tmp_
     page = (tmp_path / "look.html").read_text()
     assert page.count("<img ") == 2 * 2 * 3, "two edits of three photographs, before and after"
     assert "&quot;a sofa&quot; -&gt; &quot;a blue sofa&quot;" in page
-    assert "here (cpu): 0 s to paint" in result.stdout
+    assert "the full run: 3 images" in result.stdout and "to paint" not in result.stdout
     many = command("preview", "sofas", "--images", photos, *options)
-    assert many.exit_code == 2 and "`distillery init NAME --photos` writes such a recipe" in many.stderr
+    assert many.exit_code == 2 and "`distillery init NAME --photos` write a recipe of photographs" in many.stderr
     (photos / "0.png").write_bytes(b"no picture")
     broken = command("preview", recipe, "--images", photos, *options)
     assert broken.exit_code == 2 and "0.png cannot be used as a picture" in broken.stderr
@@ -97,11 +97,11 @@ def test_costs_by_hand() -> None:
     assert cost.painting_seconds == 5000 * 2
     assert cost.training_seconds == pytest.approx(125_000 * 2 * (2 + 5 * 6) * 0.01)
     assert cost.dollars == pytest.approx(cost.seconds / 1000)
-    sizes = Sizes(image=400_000, latent=65_536, teacher=2_000, student=1_000, vae=10)
+    sizes = Sizes(image=400_000, latent=65_536, teacher=2_000, student=1_000, learned=1_000, vae=10)
     assert memory_of(PAPER, sizes) == 2_000 + 4 * 1_000
     averaged = load_recipe("sofas", ["training.ema_decay=0.9"])
     assert memory_of(averaged, sizes) == 2_000 + 5 * 1_000
-    assert disk_of(PAPER, sizes) == 5000 * (440_000 + 65_536) + 3 * 3 * 1_000 + 2 * 1_000 + 10
+    assert disk_of(PAPER, sizes, 5000) == 5000 * (440_000 + 65_536) + 3 * 3 * 1_000 + 2 * 1_000 + 10
 
 
 def test_a_named_device_gives_back_its_own_assumptions() -> None:
@@ -121,5 +121,7 @@ def test_disk_is_near_what_a_run_takes(finished: Path, tiny_teacher: Teacher) ->
         sum(p.stat().st_size for p in (finished / name).rglob("*.safetensors")) for name in ("student", "checkpoints")
     ]
     assert found[0] == pytest.approx(student, rel=0.2)
-    estimated = disk_of(recipe, Sizes(image=0, latent=0, teacher=0, student=student, vae=0))
+    estimated = disk_of(
+        recipe, Sizes(image=0, latent=0, teacher=0, student=student, learned=student, vae=0), num_images=6
+    )
     assert found[1] <= estimated <= 2 * (found[0] + found[1])

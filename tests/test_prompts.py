@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synth.errors import RecipeError
-from synth.prompts import Template
-from synth.settings import SceneSettings
+from synth.prompts import PhotoTexts, Template
+from synth.settings import PhotoTextSettings, SceneSettings
 
 SOFAS: dict[str, Any] = {
     "template": "a {color} {material} sofa in a living room with {wall} walls",
@@ -152,3 +152,34 @@ def test_a_wrong_template_is_refused_in_one_line(changes: dict[str, Any], messag
 def test_an_edit_of_an_unknown_slot_is_refused_with_the_nearest() -> None:
     with pytest.raises(RecipeError, match="did you mean 'color'"):
         template().edited(template().scene(0).slots, {"colour": "red"})
+
+
+@pytest.mark.parametrize("source", ["A photo of a person.", ""])
+def test_photographs_have_one_pair_of_texts(source: str) -> None:
+    texts = PhotoTexts(PhotoTextSettings(source=source))
+    assert texts.source("IMG_0042") == source
+    assert texts.target("IMG_0042", {}, {"target": "A photo of a zombie."}) == "A photo of a zombie."
+    for edit in ({"person": "zombie"}, {"target": " "}, {"target": "a", "other": "b"}):
+        with pytest.raises(RecipeError, match=r"photos\.source is one text for all"):
+            texts.target("", {}, edit)
+
+
+@pytest.mark.parametrize(
+    ("caption", "target"),
+    [
+        ("A cat on a sofa", "An otter on a sofa"),
+        ("the Cat, asleep", "the otter, asleep"),
+        ("a kitten and a cat", "an otter cub and an otter"),
+        ("catalogue of concatenated cats", "catalogue of concatenated cats"),
+        ("", ""),
+    ],
+)
+def test_captions_have_words_replaced_and_articles_agree(caption: str, target: str) -> None:
+    texts = PhotoTexts(PhotoTextSettings())
+    assert texts.source(caption) == caption
+    assert texts.target(caption, {}, {"cat": "otter", "kitten": "otter cub"}) == target
+
+
+def test_an_edit_of_captions_names_words() -> None:
+    with pytest.raises(RecipeError, match="names words and what replaces them"):
+        PhotoTexts(PhotoTextSettings()).target("a cat", {}, {" ": "lion"})

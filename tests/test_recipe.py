@@ -173,3 +173,38 @@ def test_the_default_folder_is_the_recipe_s_own() -> None:
     assert RunFolder.default_path(load_recipe("sofas", same)) == sofas
     for another in ("training.steps=7", "scenes.count=7", "teacher.id=some/model", "edits.grey={color='grey'}"):
         assert RunFolder.default_path(load_recipe("sofas", [another])) != sofas
+
+
+PHOTOS = """
+name = "zombies"
+[photos]
+source = "A photo of a person."
+[edits]
+zombie = { target = "A photo of a zombie." }
+"""
+
+
+def test_a_recipe_of_photographs_has_texts_and_paints_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "zombies.toml"
+    path.write_text(PHOTOS)
+    recipe = load_recipe(path)
+    assert recipe.texts().target("", {}, recipe.edits["zombie"]) == "A photo of a zombie."
+    assert load_recipe_from(to_toml(recipe), tmp_path) == recipe
+    with pytest.raises(RecipeError, match="nothing to paint: make a set of yours with `distillery import-photos`"):
+        recipe.to_paint()
+
+
+def test_a_recipe_has_scenes_or_photographs(tmp_path: Path) -> None:
+    path = tmp_path / "both.toml"
+    path.write_text('extends = "sofas"\n[photos]\nsource = ""\n')
+    with pytest.raises(RecipeError, match=r"either \[scenes\].* or \[photos\]"):
+        load_recipe(path)
+    path.write_text(PHOTOS.replace("target", "person"))
+    with pytest.raises(RecipeError, match=r"photos\.source is one text for all, so an edit is"):
+        load_recipe(path)
+
+
+def load_recipe_from(text: str, folder: Path) -> object:
+    path = folder / "again.toml"
+    path.write_text(text)
+    return load_recipe(path)

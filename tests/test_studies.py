@@ -18,12 +18,14 @@ from distill.studies.optimizer import Optimizer
 from distill.studies.real_images import RealImages
 from distill.studies.regularized_sds import WEIGHTS, RegularizedSDS
 from distill.studies.study import Row, Study, Unit, heat
+from distill.studies.translator import ARMS, SCENES, Translator
 from flows.cli import main
 from flows.study import run_study
 from synth.errors import RunError
 from synth.teacher import Teacher
 
 SETTINGS = EditSettings()
+TINY_SCENES = SCENES.model_copy(update={"image_size": 64, "num_inference_steps": 1})
 
 
 @dataclass(frozen=True)
@@ -145,3 +147,27 @@ def test_real_images_ask_for_pictures(tmp_path: Path) -> None:
     assert ran.exit_code == 2
     assert "name them, and give --prompt" in ran.output
     assert not (tmp_path / "out").exists()
+
+
+def test_the_translator_study(tiny_teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps of three arms, whole and again: what differs between them, and that nothing is done twice."""
+    few = {name: ARMS[name] for name in ("as it is", "SDS", "one edit alone", "one fixed pair")}
+    monkeypatch.setattr("distill.studies.translator.ARMS", few)
+    monkeypatch.setattr("distill.studies.translator.SCENES", TINY_SCENES)
+    study, out = Translator(tmp_path / "out", num_steps=2, num_images=4, num_scenes=2), tmp_path / "out"
+    finding = run_study(study, tiny_teacher, out)
+    rows = pq.read_table(out / "rows.parquet").to_pylist()
+    assert {row["arm"] for row in rows} == set(few)
+    assert {row["step"] for row in rows} == {1, 2}
+    last = {row["arm"]: row for row in rows if row["step"] == 2 and row["edit"] == "red-leather"}
+    assert last["as it is"]["calls"] == 2 * 4 * (2 + 2 * 4)  # steps, images, passes
+    assert last["SDS"]["calls"] == 2 * 4 * 2 * 4
+    assert last["one edit alone"]["calls"] == 2 * 4 * (2 + 2)
+    assert {row["edit"] for row in rows if row["arm"] == "one edit alone"} == {"red-leather"}
+    assert all(figure in finding for figure in ("as it is: ", "SDS: ", "of the diversity"))
+    assert len({row["png"] for row in last.values()}) == len(few), "each arm learned something else"
+    with Image.open(out / "figure.png") as figure:
+        assert figure.height > 4 * 128
+    before = (out / "pieces" / "000.parquet").stat().st_mtime_ns
+    assert run_study(study, tiny_teacher, out) == finding
+    assert (out / "pieces" / "000.parquet").stat().st_mtime_ns == before

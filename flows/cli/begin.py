@@ -45,6 +45,9 @@ def init(
     """
     from flows.init import (
         MINIATURE_SIZE,
+        PAPER_SIZE,
+        PhotoWords,
+        Words,
         file_name,
         new_recipe,
         photo_words_of,
@@ -62,6 +65,7 @@ def init(
     if path.exists():
         raise RecipeError(f"{path} is there already: choose another name or --out, or delete it")
     start = None
+    words: Words | PhotoWords
     if shipped:
         words, start = words_from(shipped, edits)
     else:
@@ -75,16 +79,18 @@ def init(
     if teacher is None:
         teacher = _ask("--teacher", "The teacher", "miniature") if sys.stdin.isatty() else "miniature"
     same_teacher = start if start is not None and start.teacher.id == teacher else None
-    recipe = write_recipe(new_recipe(name, words, teacher, photos, negative_prompt, same_teacher), path)
+    recipe = write_recipe(new_recipe(name, words, teacher, negative_prompt, same_teacher), path)
     run = Path("runs") / path.stem
     images = " --images PHOTOS" if photos else ""
     click.echo(f"recipe  {path}")
-    if not photos and Template(recipe.scenes).num_combinations == 1:
+    if not photos and Template(recipe.to_paint()).num_combinations == 1:
         click.echo("note    all pictures have the same words: name what shall vary with slots (docs/prompts.md)")
     click.echo(f"then    distillery preview {path}{images}")
     if photos:
-        size = recipe.scenes.image_size or MINIATURE_SIZE
+        size = MINIATURE_SIZE if teacher == "miniature" else PAPER_SIZE
         click.echo(f"        distillery import-photos PHOTOS --size {size} --out sets/{path.stem}")
+        click.echo(f"        distillery distill {path} --data sets/{path.stem} --out {run}")
+        click.echo(f"        distillery export {run}")
     else:
         click.echo(f"        distillery run {path} --pilot --out {run}")
 
@@ -118,7 +124,9 @@ class _Numbers(click.ParamType[Any]):
 
 
 @click.command()
-@click.option("--images", type=click.Path(exists=True, path_type=Path), help="Photographs instead of painted scenes.")
+@click.option(
+    "--images", type=click.Path(exists=True, path_type=Path), help="For a recipe of photographs: a folder of them."
+)
 @click.option("--guidance", type=_Numbers(float, 1), default=(), metavar="LIST", help="Scales to try, with commas.")
 @click.option("--iterations", type=_Numbers(int, 1), default=(), metavar="LIST", help="To look at, with commas.")
 @click.option("--num-pictures", type=click.IntRange(1), help="How many pictures share the edits; 12 unless said.")
@@ -145,7 +153,7 @@ def preview(
 
     \b
     distillery preview sofas --out sofas.html
-    distillery preview mine.toml --images photos --guidance 5,7.5,10 --iterations 100,200
+    distillery preview masks.toml --images photos --guidance 5,7.5,10 --iterations 100,200
     """
     resolved = resolve(recipe, overrides, teacher=teacher, num_images=num_images)
     prepare()

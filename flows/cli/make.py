@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from flows.process import prepare
+from synth.errors import TrainingError
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 _Verb = TypeVar("_Verb", bound=Callable[..., Any])
@@ -70,7 +71,9 @@ def run(recipe: str, out: Path, overrides: tuple[str, ...], pilot: bool, **short
         small, folder = claim_pilot(resolved, out)
         pipeline(small, folder)
         tell_results(folder)
-        click.echo(f"then   the same command without --pilot: it goes on from {small.scenes.count} painted images")
+        click.echo(
+            f"then   the same command without --pilot: it goes on from {small.to_paint().count} painted images"
+        )
         return
     pipeline(resolved, out)
     tell_results(out)
@@ -136,25 +139,53 @@ def import_photos(source: str, out: str, **settings: Any) -> None:
 
 
 @click.command()
-@click.option("--data", required=True, help="The painted set: a folder or URL, as `distillery synthesize` left it.")
+@click.option("--data", required=True, help="A painted or imported set, folder or URL.")
+@click.option("--preset", help="Begin from these settings in place of all of the recipe's [training]: paper, short.")
+@click.option("--resume", is_flag=True, help="Only go on: refuse to begin where no checkpoint is.")
+@click.option("--dry-run", is_flag=True, help="Do a few steps, keep nothing, and say what the training will take.")
 @recipe_options
 @click.option("--out", type=FOLDER, required=True, help="Run folder; a killed training in it goes on.")
-def distill(recipe: str, out: Path, overrides: tuple[str, ...], data: str, **short: Any) -> None:
-    """Train the student of RECIPE alone, on a set that is painted already.
+def distill(
+    recipe: str,
+    out: Path,
+    overrides: tuple[str, ...],
+    data: str,
+    preset: str | None,
+    resume: bool,
+    dry_run: bool,
+    **short: Any,
+) -> None:
+    """Train the student of RECIPE alone, on a set that is painted already, or on photographs.
+
+    For several GPUs or machines start it with `accelerate launch`; they share every batch, and --out must be a
+    folder that all of them see.
 
     \b
     distillery distill sofas --data sets/sofas --out runs/sofas
-    distillery distill sofas --data s3://bucket/sofas --set training.steps=200 --out runs/short
+    distillery distill sofas --data s3://bucket/sofas --preset paper --dry-run --out runs/paper
+    accelerate launch --multi_gpu $(which distillery) distill sofas --data sets/sofas --out runs/sofas
     """
     resolved = resolve(recipe, overrides, **short)
+    if preset is not None:
+        from flows.recipe import changed
+
+        resolved = changed(resolved, [f"training.preset={json.dumps(preset)}", *overrides])
     prepare()
+    from distill import checkpoints
     from flows.distill import distill as teach
-    from flows.run_folder import RunFolder
+    from flows.distill import plan
     from synth.dataset import PaintedSet
 
     PaintedSet(data)  # refused before anything is made
-    RunFolder.claim(resolved, out).use_dataset(data)
-    click.echo(f"student  {teach(resolved, out)}")
+    if resume and checkpoints.latest(out) is None:
+        raise TrainingError(f"{out} has no checkpoint to go on from: leave --resume out to begin")
+    if dry_run:
+        click.echo(plan(resolved, data))
+        return
+    student = teach(resolved, out, data)
+    from accelerate import PartialState
+
+    PartialState().print(f"student  {student}")  # once, by whichever of several processes is the main one
 
 
 @click.command()

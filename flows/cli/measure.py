@@ -8,7 +8,7 @@ import click
 from flows.cli.make import FOLDER, recipe_of, tell_results
 from flows.process import prepare
 
-_STUDIES = ["steps", "optimizer", "regularized-sds", "guidance-bias", "leakage", "real-images", "sweep"]
+_STUDIES = ["steps", "optimizer", "regularized-sds", "guidance-bias", "leakage", "real-images", "sweep", "translator"]
 _teacher_option = click.option(
     "--teacher", default="miniature", show_default=True, help="miniature, a folder or a Hub id."
 )
@@ -24,6 +24,7 @@ _out_option = click.option("--out", type=FOLDER, required=True, help="Folder; wh
 @click.option("--guidance-scale", type=click.FloatRange(1), help="omega; the teacher's own unless said.")
 @click.option("--learning-rate", type=float, help="The teacher's own unless said; 2 is the published one.")
 @click.option("--num-scenes", type=click.IntRange(1), help="Drawn scenes an edit.")
+@click.option("--steps", "num_steps", type=click.IntRange(1), help="For translator: of each of its trainings.")
 @_teacher_option
 @_out_option
 def study(
@@ -32,13 +33,15 @@ def study(
     prompt: str,
     source: str,
     num_scenes: int | None,
+    num_steps: int | None,
     teacher: str,
     out: Path,
     **settings: Any,
 ) -> None:
     """Repeat a study of the paper's supplement: rows.parquet, figure.png, and a sentence of what it shows.
 
-    All but real-images edit drawn scenes, whose true answers are known; IMAGES are for real-images.
+    All but real-images edit drawn scenes, whose true answers are known; IMAGES are for real-images. translator trains
+    eight students, each with one thing changed: about an hour with the miniature on two cores.
 
     \b
     distillery study guidance-bias --out studies/guidance-bias
@@ -50,7 +53,7 @@ def study(
     from flows.synthesize import open_teacher
     from synth.settings import TeacherSettings
 
-    chosen = make_study(name, EditSettings(**settings), num_scenes, images, prompt, source)
+    chosen = make_study(name, EditSettings(**settings), num_scenes, images, prompt, source, out, num_steps)
     click.echo(run_study(chosen, open_teacher(TeacherSettings(id=teacher)), out))
     _tell(out)
 
@@ -67,14 +70,31 @@ def evaluate() -> None:
 
 @evaluate.command()
 @click.argument("folder", type=FOLDER)
-def translator(folder: Path) -> None:
-    """The model file of the run in FOLDER, whoever its teacher was.
+@click.option("--images", type=click.Path(exists=True, path_type=Path), help="One's own photographs: a folder.")
+@click.option("--source", help="What they show, in words; needed for CLIP's direction.")
+@click.option("--lpips", is_flag=True, help='Measure LPIPS: needs "dds-distillery[metrics]".')
+@click.option("--clip", help="A CLIP model's Hub id or folder.")
+@click.option("--dino", help="A DINO vision transformer's Hub id or folder.")
+def translator(folder: Path, images: Path | None, **judges: Any) -> None:
+    """The model file of the run in FOLDER, whoever its teacher was: on drawn scenes, or on photographs.
+
+    On photographs there is no true answer: see the contact sheet, and how much of the pictures' diversity is left.
 
     \b
     distillery evaluate translator runs/sofas
+    distillery evaluate translator runs/sofas --images photos --source "a sofa" --clip openai/clip-vit-base-patch32
     """
     recipe = recipe_of(folder)
     prepare()
+    if images is not None:
+        from flows.photographs import show_photographs, text_table
+
+        table, missing = show_photographs(recipe, folder, images, **judges)
+        click.echo(f"{text_table(table)}\n")
+        for line in missing:
+            click.echo(line)
+        click.echo(f"sheet   {folder / 'photographs' / 'contact_sheet.png'}")
+        return
     from flows.export import evaluate as measure
     from flows.report import write_report
 

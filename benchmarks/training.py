@@ -1,0 +1,186 @@
+"""What a training step costs beside the work that it cannot do without, and what one source branch saves. In one run.
+
+    python benchmarks/training.py [--teacher miniature] [--rounds 10] [--batch-size 2]
+
+    step       a step of `distill.train`, over its floor: the bare calls of teacher and student, the way back, Adam
+               and the moving average, on the same shapes in the same precision
+    passes     the teacher's passes with one source branch for K = 4 edits, over the plain way's 4 K an image
+    whole      whole steps the same, for each kind of student
+
+All take turns, so that whatever else the machine does falls on all. Each figure is the median of its rounds' ratios.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from distill.objective import autocast_of
+from distill.scores import Score, dds, shared_source_dds
+from distill.settings import TrainingSettings
+from distill.train import train
+from distill.translator import new_translator
+from synth.cpu import keep_freed_memory
+from synth.dataset import PaintedSet
+from synth.photos import import_photos
+from synth.prompts import PhotoTexts
+from synth.settings import PhotoSettings, PhotoTextSettings, TeacherSettings
+from synth.teacher import Conditioning, Teacher
+
+_SOURCE = "a grey fabric sofa in a living room"
+_EDITS = {color: {"target": f"a {color} fabric sofa in a living room"} for color in ("red", "blue", "pink", "green")}
+_KINDS = ("unet", "compact")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", default="miniature")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--batch-size", type=int, default=2)
+    args = parser.parse_args()
+    keep_freed_memory()
+    teacher = Teacher.load(TeacherSettings(id=args.teacher))
+    with tempfile.TemporaryDirectory() as scratch:
+        painted = _noise(Path(scratch), teacher.defaults.image_size)
+        works: dict[str, Callable[[], float]] = {}
+        for kind in _KINDS:
+            settings = TrainingSettings(
+                preset="short", student=kind, steps=10**6, checkpoint_every=10**6, batch_size=args.batch_size
+            )
+            for name, score in (("shared", shared_source_dds), ("plain", plain_dds)):
+                works[f"{kind} {name}"] = _step(teacher, painted, settings, score, Path(scratch) / f"{kind}-{name}")
+            works[f"{kind} floor"] = _floor(teacher, settings)
+        for name, score in (("shared", shared_source_dds), ("plain", plain_dds)):
+            works[f"passes {name}"] = _passes(teacher, score, args.batch_size)
+        seconds: dict[str, list[float]] = {name: [] for name in works}
+        for round_ in tqdm(range(args.rounds + 2)):
+            for name, work in works.items():
+                spent = work()
+                if round_ >= 2:  # the first ones warm up
+                    seconds[name].append(spent)
+
+    def ratio(one: str, other: str) -> float:
+        return statistics.median(a / b for a, b in zip(seconds[one], seconds[other], strict=True))
+
+    for kind in _KINDS:
+        print(f"step     {kind:8} {ratio(f'{kind} shared', f'{kind} floor'):.3f} of its floor")
+    print(
+        f"passes            {ratio('passes plain', 'passes shared'):.3f} times as fast as {len(_EDITS)} plain scores"
+    )
+    for kind in _KINDS:
+        print(
+            f"whole    {kind:8} {ratio(f'{kind} plain', f'{kind} shared'):.3f} times as fast as the plain way's steps"
+        )
+
+
+def plain_dds(
+    teacher: Teacher,
+    z: Tensor,
+    z_hat: Tensor,
+    y: Conditioning,
+    y_hat: Conditioning,
+    t: Tensor,
+    eps: Tensor,
+    omega: float,
+) -> Tensor:
+    """`shared_source_dds` with a source branch of its own for each edit, in one call."""
+    num_images, num_edits = z.shape[:2]
+    each = torch.arange(num_images, device=z.device).repeat_interleave(num_edits)  # (B*K,)
+    edited = z.detach().flatten(0, 1)  # (B*K, C, h, w)
+    return dds(teacher, edited, z_hat[each], y, y_hat[each], t[each], eps[each], omega).reshape(z.shape)
+
+
+def _step(
+    teacher: Teacher, painted: PaintedSet, settings: TrainingSettings, score: Score, folder: Path
+) -> Callable[[], float]:
+    texts = PhotoTexts(PhotoTextSettings(source=_SOURCE))
+    records = train(teacher, painted, texts, _EDITS, settings, folder, progress=False, score=score)
+
+    def work() -> float:
+        return _timed(lambda: next(records), teacher.device)
+
+    return work
+
+
+def _floor(teacher: Teacher, settings: TrainingSettings) -> Callable[[], float]:
+    """No line of ours but the networks': what one step must call, on tensors that are there already."""
+    num = settings.batch_size * len(_EDITS)
+    student = new_translator(teacher, {name: edit["target"] for name, edit in _EDITS.items()}, settings)
+    averaged = deepcopy(student).requires_grad_(False)
+    optimizer = torch.optim.Adam(student.parameters(), lr=1e-5)
+    autocast = autocast_of(settings, teacher.device)
+    both = 2 * (settings.batch_size + num)
+    z, z_t = _latents(teacher, num), _latents(teacher, both)
+    t = torch.full((both,), 500, device=teacher.device)
+    texts = teacher.encode_prompt([_SOURCE]).expand(both)
+    edit = torch.arange(len(_EDITS), device=teacher.device).repeat(settings.batch_size)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with autocast():
+            delta = student(z, edit).float()
+            with torch.no_grad():
+                eps = teacher.family.predict_noise(z_t, t, texts)
+        (delta * eps[:num]).mean().backward()
+        optimizer.step()
+        with torch.no_grad():
+            for mean, weight in zip(averaged.parameters(), student.parameters(), strict=True):
+                mean.lerp_(weight, 0.01)
+
+    return lambda: _timed(step, teacher.device)
+
+
+def _passes(teacher: Teacher, score: Score, batch_size: int) -> Callable[[], float]:
+    z_hat = _latents(teacher, batch_size)
+    z = z_hat[:, None].repeat(1, len(_EDITS), 1, 1, 1)
+    y = teacher.encode_prompt([edit["target"] for edit in _EDITS.values()] * batch_size)
+    y_hat = teacher.encode_prompt([_SOURCE] * batch_size)
+    t = torch.full((batch_size,), 500, device=teacher.device)
+    autocast = autocast_of(TrainingSettings(preset="short"), teacher.device)
+
+    def call() -> None:
+        with autocast():
+            score(teacher, z, z_hat, y, y_hat, t, torch.ones_like(z_hat), 5.5)
+
+    return lambda: _timed(call, teacher.device)
+
+
+def _latents(teacher: Teacher, num: int) -> Tensor:
+    side = teacher.defaults.image_size // teacher.vae_scale_factor
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn((num, teacher.latent_channels, side, side), generator=generator).to(teacher.device)
+
+
+def _noise(folder: Path, size: int) -> PaintedSet:
+    """Eight pictures that cost nothing."""
+    source = folder / "noise"
+    source.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        Image.fromarray(rng.integers(0, 256, (size, size, 3), np.uint8)).save(source / f"{number}.png")
+    import_photos(str(source), PhotoSettings(image_size=size), folder / "set", progress=False)
+    return PaintedSet(folder / "set")
+
+
+def _timed(work: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

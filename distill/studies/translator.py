@@ -1,0 +1,179 @@
+"""What makes a translator good? Its training with one thing changed at a time (paper, sections 5 and 6).
+
+The sofa network on a small painted set, every arm with the same draws, and measured along its way against the true
+counterfactuals: what it learned after so many of the teacher's network calls.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from distill.examples import Example, drawn_examples
+from distill.scores import Score, sds_of_edits, shared_source_dds
+from distill.settings import TrainingSettings
+from distill.signs import variety
+from distill.studies.study import Row, Study, Unit, chart, from_png, scored, sheet, stacked
+from distill.train import train
+from distill.translator import translated
+from synth.dataset import PaintedSet, synthesize
+from synth.miniature.readers import FactorReader
+from synth.pixels import png_bytes
+from synth.prompts import PhotoTexts, Template
+from synth.settings import PhotoTextSettings, SceneSettings
+from synth.teacher import Teacher
+
+SCENES = SceneSettings(
+    template="a {color} {material} sofa in a living room with {wall} walls, a wooden floor and {thing}",
+    slots={
+        "color": ["red", "blue", "green", "yellow", "purple", "orange", "grey", "black", "brown", "white", "pink"],
+        "material": ["fabric", "leather", "velvet", "striped"],
+        "wall": ["white", "grey", "beige", "green", "blue", "pink"],
+        "thing": ["a floor lamp", "a window", "a picture on the wall", "a red rug", "a blue rug"],
+    },
+    count=200,
+)
+EDITS: Mapping[str, dict[str, str]] = {
+    "red-leather": {"color": "red", "material": "leather"},
+    "purple-velvet": {"color": "purple", "material": "velvet"},
+    "yellow-velvet": {"color": "yellow", "material": "velvet"},
+    "blue-fabric": {"color": "blue", "material": "fabric"},
+}
+ALONE = "red-leather"
+"""The edit that one arm learns by itself."""
+AS_IT_IS = "as it is"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A training, by what differs from the one that is as it is."""
+
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Of the settings."""
+    warmup: float = 0.15
+    """How much of the training the guidance takes to rise."""
+    annealing: float = 1.0
+    """How much of it lambda_id takes to fall."""
+    score: Score = shared_source_dds
+    edits: tuple[str, ...] = tuple(EDITS)
+    fixed_pair: bool = False
+    """One source text for all pictures, as photographs force it, in place of each one's own."""
+
+
+ARMS: Mapping[str, Arm] = {
+    AS_IT_IS: Arm(),
+    "no guidance warm-up": Arm(warmup=0.0),
+    "no identity term": Arm({"lambda_id_start": 0.0, "lambda_id_end": 0.0}),
+    "SDS": Arm(score=sds_of_edits),
+    "one edit alone": Arm(edits=(ALONE,)),
+    "one fixed pair": Arm(fixed_pair=True),
+    "compact": Arm({"student": "compact"}),
+    "the paper's schedule": Arm(  # its lengths scaled; at its learning rate nothing would have moved yet
+        {"guidance_end": 25.0, "lambda_id_start": 3.0, "lambda_id_end": 0.1},
+        warmup=0.16,
+        annealing=0.16,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Translator(Study):
+    """Ablations of the training. `folder` keeps the painted set."""
+
+    folder: Path = field(repr=False)  # where it lies makes no other study of it
+    num_steps: int = 120
+    num_images: int = 200
+    num_scenes: int = 8
+    name = "translator"
+    question = "What does each part of the training give?"
+
+    def units(self) -> list[Unit]:
+        return [{"arm": name} for name in ARMS]
+
+    def measure(self, teacher: Teacher, unit: Unit) -> list[Row]:
+        arm, settings = ARMS[unit["arm"]], self._settings(ARMS[unit["arm"]])
+        scenes = SCENES.model_copy(update={"count": self.num_images})
+        painted = PaintedSet(synthesize(teacher, scenes, self.folder / "set").url)
+        edits = {name: EDITS[name] for name in arm.edits}
+        texts: Template | PhotoTexts = Template(scenes)
+        if arm.fixed_pair:
+            texts = PhotoTexts(PhotoTextSettings(source="a sofa in a living room"))
+            words = {name: f"a {' '.join(edit.values())} sofa in a living room" for name, edit in edits.items()}
+            taught = {name: {"target": target} for name, target in words.items()}
+        else:
+            taught = edits
+        run = self.folder / "training"  # of one arm after the other: they share the latents
+        shutil.rmtree(run / "checkpoints", ignore_errors=True)
+        examples = {name: drawn_examples(edit, self.num_scenes, "development") for name, edit in edits.items()}
+        calls = settings.batch_size * (2 * len(edits) + (2 if arm.score is shared_source_dds else 0))
+        rows: list[Row] = []
+        for record in train(teacher, painted, texts, taught, settings, run, score=arm.score):
+            if record.step in self._points():
+                for number, name in enumerate(edits):
+                    inputs = np.stack([example.image for example in examples[name]])
+                    pictures = translated(teacher, record.student, inputs, number)
+                    rows += _rows(unit["arm"], record.step, calls * record.step, name, examples[name], pictures)
+        return rows
+
+    def figure(self, rows: Sequence[Row]) -> Image.Image:
+        lines = []
+        for arm in dict.fromkeys(row["arm"] for row in rows):
+            cells = [r for r in rows if r["arm"] == arm and r["edit"] == ALONE and r["step"] == self.num_steps][:5]
+            lines.append((arm, [(from_png(cell["png"]), f"{cell['psnr_all']:.1f} dB") for cell in cells]))
+
+        def draw(axes: Any) -> None:
+            for arm in dict.fromkeys(row["arm"] for row in rows):
+                points = [_means(rows, arm, step) for step in self._points()]
+                axes.plot([p["calls"] for p in points], [p["psnr_all"] for p in points], "o-", label=arm)
+            axes.set_xlabel("calls of the teacher's network, a latent each")
+            axes.set_ylabel(f"PSNR to the truth, {ALONE}, dB")
+            axes.legend(fontsize=7)
+
+        return stacked([sheet([f"room {place}" for place in range(1, 6)], lines), chart(draw, 7.4, 4.6)])
+
+    def finding(self, rows: Sequence[Row]) -> str:
+        said = []
+        for arm in dict.fromkeys(row["arm"] for row in rows):
+            m = _means(rows, arm, self.num_steps)
+            said.append(
+                f"{arm}: {m['psnr_all']:.1f} dB, factor right {m['right']:.0%}, {m['psnr_outside_to_input']:.1f} dB "
+                f"to the input outside, {m['variety']:.0%} of the variety"
+            )
+        return f"{ALONE} after {self.num_steps} steps. {'; '.join(said)}."
+
+    def _points(self) -> list[int]:
+        """The steps at which it is measured."""
+        return sorted({max(1, self.num_steps // part) for part in (8, 4, 2, 1)})
+
+    def _settings(self, arm: Arm) -> TrainingSettings:
+        """The preset `short`, with its lengths in their proportion to the steps."""
+        lengths = {
+            "steps": self.num_steps,
+            "guidance_warmup_steps": round(arm.warmup * self.num_steps),
+            "lambda_id_steps": round(arm.annealing * self.num_steps),
+            "checkpoint_every": self.num_steps,
+        }
+        return TrainingSettings.model_validate({"preset": "short", **lengths, **arm.changes})
+
+
+def _rows(
+    arm: str, step: int, calls: int, edit: str, examples: Sequence[Example], pictures: np.ndarray[Any, Any]
+) -> list[Row]:
+    reader = FactorReader.load()
+    inputs = np.stack([example.image for example in examples])
+    common = {"arm": arm, "step": step, "calls": calls, "edit": edit}
+    common["variety"] = variety(inputs, pictures)
+    return [
+        {**common, "scene": place, **scored(picture, example, reader), "png": png_bytes(Image.fromarray(picture))}
+        for place, (example, picture) in enumerate(zip(examples, pictures, strict=True))
+    ]
+
+
+def _means(rows: Sequence[Row], arm: str, step: int) -> dict[str, float]:
+    chosen = [row for row in rows if (row["arm"], row["step"], row["edit"]) == (arm, step, ALONE)]
+    figures = ("calls", "psnr_all", "psnr_outside_to_input", "right", "variety")
+    return {key: float(np.mean([r[key] for r in chosen if r[key] is not None] or [np.nan])) for key in figures}

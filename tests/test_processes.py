@@ -1,0 +1,81 @@
+"""Several processes train what one does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from two_processes import EDITS, SCENES, descend
+
+from distill import checkpoints
+from synth.dataset import PaintedSet, synthesize
+from synth.teacher import Teacher
+
+ROOT = Path(__file__).parents[1]
+# --multi_gpu is its name for torchrun, GPU or not: --cpu would want MPI.
+LAUNCH = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
+
+
+@pytest.fixture(scope="module")
+def painted(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("painted")
+    synthesize(tiny_teacher, SCENES, folder, progress=False)
+    return folder
+
+
+def launch(*command: str | Path, port: int) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    arguments = [*LAUNCH, "--main_process_port", str(port), *map(str, command)]
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_two_processes_have_the_gradient_of_one(
+    tiny_teacher: Teacher, tiny_sd_folder: Path, painted: Path, tmp_path: Path
+) -> None:
+    """Three pictures a step: one process takes one of them, the other two."""
+    file = tmp_path / "two.safetensors"
+    launch(ROOT / "tests" / "two_processes.py", tiny_sd_folder, painted, file, port=29517)
+    two, one = load_file(file), descend(tiny_teacher, PaintedSet(painted), painted / "latents")
+    assert two.keys() == one.keys()
+    for kind in ("gradient", "weight"):
+        ours, theirs = (
+            torch.cat([tensor.flatten() for name, tensor in sorted(found.items()) if name.startswith(kind)])
+            for found in (one, two)
+        )
+        assert ours.norm() > 0
+        assert (theirs - ours).norm() / ours.norm() < 1e-5, kind
+
+
+def test_the_command_trains_in_two_processes(tiny_sd_folder: Path, painted: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "sofas.toml"
+    recipe.write_text(
+        f"""
+        name = "small"
+        [teacher]
+        id = "{tiny_sd_folder}"
+        [scenes]
+        template = "{SCENES.template}"
+        count = 5
+        slots = {{ color = ["red", "blue", "green"], material = ["leather", "fabric"] }}
+        [edits]
+        red-leather = {{ color = "red", material = "leather" }}
+        blue = {{ color = "blue" }}
+        [training]
+        preset = "short"
+        steps = 2
+        batch_size = 3
+        """
+    )
+    script = tmp_path / "distillery.py"
+    script.write_text("from flows.cli import main\n\nmain()\n")
+    out = tmp_path / "run"
+    launch(script, "distill", recipe, "--data", painted, "--out", out, port=29518)
+    assert (out / "student" / "config.json").exists()
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 2  # the main process alone writes
+    checkpoint = checkpoints.latest(out)
+    assert checkpoint is not None and checkpoint.name == "step_000002"
+    assert list(checkpoints.load_student(checkpoint).edits) == list(EDITS)
