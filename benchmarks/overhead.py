@@ -103,7 +103,7 @@ def _flow(recipe: Any, painter: Painter, out: Path) -> float:
 
 
 def _plain(recipe: Any, painter: Painter, out: Path) -> float:
-    from synth.dataset import synthesize
+    from synth.painting import synthesize
 
     return _seconds(lambda: synthesize(painter, recipe.scenes, out, progress=False))  # type: ignore[arg-type]
 

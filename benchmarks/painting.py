@@ -15,8 +15,8 @@ import torch
 from tqdm import tqdm
 
 from flows.recipe import load_recipe
-from synth.dataset import synthesize
 from synth.generate import completed
+from synth.painting import synthesize
 from synth.prompts import Template
 from synth.settings import SceneSettings, TeacherSettings
 from synth.teacher import Teacher

@@ -20,7 +20,7 @@ from synth.errors import RunError
 from synth.settings import TeacherSettings
 
 if TYPE_CHECKING:
-    from synth.dataset import Painting
+    from synth.painting import Painting
     from synth.teacher import Teacher
 
 
@@ -39,7 +39,7 @@ def open_teacher(settings: TeacherSettings) -> "Teacher":
 
 def synthesize(recipe: Recipe, url: str | Path) -> str:
     """Paint what is missing of the recipe's data set at `url`, a folder or any URL that fsspec knows."""
-    from synth.dataset import synthesize as paint
+    from synth.painting import synthesize as paint
 
     return str(paint(open_teacher(recipe.teacher), recipe.to_paint(), url))
 
@@ -82,7 +82,7 @@ def plan(recipe: Recipe) -> str:
 
 @lru_cache(maxsize=1)  # opening it may load a CLIP model, which is too much for every shard
 def _painting(recipe_json: str, url: str) -> "Painting":
-    from synth.dataset import Painting
+    from synth.painting import Painting
 
     recipe = Recipe.model_validate_json(recipe_json)
     return Painting(open_teacher(recipe.teacher), recipe.to_paint(), url)

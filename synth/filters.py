@@ -3,7 +3,7 @@
     blank           next to no contrast
     CLIP            the picture does not fit its prompt, or shows none of the object named (transformers' CLIP)
     own             `package.module:function`, a callable of the recipe's author
-    near duplicate  the perceptual hash of an earlier picture (`is_near_duplicate`, called by `synth.dataset` in the
+    near duplicate  the perceptual hash of an earlier picture (`is_near_duplicate`, called by `synth.painting` in the
                     order of the set)
 
 What the teacher's safety checker blacks out never comes here: see `synth.generate`.

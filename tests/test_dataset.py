@@ -18,9 +18,10 @@ from tqdm import tqdm
 from transformers import CLIPConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from synth.dataset import PaintedSet, Painting, synthesize
+from synth.dataset import PaintedSet
 from synth.errors import DatasetError, RecipeError, TeacherError
 from synth.generate import completed, paint
+from synth.painting import Painting, synthesize
 from synth.prompts import Scene, Template
 from synth.settings import SceneSettings
 from synth.teacher import Teacher

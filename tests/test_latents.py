@@ -8,7 +8,8 @@ import torch
 from test_dataset import painted, scenes
 
 from synth import latents
-from synth.dataset import PaintedSet, synthesize
+from synth.dataset import PaintedSet
+from synth.painting import synthesize
 from synth.pixels import to_float
 from synth.teacher import Teacher
 

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from two_processes import EDITS, SCENES, descend
 
 from distill import checkpoints
-from synth.dataset import PaintedSet, synthesize
+from synth.dataset import PaintedSet
+from synth.painting import synthesize
 from synth.teacher import Teacher
 
 ROOT = Path(__file__).parents[1]

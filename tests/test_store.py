@@ -13,8 +13,9 @@ import pytest
 import torch
 from test_dataset import contents, picked, scenes
 
-from synth.dataset import PaintedSet, synthesize
+from synth.dataset import PaintedSet
 from synth.errors import DatasetError
+from synth.painting import synthesize
 from synth.settings import TeacherSettings
 from synth.store import Store
 from synth.teacher import Teacher
@@ -28,7 +29,7 @@ PICKY = {"filters": {"python": "test_dataset:no_red"}}
 @pytest.fixture(scope="module", autouse=True)
 def preloaded() -> None:
     """Children that need not import torch again."""
-    FORKS.set_forkserver_preload(["synth.dataset", "diffusers", "test_dataset"])
+    FORKS.set_forkserver_preload(["synth.painting", "diffusers", "test_dataset"])
 
 
 def paint_in_child(teacher: Path, folder: Path, threads: int, largest_file: int | None = None) -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tqdm import tqdm
 
 from benchmarks.growing import Painter
-from synth.dataset import PaintedSet, Painting, excluded_seeds, fingerprint, synthesize
+from synth.dataset import PaintedSet
+from synth.painting import Painting, excluded_seeds, fingerprint, synthesize
 from synth.prompts import Scene
 from synth.settings import SceneSettings
 from synth.store import Store

@@ -17,9 +17,10 @@ from distill.schedules import cosine, linear_warmup
 from distill.scores import dds, sds_of_edits
 from distill.settings import TrainingSettings
 from distill.train import StepRecord, train
-from synth.dataset import PaintedSet, synthesize
+from synth.dataset import PaintedSet
 from synth.errors import DatasetError, TrainingError
 from synth.latents import encode
+from synth.painting import synthesize
 from synth.prompts import Template
 from synth.settings import SceneSettings
 from synth.teacher import Teacher

@@ -1,12 +1,20 @@
 """The students: nothing at first, then whatever they learned, the same after a round trip through a folder."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from distill.settings import TrainingSettings
-from distill.translator import CompactTranslator, LatentTranslator, UNetTranslator, load_translator, new_translator
+from distill.translator import (
+    CompactTranslator,
+    LatentTranslator,
+    UNetTranslator,
+    load_translator,
+    new_translator,
+    num_weights,
+)
 from synth.teacher import Teacher
 
 EDITS = {"red-leather": "a red leather sofa", "blue-fabric": "a blue fabric sofa", "a-first": "a sofa"}
@@ -106,6 +114,15 @@ def test_lora_learns_little_and_merges_into_a_plain_student(tiny_teacher: Teache
     assert any("lora" in name for name in student.state_dict()), "the student itself goes on training"
     plain.save_pretrained(tmp_path)
     assert torch.equal(load_translator(tmp_path)(z_hat, edit), plain(z_hat, edit))
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}, {"student": "compact"}], ids=["unet", "lora", "compact"])
+def test_weights_are_counted_before_there_are_any(tiny_teacher: Teacher, changes: dict[str, Any]) -> None:
+    settings = TrainingSettings(**changes)
+    student = new_translator(tiny_teacher, EDITS, settings)
+    learned = [weight.numel() for weight in student.parameters() if weight.requires_grad]
+    everything = [weight.numel() for weight in student.parameters()]
+    assert num_weights(tiny_teacher, EDITS, settings) == (sum(everything), sum(learned))
 
 
 def test_a_compact_student_has_a_few_million_weights_and_serves_any_teacher(tiny_3_teacher: Teacher) -> None:

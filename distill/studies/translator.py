@@ -20,8 +20,9 @@ from distill.signs import variety
 from distill.studies.study import Row, Study, Unit, chart, from_png, scored, sheet, stacked
 from distill.train import train
 from distill.translator import translated
-from synth.dataset import PaintedSet, synthesize
+from synth.dataset import PaintedSet
 from synth.miniature.readers import FactorReader
+from synth.painting import synthesize
 from synth.pixels import png_bytes
 from synth.prompts import PhotoTexts, Template
 from synth.settings import PhotoTextSettings, SceneSettings
