@@ -167,7 +167,7 @@ def _training(log: list[dict[str, Any]]) -> str:
         lines.append(f"| {stage} | {said} | {rows[-1]['step']} | {rows[-1]['minutes']:.0f} | {losses} |")
     tracked = [entry for entry in log if entry.get("stage") == "samples"]
     if tracked:
-        names = [name for name in ("kid", "everything", *BARS) if name in tracked[-1]]
+        names = [name for name in ("kid", *BARS) if name in tracked[-1]]
         lines += ["\nSamples along the way:\n", f"| minutes | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
         for entry in tracked:
             shown = (f"{entry[name]:.3f}" if name in entry else "" for name in names)
