@@ -188,7 +188,7 @@ def test_measured_on_photographs(finished: Path, tmp_path: Path) -> None:
     figures = json.loads((finished / "photographs" / "figures.json").read_text())
     assert figures["num_pictures"] == 3
     for row in figures["edits"].values():
-        assert set(row) == {"change", "diversity"} and 0 < row["diversity"] < 2
+        assert set(row) == {"changed", "variety"} and 0 < row["variety"] < 2
     with Image.open(finished / "photographs" / "contact_sheet.png") as sheet:
         assert sheet.width > sheet.height
     refused = command("evaluate", "translator", finished, "--images", photos, "--clip", tmp_path / "none")

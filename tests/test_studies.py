@@ -164,7 +164,7 @@ def test_the_translator_study(tiny_teacher: Teacher, tmp_path: Path, monkeypatch
     assert last["SDS"]["calls"] == 2 * 4 * 2 * 4
     assert last["one edit alone"]["calls"] == 2 * 4 * (2 + 2)
     assert {row["edit"] for row in rows if row["arm"] == "one edit alone"} == {"red-leather"}
-    assert all(figure in finding for figure in ("as it is: ", "SDS: ", "of the diversity"))
+    assert all(figure in finding for figure in ("as it is: ", "SDS: ", "of the variety"))
     assert len({row["png"] for row in last.values()}) == len(few), "each arm learned something else"
     with Image.open(out / "figure.png") as figure:
         assert figure.height > 4 * 128

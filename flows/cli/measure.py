@@ -78,7 +78,7 @@ def evaluate() -> None:
 def translator(folder: Path, images: Path | None, **judges: Any) -> None:
     """The model file of the run in FOLDER, whoever its teacher was: on drawn scenes, or on photographs.
 
-    On photographs there is no true answer: see the contact sheet, and how much of the pictures' diversity is left.
+    On photographs there is no true answer: see the contact sheet, and how much of the pictures' variety is left.
 
     \b
     distillery evaluate translator runs/sofas
