@@ -67,7 +67,7 @@ def promote(recipe: Recipe, out: Path) -> Verdict:
     if before is None:
         verdict = Verdict(True, "It is the first model of its recipe here, and so the latest good one.")
     elif before["model"] == entry["model"]:
-        verdict = Verdict(True, "It stays the latest good model: what it was made from or measured on has changed.")
+        verdict = Verdict(True, "It is the latest good model, in the place of the one that was in its folder before.")
     else:
         verdict = _compare(before, entry, recipe.operations)
     if verdict.promoted:
