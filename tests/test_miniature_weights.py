@@ -46,7 +46,7 @@ def test_plain_diffusers_paints_what_it_is_told() -> None:
     prompts = [f"a {color} fabric sofa in a living room with white walls and a wooden floor" for color in colors]
     generators = [torch.Generator().manual_seed(index) for index in range(len(prompts))]
     painted = pipeline(
-        prompts, num_inference_steps=12, guidance_scale=4.0, generator=generators, output_type="np"
+        prompts, num_inference_steps=8, guidance_scale=4.0, generator=generators, output_type="np"
     ).images
     assert painted.shape == (6, 128, 128, 3)
     answers = FactorReader.load().read((painted * 255).round().astype(np.uint8))

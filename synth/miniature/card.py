@@ -31,7 +31,7 @@ model. It knows the drawn world and nothing else.
 
 ```python
 pipeline = diffusers.StableDiffusionPipeline.from_pretrained("synth/miniature/weights")
-pipeline("a red leather sofa in a living room with grey walls", num_inference_steps=12, guidance_scale=4.0)
+pipeline("a red leather sofa in a living room with grey walls", num_inference_steps=8, guidance_scale=4.0)
 ```
 
 Samples for unseen captions; the last row is the null text:

@@ -201,7 +201,7 @@ def assemble(out: Path, folder: Path) -> None:
         path.write_text(json.dumps(config, indent=2) + "\n")
     defaults = {
         "image_size": models.SIZE,
-        "num_inference_steps": 12,
+        "num_inference_steps": 8,
         "guidance_scale": 4.0,
         "edit_guidance_scale": 3.0,
         "edit_learning_rate": 2.0,
