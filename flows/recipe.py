@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, Field, StringConstraints, ValidationError, field_validator
 
 from distill.settings import EvaluationSettings, TrainingSettings
 from flows.settings import OperationSettings
@@ -50,6 +50,12 @@ class Recipe(Settings):
     """What the student is measured on."""
     operations: OperationSettings = OperationSettings()
     """How runs are looked after."""
+
+    @field_validator("edits")
+    @classmethod
+    def _in_one_order(cls, edits: dict[str, Substitution]) -> dict[str, Substitution]:
+        """By name: an edit's number is its place, and a server's database keeps no order (Postgres' jsonb)."""
+        return dict(sorted(edits.items()))
 
     def to_paint(self) -> SceneSettings:
         """The scenes.

@@ -174,8 +174,10 @@ class PhotoTexts:
 
 
 def _by_weight(values: list[str] | dict[str, int]) -> list[str]:
-    """Each value as often as its weight says."""
-    return [value for value, weight in values.items() for _ in range(weight)] if isinstance(values, dict) else values
+    """Each value as often as its weight says; weights are a mapping, whose order means nothing."""
+    if not isinstance(values, dict):
+        return values
+    return [value for value, weight in sorted(values.items()) for _ in range(weight)]
 
 
 def _n(word: str) -> str:
