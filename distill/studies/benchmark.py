@@ -137,7 +137,7 @@ GRIDS: Mapping[str, tuple[Method, ...]] = {
     ),
     "DDS, Adam": tuple(
         _optimized(optimizer="adam", learning_rate=rate, guidance_scale=omega)
-        for rate, omega in product((0.1, 0.25, 0.5), (3.0, 7.5))
+        for rate, omega in product((0.25, 0.5, 1.0), (3.0, 7.5))
     ),
     "DDS": tuple(
         _optimized(learning_rate=rate, guidance_scale=omega) for rate, omega in product((1.0, 2.0), (2.0, 3.0, 4.5))
@@ -300,12 +300,12 @@ def _label(axes: Any) -> None:
 METHODS: Mapping[str, Method] = {
     "do nothing": DoNothing(),
     "VAE ceiling": VAECeiling(),
-    "SDEdit 0.4": SDEdit(0.4, 3.0),
+    "SDEdit 0.4": SDEdit(0.4, 7.5),
     "SDEdit 0.6": SDEdit(0.6, 3.0),
     "SDEdit 0.8": SDEdit(0.8, 3.0),
-    "SDS": _optimized(method="sds", learning_rate=1.0, guidance_scale=3.0),
-    "regularised SDS": _optimized(method="regularized-sds", learning_rate=2.0, guidance_scale=3.0, lambda_id=0.3),
-    "DDS, Adam": _optimized(optimizer="adam", learning_rate=0.25, guidance_scale=3.0),
+    "SDS": _optimized(method="sds", learning_rate=2.0, guidance_scale=7.5),
+    "regularised SDS": _optimized(method="regularized-sds", learning_rate=2.0, guidance_scale=7.5, lambda_id=0.1),
+    "DDS, Adam": _optimized(optimizer="adam", learning_rate=1.0, guidance_scale=7.5),
     "DDS as published": _optimized(learning_rate=2.0, guidance_scale=7.5),
     "DDS": _optimized(learning_rate=2.0, guidance_scale=3.0),
 }

@@ -132,8 +132,15 @@ def inspect(model: str, as_json: bool) -> None:
     click.echo("edits")
     for name, prompt in metadata.pop("edits").items():
         click.echo(f"  {name}: {prompt}")
+    for row in metadata.pop("metrics", {}).get("means", []):
+        if row["method"] == "student":
+            figures = f"{row['right']:.0%} right" if row.get("right") is not None else "not read"
+            click.echo(f"{row['scenes']} scenes, unseen: {figures}, PSNR to the truth {row['psnr_all']:.1f} dB")
     for key, value in metadata.items():
-        click.echo(f"{key}: {value if isinstance(value, str | int | float) else json.dumps(value)}")
+        if isinstance(value, str | int | float):
+            click.echo(f"{key}: {value}")
+        else:
+            click.echo(f"{key}: {len(value)} entries, which --json prints")
 
 
 @click.command()

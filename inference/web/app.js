@@ -87,6 +87,8 @@ async function usePicture(file) {
   picture = context.getImageData(0, 0, width, height);
   $("after").getContext("2d").putImageData(picture, 0, 0);
   $("invitation").hidden = true;
+  $("stage").style.setProperty("--width", width);
+  $("stage").style.setProperty("--height", height);
   $("stage").hidden = false;
   await refresh();
 }
