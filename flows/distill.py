@@ -10,6 +10,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.costs import checkpoints_of
+from flows.launch import distill_together
 from flows.mirror import keep, keep_task, take_up_task
 from flows.progress import Bar, key_of, markdown_picture, open_progress, say, show_markdown
 from flows.recipe import Recipe
@@ -153,7 +154,11 @@ def plan(recipe: Recipe, data: str) -> str:
 
 @task(name="train", cache_policy=NO_CACHE, **RETRIES)  # the checkpoints are the cache
 def train_task(recipe: Recipe, out: Path) -> Path:
-    """The training's steps that are not done yet."""
+    """The training's steps that are not done yet, in this process or in several."""
+    operations = recipe.operations
+    if operations.processes > 1 or operations.accelerate_config is not None:
+        distill_together(recipe, RunFolder(out))
+        return RunFolder(out).student
     return distill(recipe, out)
 
 
@@ -174,7 +179,7 @@ def distill_flow(recipe: Recipe, out: Path, data: str | None = None, changes: tu
     if data is not None:
         run.use_dataset(data)
     before = run.last_work()
-    with gpu_alone(recipe.teacher.device), run.timed("training"):
+    with gpu_alone(recipe.teacher.device, recipe.operations.processes), run.timed("training"):
         student = train_task.with_options(timeout_seconds=recipe.operations.timeout_hours * 3600)(recipe, out)
     if run.last_work() != before:
         keep_task(recipe, out)

@@ -45,7 +45,7 @@ def pipeline(recipe: Recipe, out: Path | None = None, data: str | None = None, c
         run.use_dataset(data)
     name_run(f"{recipe.name}: {recipe.to_paint().count} images, {recipe.training.steps} steps, in {out}")
     before = run.last_work()
-    with gpu_alone(recipe.teacher.device):
+    with gpu_alone(recipe.teacher.device, recipe.operations.processes):
         started = time.perf_counter()
         num_painted = synthesize_flow(recipe, run.dataset)
         if num_painted:

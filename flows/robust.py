@@ -85,7 +85,7 @@ _holding: ContextVar[bool] = ContextVar("_holding", default=False)
 
 
 @contextmanager
-def gpu_alone(device: str) -> Iterator[None]:
+def gpu_alone(device: str, num: int = 1) -> Iterator[None]:
     """Hold this machine's GPU, as long as runs on the same Prefect server are concerned; wait for whoever has it.
 
     A global concurrency limit bears the card's own id, so that it means the same card on every worker, whatever
@@ -95,25 +95,27 @@ def gpu_alone(device: str) -> Iterator[None]:
 
     Args:
         device: as the recipe's teacher.device has it: "auto", "cpu", "cuda", "cuda:1".
+        num: of GPUs; more than one are the machine's first.
     """
-    name = None if _holding.get() else _gpu_name(device)
-    if name is None:
+    names = [] if _holding.get() else _gpu_names(device, num)
+    if not names:
         yield
         return
-    with alone(name):
+    with alone(*names):
         yield
 
 
 @contextmanager
-def alone(name: str) -> Iterator[None]:
-    """Hold the global concurrency limit `name`, which is made with one slot if there is none."""
+def alone(*names: str) -> Iterator[None]:
+    """Hold the global concurrency limits `names`, all at once; one that is not there is made, with one slot."""
     with get_client(sync_client=True) as client:
-        try:
-            client.read_global_concurrency_limit_by_name(name)
-        except ObjectNotFound:
-            _make_limit(client, name)
+        for name in names:
+            try:
+                client.read_global_concurrency_limit_by_name(name)
+            except ObjectNotFound:
+                _make_limit(client, name)
     # A lease that could not be renewed because the server restarts is no reason to throw a training away.
-    with concurrency(name, strict=True, raise_on_lease_renewal_failure=False):
+    with concurrency(list(names), strict=True, raise_on_lease_renewal_failure=False):
         token = _holding.set(True)
         try:
             yield
@@ -130,16 +132,17 @@ def _make_limit(client: Any, name: str) -> None:
         return
 
 
-def _gpu_name(device: str) -> str | None:
+def _gpu_names(device: str, num: int) -> list[str]:
     import torch
 
     if device == "cpu" or not torch.cuda.is_available():
-        return None
+        return []
     try:
         chosen = torch.device("cuda" if device == "auto" else device)
     except RuntimeError:  # the teacher refuses it in one line
-        return None
+        return []
     if chosen.type != "cuda":
-        return None
+        return []
     index = torch.cuda.current_device() if chosen.index is None else chosen.index
-    return f"gpu-{torch.cuda.get_device_properties(index).uuid}"
+    cards = [index] if num == 1 else range(min(num, torch.cuda.device_count()))
+    return [f"gpu-{torch.cuda.get_device_properties(card).uuid}" for card in cards]

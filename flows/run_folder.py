@@ -11,6 +11,7 @@ latents/        the set's latents     stages.json       what each output was mad
 dataset.url     where the set is, if not in dataset/
 promotion.json  whether `latest` was moved to this run, and why
 timings.json    seconds that each stage took
+processes-HOST.log  what the processes of a training said, where there were several
 """
 
 import hashlib

@@ -8,7 +8,8 @@ from synth.settings import Settings
 
 
 class OperationSettings(Settings):
-    """How runs are looked after. Nothing here changes a pixel or a weight, so all of it may change within a run."""
+    """How runs are looked after. Nothing here changes a pixel, or a weight but by rounding, so all of it may change
+    within a run."""
 
     timeout_hours: Annotated[float, Field(gt=0)] = 48.0
     """A shard, a training, an export or a measurement that takes longer is given up; what is on disk stays."""
@@ -18,6 +19,12 @@ class OperationSettings(Settings):
     ray_address: str | None = None
     """Of a Ray cluster that is there, `ray://host:10001`; it reads and writes the set itself, so the set must lie
     where all of it reaches. None starts a cluster on this machine, for the run."""
+    processes: Annotated[int, Field(gt=0)] = 1
+    """That train one student together on this machine, one a GPU, by `accelerate launch`; they share every batch, so
+    `training.batch_size` is that of all."""
+    accelerate_config: str | None = None
+    """A file that `accelerate config` wrote, in the place of `processes`: for a training on several machines. Each of
+    them runs the recipe's `distill`, with the file under this name and its own rank in it."""
     keep_at: str | None = None
     """Storage that outlives the machine, `s3://bucket/runs`: run folders are copied there at each checkpoint and at
     their end, and a run on another machine goes on from the copy. None keeps them on the machine alone."""

@@ -9,9 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from two_processes import EDITS, SCENES, descend
+from workplace import wait_for
 
 from distill import checkpoints
+from flows.distill import distill_flow
+from flows.recipe import load_recipe
+from flows.run_folder import RunFolder
 from synth.dataset import PaintedSet
+from synth.errors import TrainingError
 from synth.painting import synthesize
 from synth.teacher import Teacher
 
@@ -51,9 +56,10 @@ def test_two_processes_have_the_gradient_of_one(
         assert (theirs - ours).norm() / ours.norm() < 1e-5, kind
 
 
-def test_the_command_trains_in_two_processes(tiny_sd_folder: Path, painted: Path, tmp_path: Path) -> None:
-    recipe = tmp_path / "sofas.toml"
-    recipe.write_text(
+@pytest.fixture
+def recipe(tiny_sd_folder: Path, tmp_path: Path) -> Path:
+    file = tmp_path / "small.toml"
+    file.write_text(
         f"""
         name = "small"
         [teacher]
@@ -71,6 +77,10 @@ def test_the_command_trains_in_two_processes(tiny_sd_folder: Path, painted: Path
         batch_size = 3
         """
     )
+    return file
+
+
+def test_the_command_trains_in_two_processes(recipe: Path, painted: Path, tmp_path: Path) -> None:
     script = tmp_path / "distillery.py"
     script.write_text("from flows.cli import main\n\nmain()\n")
     out = tmp_path / "run"
@@ -79,4 +89,28 @@ def test_the_command_trains_in_two_processes(tiny_sd_folder: Path, painted: Path
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 2  # the main process alone writes
     checkpoint = checkpoints.latest(out)
     assert checkpoint is not None and checkpoint.name == "step_000002"
-    assert list(checkpoints.load_student(checkpoint).edits) == list(EDITS)
+    assert set(checkpoints.load_student(checkpoint).edits) == set(EDITS)
+
+
+def test_a_flow_starts_them_and_tells_what_stopped_them(
+    prefect_server: None, recipe: Path, painted: Path, tmp_path: Path
+) -> None:
+    wanted, out = load_recipe(recipe, ["operations.processes=2"]), tmp_path / "run"
+    student = distill_flow(wanted, out, str(painted))
+    assert (student / "config.json").exists()
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
+    (log,) = out.glob("processes-*.log")
+    assert "in 2 processes" in log.read_text()
+    with pytest.raises(TrainingError, match="no data set"):
+        distill_flow(wanted, tmp_path / "other", str(tmp_path / "nothing"))
+
+
+def test_they_do_not_outlive_their_flow(recipe: Path, painted: Path, tmp_path: Path) -> None:
+    run = RunFolder.claim(load_recipe(recipe, ["training.steps=100000"]), tmp_path / "run")
+    run.use_dataset(str(painted))
+    command = [sys.executable, "-m", "flows.launch", str(run.path)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdin is not None
+        wait_for(run.metrics.exists, "the first step")
+        process.stdin.close()  # as the system does when the flow is killed
+        assert process.wait(30) == 1
