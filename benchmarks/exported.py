@@ -4,8 +4,11 @@
     python benchmarks/exported.py runs/demo [--rounds 20] [--threads 1] [--batch-size 8]
 
     eager      PyTorch, as the networks are: what all others are divided by
+    compact    the same with a compact student, untrained, in the student's place
     model.*    each file that the run has, by ONNX Runtime or by torch
     encoder, student, decoder      the parts of the eager call, as shares of its time
+    zero-shot  200 iterations of DDS on a picture, with all that lies around them, over the eager call; and the
+               iterations alone over the student alone
 
 Latency is of one picture, throughput of a batch, both at the training size. All take turns, so that whatever else the
 machine does falls on all.
@@ -19,15 +22,24 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import torch
+from PIL import Image
 from tqdm import tqdm
 
-from distill.translator import load_translator
+from distill.edit import edit, optimize
+from distill.settings import EditSettings
+from distill.translator import CompactTranslator, load_translator
 from flows.run_folder import RunFolder
 from flows.synthesize import open_teacher
 from inference.export import ExportModule
 from inference.formats import INPUTS, open_file, read_metadata
 from inference.settings import ExportSettings
+from synth.teacher import Teacher
 
+Feeds = dict[str, np.ndarray]
+Work = Callable[[Feeds], object]
+Works = dict[str, Work]
+
+_ZERO_SHOT_ROUNDS = 3
 _EVERY_KIND = ExportSettings(
     formats=("onnx", "torchscript", "pt2"), precisions=("float32", "float16", "int8")
 ).kinds()
@@ -44,11 +56,11 @@ def main() -> None:
     torch.set_num_threads(args.threads)
 
     run = RunFolder(args.run)
-    teacher = open_teacher(run.load_recipe().teacher)
-    module = ExportModule(teacher.vae, load_translator(run.student))
-    metadata = read_metadata(run.model)
-    size, num_edits = metadata["training_size"], len(metadata["edits"])
-    ways: dict[str, Callable[[dict[str, np.ndarray]], object]] = {"eager": _eager(module)}
+    teacher, student = open_teacher(run.load_recipe().teacher), load_translator(run.student)
+    module = ExportModule(teacher.vae, student)
+    compact = ExportModule(teacher.vae, CompactTranslator.from_teacher(teacher, student.edits))
+    size, num_edits = read_metadata(run.model)["training_size"], len(student.edits)
+    ways: Works = {"eager": _eager(module), "compact": _eager(compact)}
     for kind in _EVERY_KIND:
         path = run.path / kind.file_name
         if path.exists() and kind.format == "onnx":
@@ -64,9 +76,14 @@ def main() -> None:
     parts = _parts(module, _feeds(1, size, num_edits))
     spent = _seconds(parts, {}, args.rounds)
     print(*(f"{name} {spent[name] / sum(spent.values()):.0%}" for name in parts), sep=", ")
+    slow: Works = _zero_shot(teacher, next(iter(student.edits.values())), size)
+    quick: Works = {"eager": ways["eager"], "student": parts["student"]}
+    times = _seconds({**slow, **quick}, _feeds(1, size, num_edits), _ZERO_SHOT_ROUNDS)
+    print(f"zero-shot takes {times['edit'] / times['eager']:.0f} times the eager call of one picture, ", end="")
+    print(f"its iterations alone {times['iterations'] / times['student']:.0f} times the student alone")
 
 
-def _feeds(count: int, size: int, num_edits: int) -> dict[str, np.ndarray]:
+def _feeds(count: int, size: int, num_edits: int) -> Feeds:
     rng = np.random.default_rng(0)
     return {
         "image": rng.uniform(-1, 1, (count, 3, size, size)).astype(np.float32),
@@ -75,15 +92,15 @@ def _feeds(count: int, size: int, num_edits: int) -> dict[str, np.ndarray]:
     }
 
 
-def _eager(module: ExportModule) -> Callable[[dict[str, np.ndarray]], object]:
-    def run(feeds: dict[str, np.ndarray]) -> object:
+def _eager(module: ExportModule) -> Work:
+    def run(feeds: Feeds) -> object:
         with torch.no_grad():
             return module(*(torch.from_numpy(feeds[name]) for name in INPUTS))
 
     return run
 
 
-def _session(path: Path, threads: int) -> Callable[[dict[str, np.ndarray]], object]:
+def _session(path: Path, threads: int) -> Work:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
@@ -91,9 +108,7 @@ def _session(path: Path, threads: int) -> Callable[[dict[str, np.ndarray]], obje
     return lambda feeds: session.run(["translated"], feeds)
 
 
-def _parts(
-    module: ExportModule, feeds: dict[str, np.ndarray]
-) -> dict[str, Callable[[dict[str, np.ndarray]], object]]:
+def _parts(module: ExportModule, feeds: Feeds) -> Works:
     """The three networks of one eager call, each on what it gets there."""
     image, edit = torch.from_numpy(feeds["image"]), torch.from_numpy(feeds["edit"])
     with torch.no_grad():
@@ -104,15 +119,25 @@ def _parts(
         "decoder": lambda: module.vae.decode(torch.cat([z, z])),  # both latents go through it
     }
 
-    def without_gradients(work: Callable[[], object]) -> Callable[[dict[str, np.ndarray]], object]:
+    def without_gradients(work: Callable[[], object]) -> Work:
         return lambda _: torch.no_grad()(work)()
 
     return {name: without_gradients(work) for name, work in works.items()}
 
 
-def _seconds(
-    ways: dict[str, Callable[[dict[str, np.ndarray]], object]], feeds: dict[str, np.ndarray], rounds: int
-) -> dict[str, float]:
+def _zero_shot(teacher: Teacher, prompt: str, size: int) -> Works:
+    settings = EditSettings(iterations=200)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8))
+    side = size // teacher.vae_scale_factor
+    z_hat = torch.randn((1, teacher.latent_channels, side, side))
+    y = teacher.encode_prompt([prompt])
+    return {
+        "edit": lambda _: edit(teacher, picture, prompt, "", settings),
+        "iterations": lambda _: optimize(teacher, z_hat, y, teacher.null, settings),
+    }
+
+
+def _seconds(ways: Works, feeds: Feeds, rounds: int) -> dict[str, float]:
     """The median time of each, in turns."""
     spent: dict[str, list[float]] = {name: [] for name in ways}
     for round_ in tqdm(range(rounds + 1), leave=False):

@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from distill.evaluate import Images, Translate, average, choose_scenes, evaluate_edits
-from distill.translator import LatentTranslator
+from distill.translator import load_translator
 from flows.run_folder import RunFolder
 from flows.synthesize import open_teacher
 from inference.export import ExportModule
@@ -44,9 +44,9 @@ def main() -> None:
 
     run = RunFolder(args.run)
     recipe = run.load_recipe()
-    names = list(recipe.edits)
-    teacher = open_teacher(recipe.teacher)
-    module = ExportModule(teacher.vae, LatentTranslator.from_pretrained(run.student, use_safetensors=True))
+    teacher, student = open_teacher(recipe.teacher), load_translator(run.student)
+    names = list(student.edits)
+    module = ExportModule(teacher.vae, student)
     ways = {"PyTorch": _pytorch(module, names), "plain": _plain(module, names)}
     for kind in _EVERY_KIND:
         if (path := run.path / kind.file_name).exists():
