@@ -3,7 +3,10 @@
 import atexit
 import os
 import shutil
+import signal
+import sys
 import tempfile
+import threading
 import warnings
 from pathlib import Path
 
@@ -40,7 +43,14 @@ def _private_prefect() -> None:
         return
     home = tempfile.mkdtemp(prefix="distillery-prefect-")
     atexit.register(shutil.rmtree, home, ignore_errors=True)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _end_in_order)
     os.environ["PREFECT_HOME"] = home
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")  # slow laptops
     os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")  # the server ends with the run
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # progress bars speak; errors end in one line
+
+
+def _end_in_order(number: int, _: object) -> None:
+    """As Ctrl-C would: Prefect's server is a process of its own, which is stopped on the way out."""
+    sys.exit(128 + number)

@@ -1,16 +1,21 @@
 """The whole flow, on a tiny pipeline of Stable Diffusion 1.5's classes: the very way that a real one takes."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import datasets
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 from small_runs import SMALL, command, run_command, small_recipe
+from workplace import wait_for
 
 from flows.recipe import load_recipe
 from inference.runtime import Translator
@@ -193,3 +198,20 @@ def test_measured_on_photographs(finished: Path, tmp_path: Path) -> None:
         assert sheet.width > sheet.height
     refused = command("evaluate", "translator", finished, "--images", photos, "--clip", tmp_path / "none")
     assert refused.exit_code == 2 and "cannot be opened as a CLIP model" in refused.stderr
+
+
+def test_a_polite_kill_leaves_no_server_behind(tiny_sd_folder: Path, tmp_path: Path) -> None:
+    """SIGTERM in the middle of a training: Prefect's own process and folder are gone, and the run can go on."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= {"HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    out = tmp_path / "run"
+    overrides = [part for override in [*SMALL, "training.steps=100000"] for part in ("--set", override)]
+    started = [sys.executable, "-c", "from flows.cli import main; main()", "run", "sofas", *overrides]
+    with subprocess.Popen([*started, "--teacher", tiny_sd_folder, "--out", out], env=environment) as process:
+        wait_for((out / "metrics.jsonl").exists, "the first step")
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children, "the server"
+        process.terminate()
+        assert process.wait(60) != 0
+    assert not psutil.wait_procs(children, timeout=10)[1]
+    assert not list(tmp_path.glob("distillery-prefect-*"))
