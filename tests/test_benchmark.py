@@ -14,7 +14,7 @@ from distill.studies.benchmark import (
     SDEdit,
     VAECeiling,
     describe,
-    paired_interval,
+    paired_difference,
     table,
 )
 from distill.studies.study import Row
@@ -80,11 +80,14 @@ def test_intervals_are_paired_by_scene() -> None:
     """Scenes differ by far more than methods do: only the pairing sees the difference."""
     hard = np.linspace(10, 40, 24)
     rows = rows_of("a", list(hard + 0.5)) + rows_of("b", list(hard))
-    low, high = paired_interval(rows, "a", "b", "test")
-    assert low == pytest.approx(0.5) == high
+    assert paired_difference(rows, "a", "b", "test", "psnr_all") == pytest.approx((0.5, 0.5, 0.5))
     noise = np.random.default_rng(1).normal(0, 1, 24)
-    low, high = paired_interval(rows_of("a", list(hard + noise)) + rows_of("b", list(hard)), "a", "b", "test")
-    assert low < 0 < high
+    rows = rows_of("a", list(hard + noise)) + rows_of("b", list(hard))
+    mean, low, high = paired_difference(rows, "a", "b", "test", "psnr_all")
+    assert low < 0 < high and mean == pytest.approx(noise.mean())
+    rows[0]["psnr_all"] = rows[24]["psnr_all"] = None  # weather changes all of a picture: it has no outside
+    mean, _, _ = paired_difference(rows, "a", "b", "test", "psnr_all")
+    assert mean == pytest.approx(noise[1:].mean())
 
 
 def test_the_table_has_a_line_for_each_method() -> None:

@@ -216,15 +216,15 @@ class Benchmark(Study):
         return stacked([sheet(names, lines), chart(draw, 7, 4.6)])
 
     def finding(self, rows: Sequence[Row]) -> str:
-        said = []
-        for split in ("test", "shifted"):
-            low, high = paired_interval(rows, "DDS", "DDS as published", split)
-            difference = (
-                _means(rows, method="DDS", split=split)["psnr_all"]
-                - _means(rows, method="DDS as published", split=split)["psnr_all"]
-            )
-            said.append(f"{split}: {difference:+.2f} dB ({low:+.2f} to {high:+.2f})")
-        return f"Swept DDS against DDS as published, PSNR over all, 95 % interval: {'; '.join(said)}."
+        others = [name for name, method in self.methods.items() if isinstance(method, Optimized) and name != "DDS"]
+        lines = ["DDS less each other method, with 95 % intervals:"]
+        for split, other in product(("test", "shifted"), others):
+            said = []
+            for figure, unit in (("psnr_all", "dB"), ("psnr_outside_to_input", "dB outside"), ("ssim_all", "SSIM")):
+                mean, low, high = paired_difference(rows, "DDS", other, split, figure)
+                said.append(f"{mean:+.2f} {unit} ({low:+.2f} to {high:+.2f})")
+            lines.append(f"{split}, {other}: {', '.join(said)}")
+        return "\n".join(lines)
 
 
 def describe(method: Method) -> str:
@@ -249,18 +249,23 @@ def table(rows: Sequence[Row], methods: Mapping[str, Method], split: str) -> str
     return "\n".join(lines)
 
 
-def paired_interval(
-    rows: Sequence[Row], one: str, other: str, split: str, figure: str = "psnr_all"
-) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean difference of two methods, over the same edits of the same scenes."""
+def paired_difference(
+    rows: Sequence[Row], one: str, other: str, split: str, figure: str
+) -> tuple[float, float, float]:
+    """The mean difference of two methods over the same edits of the same scenes, and its 95 % bootstrap interval."""
     values = {
-        name: {(r["edit"], r["scene"]): r[figure] for r in rows if (r["method"], r["split"]) == (name, split)}
+        name: {
+            (row["edit"], row["scene"]): row[figure]
+            for row in rows
+            if (row["method"], row["split"]) == (name, split)
+            and row.get(figure) is not None  # weather has no outside
+        }
         for name in (one, other)
     }
     differences = np.array([values[one][key] - values[other][key] for key in values[one]])
     draws = np.random.default_rng(0).integers(0, len(differences), (2000, len(differences)))
     low, high = np.quantile(differences[draws].mean(axis=1), (0.025, 0.975))
-    return float(low), float(high)
+    return float(differences.mean()), float(low), float(high)
 
 
 def _measured(teacher: Teacher, name: str, method: Method, split: str, num_scenes: int) -> list[Row]:
