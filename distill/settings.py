@@ -33,6 +33,9 @@ PRESETS: dict[str, Preset] = {
             "lambda_id_start": 0.25,
             "lambda_id_end": 0.04,
             "lambda_id_steps": 400,
+            "learning_rate_end": 1e-4,
+            "learning_rate_steps": 400,
+            "max_grad_norm": 0.5,
             "ema_decay": 0.99,
             "checkpoint_every": 50,
             "sample_every": 50,
@@ -64,6 +67,11 @@ class TrainingSettings(Settings):
     """Images that are held in memory at once; None is all of `batch_size`. Fewer is slower, and trains the same."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5
     """Adam's."""
+    learning_rate_end: Annotated[float, Field(gt=0)] | None = None
+    """Its value at the end of its way; None keeps it as it is, as published. A rate that serves the first hundreds of
+    steps may throw a student off after a thousand."""
+    learning_rate_steps: Annotated[int, Field(ge=0)] = 0
+    """Length of the cosine from learning_rate to learning_rate_end."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = None
     """A longer gradient is scaled down to this norm; None lets all through, as published."""
     warmup_steps: Annotated[int, Field(ge=0)] = 10_000

@@ -126,7 +126,9 @@ def train(
         started = time.perf_counter()
         omega = cosine(step, settings.guidance_start, settings.guidance_end, settings.guidance_warmup_steps)
         lambda_id = cosine(step, settings.lambda_id_start, settings.lambda_id_end, settings.lambda_id_steps)
-        learning_rate = settings.learning_rate * linear_warmup(step, settings.warmup_steps)
+        rate_end = settings.learning_rate_end or settings.learning_rate
+        learning_rate = cosine(step, settings.learning_rate, rate_end, settings.learning_rate_steps)
+        learning_rate *= linear_warmup(step, settings.warmup_steps)
         optimizer.zero_grad(set_to_none=True)
         dds, identity = objective.backward(step, omega, lambda_id)
         norm = torch.nn.utils.get_total_norm([weight.grad for weight in learned if weight.grad is not None])

@@ -245,6 +245,7 @@ def _training(small: bool, steps: int) -> list[str]:
             'preset = "short"  # for the miniature; "paper" is for Stable Diffusion',
             f"steps = {steps}  # of 4 images",
             f"lambda_id_steps = {steps}  # what lies around the edit is let go slowly, until the end",
+            f"learning_rate_steps = {steps}",
             "# guidance_end = 5.5     # higher edits more, and spoils more of what lies around",
             "# lambda_id_end = 0.04   # lower edits more, and spoils more of what lies around",
         ]

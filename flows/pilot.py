@@ -39,6 +39,7 @@ def pilot_of(recipe: Recipe) -> Recipe:
             f"training.warmup_steps={shortened(training.warmup_steps)}",
             f"training.guidance_warmup_steps={shortened(training.guidance_warmup_steps)}",
             f"training.lambda_id_steps={shortened(training.lambda_id_steps)}",
+            f"training.learning_rate_steps={shortened(training.learning_rate_steps)}",
             f"training.checkpoint_every={every}",
             f"training.sample_every={every}",
             f"evaluation.num_scenes={min(_NUM_SCENES, evaluation.num_scenes)}",

@@ -156,6 +156,7 @@ class Translator(Study):
             "steps": self.num_steps,
             "guidance_warmup_steps": round(arm.warmup * self.num_steps),
             "lambda_id_steps": round(arm.annealing * self.num_steps),
+            "learning_rate_steps": self.num_steps,
             "checkpoint_every": self.num_steps,
         }
         return TrainingSettings.model_validate({"preset": "short", **lengths, **arm.changes})
