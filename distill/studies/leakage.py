@@ -75,7 +75,8 @@ class Leakage(Study):
                     if not np.isnan(table[line, column]):
                         asked = any(r["asked"] for r in rows if (r["edit"], r["factor"]) == (edit, factor))
                         text = "asked" if asked else f"{table[line, column]:.0%}"
-                        axes.text(column, line, text, ha="center", va="center", fontsize=7)
+                        ink = "white" if table[line, column] > 0.6 else "black"
+                        axes.text(column, line, text, ha="center", va="center", fontsize=7, color=ink)
             axes.set_title("share of scenes in which the reader no longer finds the factor's value", fontsize=9)
 
         return chart(draw, 11, 4.2)
