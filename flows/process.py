@@ -53,4 +53,5 @@ def _private_prefect() -> None:
 
 def _end_in_order(number: int, _: object) -> None:
     """As Ctrl-C would: Prefect's server is a process of its own, which is stopped on the way out."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # whoever repeats it shall not interrupt that
     sys.exit(128 + number)

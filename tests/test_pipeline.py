@@ -211,7 +211,22 @@ def test_a_polite_kill_leaves_no_server_behind(tiny_sd_folder: Path, tmp_path: P
         wait_for((out / "metrics.jsonl").exists, "the first step")
         children = psutil.Process(process.pid).children(recursive=True)
         assert children, "the server"
-        process.terminate()
-        assert process.wait(60) != 0
+        try:
+            _terminate(process)
+        finally:
+            process.kill()
     assert not psutil.wait_procs(children, timeout=10)[1]
     assert not list(tmp_path.glob("distillery-prefect-*"))
+
+
+def _terminate(process: "subprocess.Popen[bytes]") -> None:
+    """Prefect makes an exception of the signal, which Python drops if it comes while an object is finalised: then the
+    next one counts."""
+    for _ in range(3):
+        process.terminate()
+        try:
+            assert process.wait(20) != 0
+            return
+        except subprocess.TimeoutExpired:
+            continue
+    raise AssertionError("it trains on")

@@ -74,7 +74,7 @@ def test_a_model_that_was_made_anew_in_its_place_is_not_held_against_itself(reci
     out = ended(recipe, tmp_path / "a", right=0.5)
     RunFolder(out).mark_done("export", "made from other settings")
     again = promote(recipe, out)
-    assert again.promoted and "stays the latest good model" in again.why
+    assert again.promoted and "in the place of the one that was in its folder" in again.why
     assert json.loads(pointer_of(recipe, out).read_text())["measured"]["means"][1]["right"] == 0.5
 
 

@@ -40,6 +40,8 @@ SETTINGS = TrainingSettings(
     steps=4,
     batch_size=3,
     learning_rate=1e-3,
+    learning_rate_end=1e-4,
+    learning_rate_steps=3,
     warmup_steps=2,
     guidance_end=3.0,
     guidance_warmup_steps=3,
@@ -95,7 +97,7 @@ def test_records_follow_the_schedules(tiny_teacher: Teacher, painted: PaintedSet
     for step, record in enumerate(records):
         assert record.guidance_scale == cosine(step, 1.0, 3.0, 3)
         assert record.lambda_id == cosine(step, 3.0, 1.5, 3)
-        assert record.learning_rate == 1e-3 * linear_warmup(step, 2)
+        assert record.learning_rate == cosine(step, 1e-3, 1e-4, 3) * linear_warmup(step, 2)
     assert records[0].identity == 0 and records[0].dds > 0  # an untrained student proposes the input itself
     assert all(record.identity > 0 for record in records[1:])
     assert set(records[0].row()) == {
