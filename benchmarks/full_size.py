@@ -57,6 +57,8 @@ def main() -> None:
     parser.add_argument("--edits", type=int, default=1, help="of each image, in training")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
+    if args.steps < 2:
+        parser.error("--steps: the first one is not timed, so take two or more")
     for what in args.what:
         with get_context("spawn").Pool(1) as process:
             seconds, gib = process.apply(_measure, (what, args.batch_size, args.steps, args.edits, args.device))

@@ -22,6 +22,7 @@ from synth.errors import DistilleryError, TrainingError
 
 _ERROR = "error: "
 _SECONDS_BETWEEN_LOOKS = 1.0
+_END_BYTES = 4096  # holds several lines
 _SECONDS_TO_END = 30.0  # after the lifeline is cut; the processes end at once, and torchrun sees to itself
 
 
@@ -66,10 +67,12 @@ def _launched(recipe: Recipe, run: RunFolder, log: Path) -> Iterator["subprocess
 
 
 def _last_step(metrics: Path) -> int:
-    """Steps done, by the last whole line of `metrics.jsonl`; 0 before the first."""
+    """Steps done, by the last whole line of `metrics.jsonl`; 0 before the first. Only its end is read: it grows long."""
     if not metrics.exists():
         return 0
-    lines = [line for line in metrics.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    with metrics.open("rb") as file:
+        file.seek(max(0, metrics.stat().st_size - _END_BYTES))
+        lines = file.read().split(b"\n")[:-1]  # what follows the last line's end is not whole yet
     return int(json.loads(lines[-1])["step"]) if lines else 0
 
 

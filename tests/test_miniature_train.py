@@ -168,12 +168,8 @@ def test_the_card_tells_what_was_measured(trained: Path, tmp_path: Path) -> None
     with pytest.raises(TrainingError, match=r"has no score\.json yet"):
         write_card(tmp_path, trained)
     result = score(tmp_path, trained, num=4, num_inference_steps=2)
-    assert set(BARS) - set(result) <= {
-        "flower",
-        "character",
-        "material",
-        "weather",
-    }  # four scenes need not have them all
+    # Four scenes need not have them all.
+    assert set(BARS) - set(result) <= {"flower", "character", "material", "weather"}
     assert 0 <= result["everything"] <= 1 and result["num_inference_steps"] == 2
     reader = FactorReader.load(tmp_path / "reader")
     vae = vae_training.load_vae(trained)
