@@ -67,7 +67,7 @@ def _launched(recipe: Recipe, run: RunFolder, log: Path) -> Iterator["subprocess
 
 
 def _last_step(metrics: Path) -> int:
-    """Steps done, by the last whole line of `metrics.jsonl`; 0 before the first. Only its end is read: it grows long."""
+    """Steps done, by the last whole line of `metrics.jsonl`, 0 before the first. Only the file's end is read."""
     if not metrics.exists():
         return 0
     with metrics.open("rb") as file:
