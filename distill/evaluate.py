@@ -15,11 +15,13 @@ What is measured, per edit and method, as means over scenes:
 
 beside two baselines: `do nothing` returns the input, `vae ceiling` is the true counterfactual sent through the
 teacher's VAE, which nothing that decodes a latent can be expected to pass. Scenes that already show what the edit
-asks for are scored apart, as `no-op`: there the input itself is the truth.
+asks for are scored apart, as `no-op`: there the input itself is the truth. Some of the `edited` scenes are scored
+once more, as `held-out`: they show, before or after, a combination of factors that the teacher never saw.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import compress
 from typing import Protocol
 
 import numpy as np
@@ -54,7 +56,7 @@ class Scores:
     edit: str
     method: str
     scenes: str
-    """`edited` or `no-op`."""
+    """`edited`, `held-out`, which are some of these, or `no-op`."""
     num_scenes: int
     psnr_all: float | None
     psnr_inside: float | None
@@ -123,8 +125,8 @@ def evaluate_edits(
         method: what the rows of `translate` are called.
 
     Returns:
-        For each edit a row for `method`, "do nothing" and "vae ceiling" on edited scenes, then the same on no-op
-        scenes.
+        For each edit a row for `method`, "do nothing" and "vae ceiling" on edited scenes, then the same on those of
+        them that are held out, if there are any, and on no-op scenes.
     """
     rows = []
     for edit, factors in edits.items():
@@ -142,10 +144,12 @@ def evaluate_edits(
                 }
                 for name, images in results.items():
                     tables[name] += measure(images, inputs, truths, masks, factors, reader)
-            rows += [
-                Scores(edit, name, kind, len(table), **{figure: _mean(table, figure) for figure in _FIGURES})
-                for name, table in tables.items()
-            ]
+            rows += [_mean_row(edit, name, kind, table) for name, table in tables.items()]
+            unseen = [old.held_out or new.held_out for old, new in pairs]
+            if kind == "edited" and any(unseen):
+                rows += [
+                    _mean_row(edit, name, "held-out", list(compress(table, unseen))) for name, table in tables.items()
+                ]
     return rows
 
 
@@ -262,6 +266,10 @@ def _laplacian(image: Images) -> NDArray[np.float64]:
     neighbours = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
     values: NDArray[np.float64] = np.abs(4 * grey[1:-1, 1:-1] - neighbours)
     return values
+
+
+def _mean_row(edit: str, method: str, kind: str, table: Sequence[Mapping[str, float]]) -> Scores:
+    return Scores(edit, method, kind, len(table), **{figure: _mean(table, figure) for figure in _FIGURES})
 
 
 def _mean(table: Sequence[Mapping[str, float]], figure: str) -> float | None:

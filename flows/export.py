@@ -1,33 +1,24 @@
 """Third stage: the student becomes a model file, and the file is measured where there is a true answer."""
 
-import io
 import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from tqdm import tqdm
 
+from flows.evaluate import evaluate_task, has_true_answers
 from flows.mirror import keep_task, take_up_task
 from flows.progress import key_of, markdown_picture, say, show_link, show_markdown, show_table
 from flows.recipe import Recipe
 from flows.robust import RETRIES, gpu_alone
-from flows.run_folder import RunFolder, digest, write_whole
+from flows.run_folder import RunFolder, digest
 from flows.start import name_run, start
 from flows.synthesize import open_teacher
 from inference.settings import MAIN, Kind
-from synth.errors import RecipeError, RunError
-
-if TYPE_CHECKING:
-    from distill.evaluate import Images, Reader
-    from synth.teacher import Teacher
+from synth.errors import RunError
 
 _NUM_PARITY_IMAGES = 4
 _NUM_CALIBRATION_IMAGES = 64  # for int8; others than those of the parity check
-_NUM_GRID_ROWS = 6
-_MEASURE_AT = 128  # px: the one size that the factor readers know; a model file takes any
 
 
 def export(recipe: Recipe, out: Path) -> Path:
@@ -85,93 +76,10 @@ def _stage(kind: Kind) -> str:
     return "export" if kind == MAIN else f"export {kind.file_name}"
 
 
-def has_true_answers(recipe: Recipe) -> bool:
-    """Whether drawn scenes can judge the run: its teacher knows the drawn world, and the world knows its edits."""
-    from distill.evaluate import choose_scenes
-
-    if recipe.teacher.id != "miniature":
-        return False
-    try:
-        choose_scenes(recipe.edits, 1, recipe.evaluation.split)
-    except RecipeError:
-        return False
-    return True
-
-
-def evaluate(recipe: Recipe, out: Path, reader: "Reader | None" = None) -> Path:
-    """Measure the run's model file on unseen drawn scenes; writes evaluation.json, grid.png, and the means into the
-    model's own metadata. Returns the path of evaluation.json.
-
-    Raises:
-        RunError: if there is no model file yet.
-        RecipeError: if the drawn world does not know the recipe's edits.
-    """
-    from distill.evaluate import average, choose_scenes, evaluate_edits, grid_image
-    from inference.formats import record_metrics
-    from inference.runtime import Translator
-    from synth.miniature.readers import FactorReader
-
-    run, settings = RunFolder.claim(recipe, out), recipe.evaluation
-    if not run.model.exists():
-        raise RunError(f"{out} has no model file yet: `distillery export {out}` writes one")
-    made_from = digest(run.fingerprint_of("export"), settings.model_dump(mode="json"))
-    if run.is_done("evaluate", made_from, run.evaluation, run.grid):
-        say(f"{run.model} is measured already")
-        return run.evaluation
-    scenes = choose_scenes(recipe.edits, settings.num_scenes, settings.split)
-    translator, teacher = Translator.load(run.model), open_teacher(recipe.teacher)
-    num_edited = sum(scene.replace(**edit) != scene for edit in recipe.edits.values() for scene in scenes)
-    num_no_op = len(recipe.edits) * min(settings.num_no_op_scenes, len(scenes))
-    with tqdm(total=num_edited + num_no_op, desc="measuring", unit="image") as bar:
-
-        def translate(images: "Images", edit: str) -> "Images":
-            bar.update(len(images))
-            return translator(images, edit)
-
-        rows = evaluate_edits(
-            translate,
-            recipe.edits,
-            scenes,
-            lambda images: _through_vae(teacher, images),
-            reader or FactorReader.load(),
-            settings.num_no_op_scenes,
-            _MEASURE_AT,
-        )
-    means = average(rows)
-    page = io.BytesIO()
-    grid_image(translator, recipe.edits, scenes[:_NUM_GRID_ROWS], _MEASURE_AT).save(page, "PNG")
-    write_whole(run.grid, page.getvalue())
-    figures = {
-        "split": settings.split,
-        "num_scenes": settings.num_scenes,
-        "edits": [asdict(row) for row in rows],
-        "means": [asdict(row) for row in means],
-    }
-    write_whole(run.evaluation, (json.dumps(figures, indent=2) + "\n").encode())
-    record_metrics(run.model, {"split": settings.split, "means": figures["means"]})
-    run.mark_done("evaluate", made_from)
-    return run.evaluation
-
-
-def _through_vae(teacher: "Teacher", images: "Images") -> "Images":
-    """uint8 (N, H, W, 3) through the teacher's encoder and decoder: what it can show at all."""
-    import torch
-
-    from synth.pixels import to_float, to_uint8
-
-    return to_uint8(teacher.decode(teacher.encode(to_float(torch.from_numpy(images)).to(teacher.device))))
-
-
 @task(name="export", cache_policy=NO_CACHE, **RETRIES)
 def export_task(recipe: Recipe, out: Path) -> Path:
     """The model files."""
     return export(recipe, out)
-
-
-@task(name="evaluate", cache_policy=NO_CACHE, **RETRIES)
-def evaluate_task(recipe: Recipe, out: Path) -> Path:
-    """The numbers and the grid."""
-    return evaluate(recipe, out)
 
 
 @flow(name="export", flow_run_name="{out}")

@@ -31,7 +31,7 @@ class Stopping:
 
     def __init__(self, recipe: Recipe, run: RunFolder, teacher: "Teacher") -> None:
         from distill.examples import drawn_examples
-        from flows.export import has_true_answers
+        from flows.evaluate import has_true_answers
 
         if not has_true_answers(recipe):
             raise TrainingError(

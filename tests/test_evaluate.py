@@ -20,7 +20,7 @@ from distill.evaluate import (
     ssim_map,
 )
 from synth.errors import RecipeError
-from synth.miniature.world import WorldScene, render
+from synth.miniature.world import WorldScene, render, sample_scene
 
 SIZE = 64
 EDITS = {"red-leather": {"color": "red", "material": "leather"}, "blue": {"color": "blue"}}
@@ -96,6 +96,23 @@ def test_no_op_scenes_are_scored_apart_as_preservation(scenes: list[WorldScene],
 
     harmed = rows_of(evaluate_edits(clumsy, EDITS, scenes, a_little_off, oracle, 3, SIZE))["blue", "student", "no-op"]
     assert harmed.psnr_all == pytest.approx(34.15, abs=0.01) and harmed.right == 0
+
+
+def test_combinations_that_no_teacher_saw_are_scored_once_more() -> None:
+    scenes = [sample_scene("test", index, "room").replace(color="pink", material="fabric") for index in range(3)]
+    scenes[1] = scenes[1].replace(material="leather")  # pink leather is held out
+    oracle = Oracle(scenes)
+
+    def clumsy(images: Images, edit: str) -> Images:
+        edited = oracle(images, edit)
+        edited[1] = 0
+        return edited
+
+    rows = rows_of(evaluate_edits(clumsy, {"blue": EDITS["blue"]}, scenes, a_little_off, oracle, 0, SIZE))
+    edited, held_out = rows["blue", "student", "edited"], rows["blue", "student", "held-out"]
+    assert (edited.num_scenes, held_out.num_scenes) == (3, 1)
+    assert held_out.psnr_all is not None and held_out.psnr_all < 20 and held_out.right == 0
+    assert rows["blue", DO_NOTHING, "held-out"].num_scenes == 1
 
 
 def test_damage_outside_is_seen_outside_alone(scenes: list[WorldScene], oracle: Oracle) -> None:

@@ -150,7 +150,7 @@ def test_measured_on_drawn_scenes(
     finished: Path, tiny_sd_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from flows.cli.make import tell_results
-    from flows.export import evaluate, has_true_answers
+    from flows.evaluate import evaluate, has_true_answers
     from flows.report import write_report
     from synth.miniature.readers import FactorNetwork, FactorReader
 

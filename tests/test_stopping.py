@@ -23,7 +23,7 @@ def record(step: int, student: LatentTranslator) -> StepRecord:
 def test_it_stops_after_so_many_that_are_no_better(
     tiny_teacher: Teacher, tiny_sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.export.has_true_answers", lambda recipe: True)  # any teacher can be measured
+    monkeypatch.setattr("flows.evaluate.has_true_answers", lambda recipe: True)  # any teacher can be measured
     recipe = small_recipe(tiny_sd_folder, "training.patience=2")
     run = RunFolder.claim(recipe, tmp_path / "run")
     settings = TrainingSettings(preset="short", student="compact")

@@ -1,7 +1,7 @@
 """The studies: what must hold whatever the teacher knows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from PIL import Image
 
 from distill.examples import drawn_examples
 from distill.settings import EditSettings
+from distill.studies.distilled import STUDENT, ZERO_SHOT, Distilled
 from distill.studies.guidance_bias import OMEGAS, GuidanceBias
 from distill.studies.leakage import Leakage
 from distill.studies.optimizer import Optimizer
@@ -171,3 +172,28 @@ def test_the_translator_study(tiny_teacher: Teacher, tmp_path: Path, monkeypatch
     before = (out / "pieces" / "000.parquet").stat().st_mtime_ns
     assert run_study(study, tiny_teacher, out) == finding
     assert (out / "pieces" / "000.parquet").stat().st_mtime_ns == before
+
+
+def test_a_student_is_held_against_zero_shot_edits_of_the_same_pictures(
+    tiny_teacher: Teacher, tmp_path: Path
+) -> None:
+    edits = {"blue": {"color": "blue"}, "red-leather": {"color": "red", "material": "leather"}}
+    examples = {edit: drawn_examples(factors, 2, "test") for edit, factors in edits.items()}
+
+    def oracle(images: np.ndarray, edit: str) -> np.ndarray:
+        """Knows the answers."""
+        for image, example in zip(images, examples[edit], strict=False):
+            assert (image == example.image).all()
+        return np.stack([example.truth for example in examples[edit][: len(images)] if example.truth is not None])
+
+    study = Distilled(oracle, "a file", edits, "test", 2, EditSettings(iterations=2))
+    finding = run_study(study, tiny_teacher, tmp_path)
+    rows = pq.read_table(tmp_path / "rows.parquet").to_pylist()
+    assert [(row["edit"], row["method"], row["scene"]) for row in rows] == [
+        (edit, method, scene) for edit in edits for method in (STUDENT, ZERO_SHOT) for scene in (0, 1)
+    ]
+    assert all(row["psnr_all"] == 60 and row["calls"] == 1 for row in rows if row["method"] == STUDENT)
+    assert all(row["psnr_all"] < 40 and row["calls"] == 8 for row in rows if row["method"] == ZERO_SHOT)
+    assert f"{STUDENT} less {ZERO_SHOT}" in finding
+    with pytest.raises(RunError, match="another study"):  # the figures of one file do not pass for another's
+        run_study(replace(study, model="another"), tiny_teacher, tmp_path)

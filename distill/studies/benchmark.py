@@ -35,7 +35,8 @@ EDITS: tuple[dict[str, str], ...] = (
 )
 CALLS = 800
 """Network calls that an optimisation may spend on a picture: 200 iterations of DDS, 400 of SDS."""
-_CALLS_OF = {"dds": 4, "sds": 2, "regularized-sds": 2}
+CALLS_OF = {"dds": 4, "sds": 2, "regularized-sds": 2}
+"""Network calls of an iteration."""
 _SHOWN = ("psnr_all", "psnr_inside", "psnr_outside_to_input", "ssim_all", "sharpness_inside", "right")
 
 
@@ -48,7 +49,7 @@ class Optimized:
     @property
     def calls(self) -> int:
         """Network calls a picture."""
-        return self.settings.iterations * _CALLS_OF[self.settings.method]
+        return self.settings.iterations * CALLS_OF[self.settings.method]
 
     def __call__(self, teacher: Teacher, examples: Sequence[Example]) -> list[NDArray[np.uint8]]:
         """The pictures edited, uint8 (H, W, 3) each."""
@@ -122,7 +123,7 @@ Method = Optimized | SDEdit | DoNothing | VAECeiling
 
 def _optimized(**values: Any) -> Optimized:
     settings = EditSettings(**values)
-    return Optimized(settings.model_copy(update={"iterations": CALLS // _CALLS_OF[settings.method]}))
+    return Optimized(settings.model_copy(update={"iterations": CALLS // CALLS_OF[settings.method]}))
 
 
 GRIDS: Mapping[str, tuple[Method, ...]] = {

@@ -1,5 +1,6 @@
 """The verbs that measure: translators, zero-shot edits, and the method itself."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -70,37 +71,61 @@ def evaluate() -> None:
 
 @evaluate.command()
 @click.argument("folder", type=FOLDER)
+@click.option(
+    "--split",
+    type=click.Choice(["development", "test", "shifted"]),
+    help="Of the drawn world: shifted is in styles never trained on. The recipe's own unless said.",
+)
+@click.option(
+    "--zero-shot", type=click.IntRange(1), metavar="N", help="Beside zero-shot DDS, on N scenes of each edit."
+)
 @click.option("--images", type=click.Path(exists=True, path_type=Path), help="One's own photographs: a folder.")
 @click.option("--source", help="What they show, in words; needed for CLIP's direction.")
 @click.option("--lpips", is_flag=True, help='Measure LPIPS: needs "dds-distillery[metrics]".')
 @click.option("--clip", help="A CLIP model's Hub id or folder.")
 @click.option("--dino", help="A DINO vision transformer's Hub id or folder.")
-def translator(folder: Path, images: Path | None, **judges: Any) -> None:
+def translator(folder: Path, split: str | None, zero_shot: int | None, images: Path | None, **judges: Any) -> None:
     """The model file of the run in FOLDER, whoever its teacher was: on drawn scenes, or on photographs.
+
+    One of --split, --zero-shot and --images at a time.
 
     On photographs there is no true answer: see the contact sheet, and how much of the pictures' variety is left.
 
     \b
     distillery evaluate translator runs/sofas
+    distillery evaluate translator runs/sofas --split shifted
+    distillery evaluate translator runs/sofas --zero-shot 8
     distillery evaluate translator runs/sofas --images photos --source "a sofa" --clip openai/clip-vit-base-patch32
     """
+    if sum(choice is not None for choice in (split, zero_shot, images)) > 1:
+        raise click.UsageError("one of --split, --zero-shot and --images at a time")
     recipe = recipe_of(folder)
     prepare()
     if images is not None:
-        from flows.photographs import show_photographs, text_table
+        from flows import photographs
 
-        table, missing = show_photographs(recipe, folder, images, **judges)
-        click.echo(f"{text_table(table)}\n")
+        table, missing = photographs.show_photographs(recipe, folder, images, **judges)
+        click.echo(f"{photographs.text_table(table)}\n")
         for line in missing:
             click.echo(line)
         click.echo(f"sheet   {folder / 'photographs' / 'contact_sheet.png'}")
         return
-    from flows.export import evaluate as measure
-    from flows.report import write_report
+    if zero_shot is not None:
+        from flows.evaluate import beside_zero_shot
 
-    measure(recipe, folder)
-    write_report(recipe, folder)
-    tell_results(folder)
+        click.echo(beside_zero_shot(recipe, folder, zero_shot))
+        _tell(folder / "zero-shot")
+        return
+    from flows.evaluate import evaluate as measure
+    from flows.report import text_table, write_report
+    from flows.run_folder import RunFolder
+
+    figures = measure(recipe, folder, split=split)
+    if figures == RunFolder(folder).evaluation:
+        write_report(recipe, folder)
+        tell_results(folder)
+    else:
+        click.echo(f"\n{text_table(json.loads(figures.read_text()))}\n\nfigures  {figures}")
 
 
 @evaluate.command()

@@ -116,7 +116,7 @@ class FactorReader:
         if images.ndim != 4 or images.shape[1:] != (128, 128, 3):
             raise ValueError(f"the factor readers take pictures of 128 x 128, not {images.shape}")
         device = next(self.network.parameters()).device
-        for part in torch.split(torch.from_numpy(np.ascontiguousarray(images)), 64):
+        for part in torch.split(torch.tensor(images), 64):
             yield to_float(part.to(device))
 
 
