@@ -72,20 +72,30 @@ class Scores:
 _FIGURES = [item.name for item in fields(Scores)][4:]
 
 
-def choose_scenes(edits: Mapping[str, Mapping[str, str]], num: int, split: str) -> list[WorldScene]:
+def choose_scenes(
+    edits: Mapping[str, Mapping[str, str]], num: int, split: str, given: Mapping[str, str] | None = None
+) -> list[WorldScene]:
     """The first `num` scenes of a split that have every factor that the edits name.
+
+    Args:
+        edits: name -> the factors that it sets.
+        num: how many scenes.
+        split: of the drawn world.
+        given: factors that all of them shall have before the edit.
 
     Raises:
         RecipeError: if no kind of scene has them all, or a value is unknown: then the drawn world cannot judge them.
     """
-    wanted = {factor for factors in edits.values() for factor in factors}
+    given = given or {}
+    edited = {factor for factors in edits.values() for factor in factors}
+    wanted = {*edited, *given}
     kinds = [kind for kind, known in FACTORS.items() if wanted <= set(known)]
-    if not kinds or not wanted <= set(MASK_OF):
+    if not kinds or not edited <= set(MASK_OF):
         raise RecipeError(
             f"the drawn world cannot judge edits of {', '.join(sorted(wanted))}: it masks {', '.join(MASK_OF)}, and "
             "one kind of scene must have all that is edited; leave the evaluation out"
         )
-    for name, factors in edits.items():
+    for name, factors in {**edits, "evaluation.given": given}.items():
         for factor, value in factors.items():
             if value not in FACTORS[kinds[0]][factor]:
                 raise RecipeError(
@@ -97,7 +107,7 @@ def choose_scenes(edits: Mapping[str, Mapping[str, str]], num: int, split: str) 
     while len(scenes) < num:
         scene = sample_scene(split, index, kinds[0])
         if wanted <= set(scene.factors):  # only scenes outdoors have a weather
-            scenes.append(scene)
+            scenes.append(scene.replace(**given))
         index += 1
     return scenes
 

@@ -144,6 +144,8 @@ class EvaluationSettings(Settings):
     """Scenes that already are what the edit asks for, which it should leave alone."""
     split: Literal["development", "test", "shifted"] = "test"
     """Settings are chosen on `development` and reported on `test`; `shifted` is drawn in styles never trained on."""
+    given: dict[str, str] = Field(default_factory=dict)
+    """What all scenes show before the edit, as `{ weather = "clear" }`, if the network is for such pictures."""
 
 
 class EditSettings(Settings):

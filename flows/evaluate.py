@@ -32,7 +32,7 @@ def has_true_answers(recipe: Recipe) -> bool:
     if recipe.teacher.id != "miniature":
         return False
     try:
-        choose_scenes(recipe.edits, 1, recipe.evaluation.split)
+        choose_scenes(recipe.edits, 1, recipe.evaluation.split, recipe.evaluation.given)
     except RecipeError:
         return False
     return True
@@ -72,7 +72,7 @@ def evaluate(recipe: Recipe, out: Path, reader: "Reader | None" = None, split: s
     if run.is_done(f"evaluate{elsewhere}", made_from, file, grid):
         say(f"{run.model} is measured already")
         return file
-    scenes = choose_scenes(recipe.edits, settings.num_scenes, split)
+    scenes = choose_scenes(recipe.edits, settings.num_scenes, split, settings.given)
     translator, teacher = Translator.load(run.model), open_teacher(recipe.teacher)
     num_edited = sum(scene.replace(**edit) != scene for edit in recipe.edits.values() for scene in scenes)
     num_no_op = len(recipe.edits) * min(settings.num_no_op_scenes, len(scenes))
@@ -98,6 +98,7 @@ def evaluate(recipe: Recipe, out: Path, reader: "Reader | None" = None, split: s
     figures = {
         "split": split,
         "num_scenes": settings.num_scenes,
+        "given": settings.given,
         "edits": [asdict(row) for row in rows],
         "means": [asdict(row) for row in means],
     }
@@ -128,11 +129,12 @@ def beside_zero_shot(recipe: Recipe, out: Path, num_scenes: int) -> str:
     from flows.study import run_study
     from inference.runtime import Translator
 
-    run, split = RunFolder.claim(recipe, out), recipe.evaluation.split
+    run, settings = RunFolder.claim(recipe, out), recipe.evaluation
     if not run.model.exists():
         raise RunError(f"{out} has no model file yet: `distillery export {out}` writes one")
-    choose_scenes(recipe.edits, 1, split)  # refuses what the world does not know
-    study = Distilled(Translator.load(run.model), run.fingerprint_of("export"), recipe.edits, split, num_scenes)
+    choose_scenes(recipe.edits, 1, settings.split, settings.given)  # refuses what the world does not know
+    measured = settings.model_copy(update={"num_scenes": num_scenes})
+    study = Distilled(Translator.load(run.model), run.fingerprint_of("export"), recipe.edits, measured)
     return run_study(study, open_teacher(recipe.teacher), out / "zero-shot")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.recipe import Recipe
-from flows.report import markdown_table
+from flows.report import markdown_table, scenes_of
 from flows.run_folder import RunFolder, slug, write_whole
 
 _USE = """## How to use it
@@ -66,8 +66,8 @@ def write_model_card(recipe: Recipe, out: Path, repo: str = "") -> Path:
     if run.evaluation.exists():
         evaluation = json.loads(run.evaluation.read_text())
         parts.append(
-            f"{evaluation['num_scenes']} unseen drawn scenes of the {evaluation['split']} split. They say what the "
-            f"method did to drawn scenes, and nothing about photographs.\n\n{markdown_table(evaluation)}\n"
+            f"{scenes_of(evaluation)}. They say what the method did to drawn scenes, and nothing about photographs."
+            f"\n\n{markdown_table(evaluation)}\n"
         )
     else:
         parts.append("None: drawn scenes cannot judge this teacher.\n")

@@ -18,6 +18,9 @@ from flows.run_folder import RunFolder, slug, write_whole
 from flows.settings import OperationSettings
 from synth.errors import RunError
 
+_MEASURED_ON = ("split", "num_scenes", "given")
+"""What must be the same where two models are compared."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -59,7 +62,7 @@ def promote(recipe: Recipe, out: Path) -> Verdict:
     entry: dict[str, Any] = {
         "model": os.path.relpath(run.model, pointer.parent),
         "made_from": run.fingerprint_of("export"),
-        "measured": None if figures is None else {key: figures[key] for key in ("split", "num_scenes", "means")},
+        "measured": None if figures is None else {key: figures[key] for key in (*_MEASURED_ON, "means")},
     }
     before = _read(pointer) if pointer.exists() else None
     if before == entry:
@@ -82,7 +85,7 @@ def _compare(before: dict[str, Any], now: dict[str, Any], tolerated: OperationSe
         return Verdict(True, f"It takes the place of {name}; neither could be measured, so look at the samples.")
     if old is None:
         return Verdict(True, f"It takes the place of {name}, which was never measured.")
-    if new is None or any(old[key] != new[key] for key in ("split", "num_scenes")):
+    if new is None or any(old.get(key) != new[key] for key in _MEASURED_ON):
         how = "was not measured" if new is None else f"was measured on {new['num_scenes']} scenes ({new['split']})"
         return Verdict(
             False,

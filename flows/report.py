@@ -37,6 +37,7 @@ _CURVES = {
 _LEGEND = (
     "PSNR in dB and SSIM, to the true counterfactual; inside and outside the silhouettes of the sofa, before and "
     "after, or of whatever the edit changes. Factor right: the strict reader finds all that the edit asks for. "
+    "Held-out: of the edited, those that show a combination which the teacher never saw. "
     "No-op: the scene already is what the edit asks for, and the input itself is the truth."
 )
 
@@ -67,6 +68,13 @@ def markdown_table(evaluation: Mapping[str, Any]) -> str:
     header, *rows = _cells(evaluation, short=False)
     rule = ["---"] * 3 + ["---:"] * (len(header) - 3)
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+
+
+def scenes_of(evaluation: Mapping[str, Any]) -> str:
+    """What was measured on, in words."""
+    given = ", ".join(f"{factor} {value}" for factor, value in evaluation["given"].items())
+    whose = f", given {given}" if given else ""
+    return f"{evaluation['num_scenes']} unseen drawn scenes of the {evaluation['split']} split{whose}"
 
 
 def write_report(recipe: Recipe, out: Path) -> Path:
@@ -115,7 +123,7 @@ def _numbers(run: RunFolder) -> str:
     evaluation = json.loads(run.evaluation.read_text())
     means = _html_table({**evaluation, "edits": []})
     return (
-        f"<p>{evaluation['num_scenes']} unseen drawn scenes, {evaluation['split']} split. {html.escape(_LEGEND)}</p>"
+        f"<p>{html.escape(scenes_of(evaluation))}. {html.escape(_LEGEND)}</p>"
         f"{means}<details><summary>each edit by itself</summary>{_html_table({**evaluation, 'means': []})}</details>"
     )
 
@@ -156,8 +164,8 @@ def _picture_for(recipe: Recipe, run: RunFolder, place: int) -> Image.Image:
         from distill.evaluate import choose_scenes
         from synth.miniature.world import render
 
-        edit = list(recipe.edits.values())[place]
-        scenes = choose_scenes(recipe.edits, recipe.evaluation.num_scenes, recipe.evaluation.split)
+        edit, settings = list(recipe.edits.values())[place], recipe.evaluation
+        scenes = choose_scenes(recipe.edits, settings.num_scenes, settings.split, settings.given)
         others = [scene for scene in scenes if scene.replace(**edit) != scene] or scenes
         return Image.fromarray(render(others[place % len(others)]).image)
     from synth.dataset import PaintedSet

@@ -172,6 +172,10 @@ def test_scenes_fit_the_edits_or_the_drawn_world_says_so() -> None:
     weather = choose_scenes({"snow": {"weather": "snowing"}}, 5, "test")
     assert all(scene.kind == "plant" and "weather" in scene.factors for scene in weather)
     assert choose_scenes(EDITS, 3, "test") == choose_scenes(EDITS, 5, "test")[:3]
+    clear = choose_scenes({"snow": {"weather": "snowing"}}, 5, "test", {"weather": "clear"})
+    assert clear == [scene.replace(weather="clear") for scene in weather] != weather
+    with pytest.raises(RecipeError, match=r"'evaluation.given': no weather is 'fine'"):
+        choose_scenes({"snow": {"weather": "snowing"}}, 5, "test", {"weather": "fine"})
     with pytest.raises(RecipeError, match="cannot judge edits of breed"):
         choose_scenes({"lion": {"breed": "lion"}}, 1, "test")
     with pytest.raises(RecipeError, match="cannot judge edits of character, color"):

@@ -30,7 +30,7 @@ def ended(recipe: Recipe, out: Path, right: float | None = 0.9, psnr: float = 25
                 ("student", "no-op", 1.0, psnr + 5),
             )
         ]
-        figures: dict[str, Any] = {"split": "test", "num_scenes": scenes, "edits": [], "means": rows}
+        figures: dict[str, Any] = {"split": "test", "num_scenes": scenes, "given": {}, "edits": [], "means": rows}
         run.evaluation.write_text(json.dumps(figures))
     run.report.write_text("a report")
     return out

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from distill.examples import drawn_examples
-from distill.settings import EditSettings
+from distill.settings import EditSettings, EvaluationSettings
 from distill.studies.distilled import STUDENT, ZERO_SHOT, Distilled
 from distill.studies.guidance_bias import OMEGAS, GuidanceBias
 from distill.studies.leakage import Leakage
@@ -186,7 +186,7 @@ def test_a_student_is_held_against_zero_shot_edits_of_the_same_pictures(
             assert (image == example.image).all()
         return np.stack([example.truth for example in examples[edit][: len(images)] if example.truth is not None])
 
-    study = Distilled(oracle, "a file", edits, "test", 2, EditSettings(iterations=2))
+    study = Distilled(oracle, "a file", edits, EvaluationSettings(num_scenes=2), EditSettings(iterations=2))
     finding = run_study(study, tiny_teacher, tmp_path)
     rows = pq.read_table(tmp_path / "rows.parquet").to_pylist()
     assert [(row["edit"], row["method"], row["scene"]) for row in rows] == [

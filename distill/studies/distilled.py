@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from distill.examples import Example, drawn_examples
-from distill.settings import EditSettings
+from distill.settings import EditSettings, EvaluationSettings
 from distill.studies.benchmark import CALLS_OF, paired_difference
 from distill.studies.study import Row, Study, Unit, from_png, scored, sheet, trajectory
 from synth.miniature.readers import FactorReader
@@ -38,9 +38,8 @@ class Distilled(Study):
     """Which file that is."""
     edits: Mapping[str, Mapping[str, str]]
     """Name -> the factors that it sets."""
-    split: str
-    num_scenes: int = 8
-    """Of each edit."""
+    scenes: EvaluationSettings
+    """Which, and how many of each edit."""
     settings: EditSettings = field(default_factory=EditSettings)
     """Of the zero-shot edits."""
     name = "distilled"
@@ -51,7 +50,7 @@ class Distilled(Study):
 
     def measure(self, teacher: Teacher, unit: Unit) -> list[Row]:
         edit, settings = unit["edit"], self.settings
-        examples = drawn_examples(self.edits[edit], self.num_scenes, self.split)
+        examples = drawn_examples(self.edits[edit], self.scenes.num_scenes, self.scenes.split, **self.scenes.given)
         inputs = np.stack([example.image for example in examples])
         self.translate(inputs[:1], edit)  # the first call of a file is no measure
         started = perf_counter()
@@ -65,7 +64,7 @@ class Distilled(Study):
             spent = {"calls": calls[method], "seconds": times[method] / len(examples)}
             rows += [
                 {
-                    **{"method": method, "split": self.split, "edit": edit, "scene": place},
+                    **{"method": method, "split": self.scenes.split, "edit": edit, "scene": place},
                     **spent,
                     **scored(picture, example, reader),
                     **_pictures(picture, example),
@@ -78,12 +77,12 @@ class Distilled(Study):
         lines = []
         for edit in self.edits:
             cells: list[tuple[Image.Image | None, str]] = []
-            for place in range(min(_SHOWN, self.num_scenes)):
+            for place in range(min(_SHOWN, self.scenes.num_scenes)):
                 of = {row["method"]: row for row in rows if (row["edit"], row["scene"]) == (edit, place)}
                 cells += [(from_png(of[STUDENT][f"{name}_png"]), "") for name in ("input", "truth")]
                 cells += [(from_png(row["png"]), f"{row['psnr_all']:.1f} dB") for row in of.values()]
             lines.append((edit, cells))
-        return sheet(["input", "truth", STUDENT, ZERO_SHOT] * min(_SHOWN, self.num_scenes), lines)
+        return sheet(["input", "truth", STUDENT, ZERO_SHOT] * min(_SHOWN, self.scenes.num_scenes), lines)
 
     def finding(self, rows: Sequence[Row]) -> str:
         said = []
@@ -95,7 +94,7 @@ class Distilled(Study):
         gains = []
         for key, unit in _FIGURES.items():
             if any(row.get(key) is not None for row in rows):  # weather has no outside
-                mean, low, high = paired_difference(rows, STUDENT, ZERO_SHOT, self.split, key)
+                mean, low, high = paired_difference(rows, STUDENT, ZERO_SHOT, self.scenes.split, key)
                 gains.append(f"{mean:+.2f} {unit} ({low:+.2f} to {high:+.2f})")
         return "\n".join([*said, f"{STUDENT} less {ZERO_SHOT}, with 95 % intervals: {', '.join(gains)}"])
 
