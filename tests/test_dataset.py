@@ -42,8 +42,8 @@ def scenes(**changes: Any) -> SceneSettings:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The shards and the tables of rejects."""
-    found = [path for part in ("data", "rejects") for path in (folder / part).glob("*") if (folder / part).exists()]
+    """The shards and the tables of rejects that are whole: what a painter is about to write has another ending."""
+    found = [path for part in ("data", "rejects") for path in (folder / part).glob("*.parquet")]
     return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in sorted(found)}
 
 
