@@ -1,24 +1,30 @@
 """What a run's model files are worth beside PyTorch's own call, on the counterfactual benchmark, by the same code.
 
     distillery export runs/demo --format onnx,torchscript,pt2 --precision float32,float16,int8
-    python benchmarks/fidelity.py runs/demo [--num-scenes 25] [--split test]
+    python benchmarks/fidelity.py runs/demo [--num-scenes 25] [--split test] [--sheet sheet.png --edit purple-velvet]
 
-    PyTorch    the networks as they are, with the output that all files have: image + decode(z + delta) - decode(z)
+    PyTorch    the networks as they are, with the output that all files have (`distill.composition`)
     plain      the same, but decode(z + delta) alone, as an autoencoder is used elsewhere
+    difference the same, but image + decode(z + delta) - decode(z), which ghosts inside large edits
     model.*    each file that the run has
 
 Means over edits and scenes; in brackets the difference to PyTorch in per cent of its value.
+With --sheet a picture to look at: some inputs, and what plain, difference and PyTorch make of them.
 """
 
 import argparse
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from distill.evaluate import Images, Translate, average, choose_scenes, evaluate_edits
+from distill.examples import SIZE
 from distill.translator import load_translator
 from flows.run_folder import RunFolder
 from flows.synthesize import open_teacher
@@ -26,9 +32,11 @@ from inference.export import ExportModule
 from inference.formats import open_file
 from inference.settings import ExportSettings
 from synth.miniature.readers import FactorReader
+from synth.miniature.world import WorldScene, render
 from synth.pixels import to_float, to_uint8
 
 _SHOWN = ("psnr_all", "psnr_inside", "psnr_outside_to_input", "ssim_all", "ssim_inside", "sharpness_inside", "right")
+_ON_SHEET = 8
 _EVERY_KIND = ExportSettings(
     formats=("onnx", "torchscript", "pt2"), precisions=("float32", "float16", "int8")
 ).kinds()
@@ -40,6 +48,8 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--num-scenes", type=int, default=25)
     parser.add_argument("--split", default="test", choices=("development", "test", "shifted"))
+    parser.add_argument("--sheet", type=Path, help="a PNG to write")
+    parser.add_argument("--edit", help="shown on the sheet; the first unless said")
     args = parser.parse_args()
 
     run = RunFolder(args.run)
@@ -47,12 +57,21 @@ def main() -> None:
     teacher, student = open_teacher(recipe.teacher), load_translator(run.student)
     names = list(student.edits)
     module = ExportModule(teacher.vae, student)
-    ways = {"PyTorch": _pytorch(module, names), "plain": _plain(module, names)}
+    ways = {
+        "PyTorch": _pytorch(module, names),
+        "plain": _decoded(module, names, lambda x, edited, plain: edited),
+        "difference": _decoded(module, names, lambda x, edited, plain: x + edited - plain),
+    }
     for kind in _EVERY_KIND:
         if (path := run.path / kind.file_name).exists():
             ways[path.name] = _file(path, kind.format, names)
 
-    scenes, reader = choose_scenes(recipe.edits, args.num_scenes, args.split), FactorReader.load()
+    scenes, reader = (
+        choose_scenes(recipe.edits, args.num_scenes, args.split, recipe.evaluation.given),
+        FactorReader.load(),
+    )
+    if args.sheet is not None:
+        _sheet(ways, scenes[:_ON_SHEET], args.edit or names[0]).save(args.sheet)
     print(f"{'':24} {' '.join(f'{figure:>21}' for figure in _SHOWN)}")
     first: dict[str, float] = {}
     for name, way in tqdm(ways.items(), leave=False):
@@ -63,7 +82,13 @@ def main() -> None:
         tqdm.write(f"{name:24} {' '.join(f'{cell:>21}' for cell in cells)}")
 
 
-def _inputs(images: Images, edit: str, names: list[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _sheet(ways: dict[str, Translate], scenes: Sequence[WorldScene], edit: str) -> Image.Image:
+    inputs = np.stack([render(scene, SIZE).image for scene in scenes])
+    rows = [inputs, *(ways[name](inputs, edit) for name in ("plain", "difference", "PyTorch"))]
+    return Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
+
+
+def _inputs(images: Images, edit: str, names: list[str]) -> tuple[Tensor, Tensor, Tensor]:
     count = len(images)
     return to_float(torch.from_numpy(images)), torch.full((count,), names.index(edit)), torch.ones(count)
 
@@ -72,12 +97,20 @@ def _pytorch(module: ExportModule, names: list[str]) -> Translate:
     return torch.no_grad()(lambda images, edit: to_uint8(module(*_inputs(images, edit, names))))
 
 
-def _plain(module: ExportModule, names: list[str]) -> Translate:
+def _decoded(
+    module: ExportModule, names: list[str], compose: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> Translate:
+    """The edited and the plain decode, put together in another way than the files do."""
+
     @torch.no_grad()
     def translate(images: Images, edit: str) -> Images:
         x, number, _ = _inputs(images, edit, names)
         z = (module.vae.encode(x).latent_dist.mode() - module.shift) * module.scale  # (N, C, h, w)
-        return to_uint8(module.vae.decode((z + module.student(z, number)) / module.scale + module.shift).sample)
+        edited, plain = (
+            module.vae.decode(latents / module.scale + module.shift).sample
+            for latents in (z + module.student(z, number), z)
+        )
+        return to_uint8(compose(x, edited, plain))
 
     return translate
 

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from distill.composition import change_of_pixels
 from distill.scores import dds, sds
 from distill.settings import EditSettings
 from synth.errors import EditError
@@ -197,7 +198,7 @@ def draw(settings: EditSettings, iteration: int, like: Tensor) -> tuple[Tensor, 
 def compose(
     teacher: Teacher, images: Sequence[Image.Image], x: Tensor, z_hat: Tensor, z: Tensor
 ) -> list[Image.Image]:
-    """The originals with the change laid onto them: image + decode(z) - decode(z_hat), the difference enlarged.
+    """The originals with the change laid onto them (see `composition`), enlarged to their size.
 
     Args:
         teacher: whose VAE decodes.
@@ -206,12 +207,13 @@ def compose(
         z_hat: float (N, C, h, w).
         z: float (N, C, h, w).
     """
-    difference = (teacher.decode(z) - teacher.decode(z_hat)).float()  # (N, 3, H, W)
+    edited, plain = teacher.decode(z).float(), teacher.decode(z_hat).float()  # (N, 3, H, W)
+    change = change_of_pixels(x.to(edited), edited, plain)  # (N, 3, H, W)
     width, height = images[0].size
     if (height, width) != tuple(x.shape[2:]):
-        difference = torch.nn.functional.interpolate(difference, (height, width), mode="bicubic", antialias=True)
+        change = torch.nn.functional.interpolate(change, (height, width), mode="bicubic", antialias=True)
         x = to_float(torch.from_numpy(np.stack([np.asarray(picture.convert("RGB")) for picture in images])))
-    return [Image.fromarray(pixels) for pixels in to_uint8(x.to(difference.device) + difference)]
+    return [Image.fromarray(pixels) for pixels in to_uint8(x.to(change.device) + change)]
 
 
 def _gradient(

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from distill.compact import CompactUNet
+from distill.composition import change_of_pixels
 from distill.settings import TrainingSettings
 from synth.errors import TeacherError, TrainingError
 from synth.pixels import to_float, to_uint8
@@ -250,7 +251,7 @@ def load_translator(folder: Path) -> LatentTranslator:
 def translated(
     teacher: Teacher, student: LatentTranslator, images: NDArray[np.uint8], edit: int
 ) -> NDArray[np.uint8]:
-    """Pictures as a student makes them by one edit: image + decode(z_hat + delta) - decode(z_hat).
+    """Pictures as a student makes them by one edit: decode(z_hat + delta), as `composition` lays it onto them.
 
     Args:
         teacher: whose VAE.
@@ -265,7 +266,8 @@ def translated(
     with torch.no_grad():
         z_hat = teacher.encode(x).float()  # (N, C, h, w)
         delta = student(z_hat, torch.full((len(x),), edit, device=teacher.device))
-        return to_uint8(x + (teacher.decode(z_hat + delta).float() - teacher.decode(z_hat).float()))
+        edited, plain = teacher.decode(z_hat + delta).float(), teacher.decode(z_hat).float()  # (N, 3, H, W)
+        return to_uint8(x + change_of_pixels(x, edited, plain))
 
 
 def _require_plain_unet(teacher: Teacher) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from distill.composition import change_of_pixels
 from distill.translator import LatentTranslator
 from inference import parity, precision
 from inference.formats import EXTRA_FILE, open_file, publish, set_properties
@@ -29,7 +30,7 @@ TRACE_LATENTS = (17, 25)  # odd, and odd again when halved and rounded up: see `
 
 
 class ExportModule(nn.Module):
-    """The whole of a model file: image to latent, student, and back as a difference of pixels.
+    """The whole of a model file: image to latent, student, and back as a change of pixels.
 
     vae: a diffusers AutoencoderKL or AutoencoderTiny.
     student: forward(latents (N,C,h,w), edit int64 (N,)) -> delta (N,C,h,w).
@@ -61,9 +62,10 @@ class ExportModule(nn.Module):
         amount = strength[:, None, None, None]  # (N, 1, 1, 1)
         both = torch.cat([z, z + amount.to(self.dtype) * delta])  # (2N, C, h, w)
         decoded = self.vae.decode(both / self.scale + self.shift).sample  # (2N, 3, H, W)
-        difference = decoded[image.shape[0] :] - decoded[: image.shape[0]]  # (N, 3, H, W)
-        # The difference first: (image + edited) - plain would round away the image's last bits.
-        translated = (image + difference.float()).clamp(-1.0, 1.0)
+        plain, edited = decoded[: image.shape[0]], decoded[image.shape[0] :]  # (N, 3, H, W) each
+        # The change first: (image + edited) - base would round away the image's last bits.
+        change = change_of_pixels(image.to(self.dtype), edited, plain)  # (N, 3, H, W)
+        translated = (image + change.float()).clamp(-1.0, 1.0)
         # By contract, not by luck: a matrix product may round the rows of a batch apart.
         return torch.where(amount == 0, image, translated)
 

@@ -25,7 +25,7 @@ _FLOAT32_OPS = ["GroupNormalization", "InstanceNormalization", "LayerNormalizati
 
 
 def to_float16(source: Path, target: Path, external_data: bool) -> None:
-    """Convert the ONNX file `source`. The last steps, image + difference, stay in float32: the image's own bits
+    """Convert the ONNX file `source`. The last steps, image + change, stay in float32: the image's own bits
     must come through.
     """
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
@@ -107,7 +107,7 @@ class _Feeds:
 
 
 def _last_steps(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes after the difference of the two decodes, which is the last subtraction."""
+    """Names of the nodes after the change of pixels, which the last subtraction makes."""
     makers = {output: node for node in model.graph.node for output in node.output}
     waiting, names = ["translated"], []
     while waiting:

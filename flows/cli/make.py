@@ -46,20 +46,25 @@ def _runner_options(verb: _Verb) -> _Verb:
 @click.option(
     "--pilot", is_flag=True, help="A few hundred images and steps first, in OUT-pilot; OUT goes on with them."
 )
+@click.option("--data", help="Where the painted set is or goes, a folder or a URL, if not in the run folder.")
 @recipe_options
 @_runner_options
 @click.option("--out", type=FOLDER, required=True, help="Run folder; a killed run in it goes on.")
-def run(recipe: str, out: Path, overrides: tuple[str, ...], pilot: bool, **short: Any) -> None:
+def run(recipe: str, out: Path, overrides: tuple[str, ...], pilot: bool, data: str | None, **short: Any) -> None:
     """Paint, distil, export and measure: RECIPE in, model file out.
 
-    RECIPE is `sofas`, `demo` or a TOML file. What an earlier, killed run left in --out is kept.
+    RECIPE is `sofas`, `demo` or a TOML file. What an earlier, killed run left in --out is kept. A set that was
+    painted for the recipe by `synthesize` is taken as it is, and grows if it is too small: name it by --data.
 
     \b
     distillery run sofas --teacher miniature --num-images 5000 --out runs/sofas
     distillery run sofas --set training.steps=200 --set training.seed=1 --out runs/other
+    distillery run sofas --data sets/sofas --out runs/sofas
     distillery run mine.toml --pilot --out runs/mine
     """
     resolved = resolve(recipe, overrides, **short)
+    if pilot and data is not None:
+        raise click.UsageError("--pilot paints a small set of its own: leave --data out, or --pilot")
     prepare()
     from flows.pipeline import pipeline
     from flows.run_folder import RunFolder
@@ -75,7 +80,7 @@ def run(recipe: str, out: Path, overrides: tuple[str, ...], pilot: bool, **short
             f"then   the same command without --pilot: it goes on from {small.to_paint().count} painted images"
         )
         return
-    pipeline(resolved, out)
+    pipeline(resolved, out, data)
     tell_results(out)
 
 
