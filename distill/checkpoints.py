@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -33,19 +34,35 @@ def save(
     depends_on: Mapping[str, Any],
     keep: int,
 ) -> Path:
-    """Write `checkpoints/step_<step>` beside, flush it, rename it; then drop all but the last `keep`."""
+    """Write `checkpoints/step_<step>` beside, flush it, rename it; then drop all but the last `keep`.
+
+    Raises:
+        TrainingError: if it cannot be written, as on a full disk; the checkpoints before it stay as they are.
+    """
     root = run_dir / "checkpoints"
     for leftover in root.glob(".*.part"):  # of a run that was killed here
         shutil.rmtree(leftover)
     folder, part = root / f"step_{step:06d}", root / f".step_{step:06d}.part"
     part.mkdir(parents=True)
-    student.save_pretrained(part / "student")
-    if averaged is not None:
-        averaged.save_pretrained(part / "averaged")
-    save_file(_moments(student, optimizer), part / "adam.safetensors")
-    (part / "state.json").write_text(json.dumps({"step": step, "depends_on": depends_on}, indent=2) + "\n")
-    for path in [*part.rglob("*"), part]:
-        _flush(path)
+    try:
+        student.save_pretrained(part / "student")
+        if averaged is not None:
+            averaged.save_pretrained(part / "averaged")
+        save_file(_moments(student, optimizer), part / "adam.safetensors")
+        (part / "state.json").write_text(json.dumps({"step": step, "depends_on": depends_on}, indent=2) + "\n")
+        for path in [*part.rglob("*"), part]:
+            _flush(path)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        before = latest(run_dir)
+        raise TrainingError(
+            f"the checkpoint of step {step} cannot be written to {root}: {error}; "
+            + (
+                f"{before.name} is whole: mend that and call the same command again"
+                if before
+                else "there is none yet"
+            )
+        ) from error
     if folder.exists():
         _remove(folder)
     os.rename(part, folder)

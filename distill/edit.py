@@ -11,7 +11,7 @@ eta = learning_rate * STEP with STEP = 0.1 * 2000 / 64^2 / 2.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -41,8 +41,12 @@ class Progress:
     """From 1 on."""
     latents: Tensor
     """z, float32 (N, C, h, w)."""
+    source_latents: Tensor
+    """z_hat, float32 (N, C, h, w)."""
     update_norm: Tensor
     """float32 (N,): the Euclidean norm of this iteration's change of z."""
+    pictures: Callable[[], list[Image.Image]]
+    """The pictures as they are now, composed when it is called; none where latents alone are optimised."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,13 @@ def edit(
     x = working_pixels(teacher, images)
     z_hat = teacher.encode(x).float()  # (N, C, h, w)
     y, y_hat = teacher.encode_prompt(prompts), teacher.encode_prompt(sources)
-    z = optimize(teacher, z_hat, y, y_hat, settings, callback_on_step_end)
+
+    def watch(progress: Progress) -> None:
+        if callback_on_step_end is not None:
+            latents = progress.latents
+            callback_on_step_end(replace(progress, pictures=lambda: compose(teacher, images, x, z_hat, latents)))
+
+    z = optimize(teacher, z_hat, y, y_hat, settings, watch)
     if output_type == "latent":
         return Edited(z, z, z_hat)
     pictures: Any = compose(teacher, images, x, z_hat, z)
@@ -128,12 +138,22 @@ def completed(settings: EditSettings, teacher: Teacher) -> EditSettings:
 
 def working_pixels(teacher: Teacher, images: Sequence[Image.Image]) -> Tensor:
     """Pictures of one size as float (N, 3, H, W) in [-1, 1], near the teacher's own area and shaped as they are; H
-    and W are multiples of the VAE's factor."""
-    factor = teacher.vae_scale_factor
+    and W are multiples of what it can take."""
+    factor = teacher.size_multiple
     scale = teacher.defaults.image_size / (images[0].width * images[0].height) ** 0.5
     width, height = (max(factor, round(side * scale / factor) * factor) for side in images[0].size)
     small = [picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS) for picture in images]
     return to_float(torch.from_numpy(np.stack([np.asarray(picture) for picture in small])))
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse a picture that no edit is meant for.
+
+    Raises:
+        EditError: above 64 million pixels, or if one side is more than eight times the other.
+    """
+    if width * height > _MOST_PIXELS or max(width, height) > 8 * min(width, height):
+        raise EditError(f"a picture of {width} x {height} cannot be edited: too large, or too long and narrow")
 
 
 def optimize(
@@ -155,7 +175,7 @@ def optimize(
         callback_on_step_end: called after each iteration.
 
     Returns:
-        z, float32 (N, C, h, w). Sample i's draws follow from (seed, iteration, i) alone.
+        z, float32 (N, C, h, w). The draws follow from (seed, iteration) alone, see `draw`.
 
     Raises:
         EditError: when the score is no longer a number.
@@ -181,18 +201,19 @@ def optimize(
         optimizer.step()
         if callback_on_step_end is not None:
             update_norm = (z.detach() - before).flatten(1).norm(dim=1)
-            callback_on_step_end(Progress(iteration + 1, z.detach(), update_norm))
+            callback_on_step_end(Progress(iteration + 1, z.detach(), z_hat, update_norm, list))
     return z.detach()
 
 
 def draw(settings: EditSettings, iteration: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """t, int64 (N,), and eps, shaped as `like`, of one iteration: drawn on the CPU, the same everywhere."""
-    times, noises = [], []
-    for sample in range(len(like)):
-        generator = torch.Generator().manual_seed(derive_seed(settings.seed, "edit", iteration, sample))
-        times.append(torch.randint(settings.min_timestep, settings.max_timestep + 1, (), generator=generator))
-        noises.append(torch.randn(like.shape[1:], generator=generator))
-    return torch.stack(times).to(like.device), torch.stack(noises).to(like)
+    """t, int64 (N,), and eps, shaped as `like`, of one iteration: drawn on the CPU, the same everywhere.
+
+    All samples get the same, so that a picture's edit does not depend on which others it is edited with.
+    """
+    generator = torch.Generator().manual_seed(derive_seed(settings.seed, "edit", iteration))
+    t = torch.randint(settings.min_timestep, settings.max_timestep + 1, (1,), generator=generator)
+    eps = torch.randn((1, *like.shape[1:]), generator=generator)
+    return t.expand(len(like)).to(like.device), eps.expand_as(like).to(like)
 
 
 def compose(
@@ -249,6 +270,4 @@ def _check(images: Sequence[Image.Image], prompts: Sequence[str]) -> None:
     sizes = sorted({picture.size for picture in images})
     if len(sizes) > 1:
         raise EditError(f"the pictures are of several sizes ({sizes[0]} and {sizes[1]}): edit those of one together")
-    width, height = sizes[0]
-    if width * height > _MOST_PIXELS or max(width, height) > 8 * min(width, height):
-        raise EditError(f"a picture of {width} x {height} cannot be edited: too large, or too long and narrow")
+    check_size(*sizes[0])

@@ -37,22 +37,23 @@ def edit_files(
     `NAME_series.gif`, from the input to the result.
 
     Raises:
-        EditError: for a file that is no picture, before anything is edited.
+        EditError: for a file that is no picture, or one of an absurd size, before anything is edited.
         TeacherError: if the teacher cannot score, or cannot read a prompt to its end.
     """
     from distill.edit import edit
-    from synth.pixels import png_bytes
+    from synth.pixels import open_picture, png_bytes
 
-    pictures = _open(paths)
+    batches = _batches(find_pictures(paths))
     teacher.check_prompts([prompt, source_prompt])
     written = []
-    with tqdm(total=len(pictures) * settings.iterations, desc="editing", unit="iteration") as bar:
-        for batch in _batches(pictures):
+    num_pictures = sum(len(batch) for batch in batches)
+    with tqdm(total=num_pictures * settings.iterations, desc="editing", unit="iteration") as bar:
+        for batch in batches:
             frames: list[list[Image.Image]] = []
-            images = [picture for _, picture in batch]
-            watch = _watch(teacher, images, settings, out, frames, bar)
+            images = [open_picture(path) for path in batch]
+            watch = _watch(images, settings, out, frames, bar)
             edited = edit(teacher, images, prompt, source_prompt, settings, watch)
-            for place, (path, _) in enumerate(batch):
+            for place, path in enumerate(batch):
                 write_whole(out / f"{path.stem}_edited.png", png_bytes(edited.images[place]))
                 written.append(out / f"{path.stem}_edited.png")
                 if series:
@@ -62,7 +63,6 @@ def edit_files(
 
 
 def _watch(
-    teacher: "Teacher",
     images: "list[Image.Image]",
     settings: EditSettings,
     out: Path,
@@ -74,18 +74,15 @@ def _watch(
     import torch
     from PIL import Image
 
-    from distill.edit import compose, working_pixels
     from synth.pixels import png_bytes
 
-    x = working_pixels(teacher, images)
-    z_hat = teacher.encode(x).float()
     every = max(1, settings.iterations // _FRAMES)
 
     def watch(progress: "Progress") -> None:
         bar.set_postfix(update=f"{float(torch.mean(progress.update_norm)):.3f}")
         bar.update(len(images))
         if progress.iteration % every == 0:
-            frames.append(compose(teacher, images, x, z_hat, progress.latents))
+            frames.append(progress.pictures())
             shown = [np.asarray(picture.convert("RGB")) for picture in (*images, *frames[-1])]
             rows = [np.concatenate(shown[: len(images)], axis=1), np.concatenate(shown[len(images) :], axis=1)]
             write_whole(out / "preview.png", png_bytes(Image.fromarray(np.concatenate(rows))))
@@ -110,28 +107,27 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def _open(paths: Sequence[Path]) -> "list[tuple[Path, Image.Image]]":
-    from PIL import Image, ImageOps
+def _batches(files: Sequence[Path]) -> list[list[Path]]:
+    """Pictures of one size together, a few at a time.
 
-    files = find_pictures(paths)
-    pictures = []
+    Raises:
+        EditError: for what cannot be edited: it is told before hours go into the others.
+    """
+    from distill.edit import check_size
+    from synth.pixels import open_picture
+
+    by_size: dict[tuple[int, int], list[Path]] = {}
+    stems: set[str] = set()
     for file in files:
+        size = open_picture(file).size
         try:
-            pictures.append((file, ImageOps.exif_transpose(Image.open(file)).convert("RGB")))
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise EditError(f"{file} cannot be read as a picture: {error}") from None
-    names = [file.stem for file, _ in pictures]
-    for name in names:
-        if names.count(name) > 1:
-            raise EditError(f"two of the pictures are called {name}: edit them into two folders")
-    return pictures
-
-
-def _batches(pictures: "list[tuple[Path, Image.Image]]") -> "list[list[tuple[Path, Image.Image]]]":
-    """Pictures of one size together, a few at a time."""
-    by_size: dict[tuple[int, int], list[tuple[Path, Image.Image]]] = {}
-    for path, picture in pictures:
-        by_size.setdefault(picture.size, []).append((path, picture))
+            check_size(*size)
+        except EditError as error:
+            raise EditError(f"{file}: {error}") from None
+        if file.stem in stems:
+            raise EditError(f"two of the pictures are called {file.stem}: edit them into two folders")
+        stems.add(file.stem)
+        by_size.setdefault(size, []).append(file)
     return [group[start : start + _BATCH] for group in by_size.values() for start in range(0, len(group), _BATCH)]
 
 

@@ -128,6 +128,6 @@ def _square(path: Path) -> "NDArray[np.uint8]":
     import numpy as np
     from PIL import Image, ImageOps
 
-    with Image.open(path) as image:
-        whole = ImageOps.exif_transpose(image).convert("RGB")
-    return np.asarray(ImageOps.fit(whole, (_SIDE, _SIDE), Image.Resampling.LANCZOS))
+    from synth.pixels import open_picture
+
+    return np.asarray(ImageOps.fit(open_picture(path), (_SIDE, _SIDE), Image.Resampling.LANCZOS))

@@ -6,8 +6,23 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
+
+from synth.errors import EditError
+
+
+def open_picture(path: Path) -> Image.Image:
+    """A person's file as RGB, turned upright.
+
+    Raises:
+        EditError: if it cannot be read as a picture.
+    """
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise EditError(f"{path} cannot be read as a picture: {error}") from None
 
 
 def to_float(images: Tensor) -> Tensor:

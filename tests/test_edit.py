@@ -53,9 +53,9 @@ def test_an_iteration_is_the_published_one(tiny_teacher: Teacher) -> None:
 
 def test_it_repeats_for_a_seed_and_does_not_depend_on_company(tiny_teacher: Teacher) -> None:
     alone = edit(tiny_teacher, picture(), "a red sofa", settings=SHORT).latents
-    pair = edit(tiny_teacher, [picture(), picture(seed=5)], "a red sofa", settings=SHORT).latents
-    torch.testing.assert_close(pair[:1], alone, atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(pair[1:], alone)
+    others = edit(tiny_teacher, [picture(seed=5), picture(), picture(seed=6)], "a red sofa", settings=SHORT).latents
+    torch.testing.assert_close(others[1:2], alone, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(others[:1], alone) and not torch.allclose(others[2:], alone)
     other = edit(tiny_teacher, picture(), "a red sofa", settings=SHORT.model_copy(update={"seed": 1})).latents
     assert not torch.allclose(other, alone, atol=1e-4)
 
@@ -94,6 +94,12 @@ def test_a_picture_of_any_size_comes_back_as_large(tiny_teacher: Teacher) -> Non
         assert edited.latents.shape[2] * edited.latents.shape[3] == pytest.approx(64, rel=0.25)
 
 
+def test_a_teacher_that_takes_coarser_sizes_gets_them(tiny_3_teacher: Teacher) -> None:
+    assert tiny_3_teacher.size_multiple > tiny_3_teacher.vae_scale_factor
+    edited = edit(tiny_3_teacher, picture(72, 120), "a red sofa", settings=SHORT)
+    assert edited.images[0].size == (72, 120)
+
+
 def test_the_baselines_go_other_ways(tiny_teacher: Teacher) -> None:
     results = {
         name: edit(tiny_teacher, picture(), "a red sofa", "a grey sofa", EditSettings(iterations=8, **changes))
@@ -113,6 +119,7 @@ def test_what_cannot_be_edited_is_refused(tiny_teacher: Teacher, monkeypatch: py
         (picture(), " ", "the prompt is empty"),
         ([picture(), picture(72)], "a", "several sizes"),
         (picture(2000, 20), "a", "too large, or too long and narrow"),
+        (Image.new("L", (8001, 8000)), "a", "8001 x 8000 cannot be edited: too large"),
         ([picture(), picture()], ["a"], "2 pictures and 1 prompts"),
     ):
         with pytest.raises(EditError, match=message):
@@ -147,5 +154,11 @@ def test_the_command_edits_files_and_shows_the_way(tiny_sd_folder: Path, tmp_pat
     with Image.open(tmp_path / "out" / "2_series.gif") as gif:
         assert gif.size == (80, 48) and gif.n_frames >= 2
     (tmp_path / "notes.txt").write_text("no picture")
-    refused = CliRunner().invoke(main, ["edit", str(tmp_path / "notes.txt"), *options, "--out", str(tmp_path / "no")])
-    assert refused.exit_code == 2 and "cannot be read as a picture" in refused.stderr
+    picture(900, 20).save(tmp_path / "rooms" / "3.png")  # told before any of the others is edited
+    for name, said in (
+        ("notes.txt", "cannot be read as a picture"),
+        ("rooms", "3.png: a picture of 900 x 20 cannot"),
+    ):
+        refused = CliRunner().invoke(main, ["edit", str(tmp_path / name), *options, "--out", str(tmp_path / "no")])
+        assert refused.exit_code == 2 and said in refused.stderr
+        assert not list((tmp_path / "no").iterdir())

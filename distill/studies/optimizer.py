@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
-from distill.edit import Progress, compose, edit, working_pixels
+from distill.edit import Progress, edit
 from distill.examples import Example, drawn_examples
 from distill.settings import EditSettings
 from distill.studies.study import Row, Study, Unit, from_png, heat, sheet
@@ -39,16 +40,16 @@ class Optimizer(Study):
         )
         examples = drawn_examples(EDIT, self.num_scenes, "development")
         images = [example.picture for example in examples]
-        x = working_pixels(teacher, images)
-        z_hat = teacher.encode(x).float()  # (N, C, h, w)
-        last, rows = z_hat.clone(), []
+        last: Tensor | None = None
+        rows: list[Row] = []
 
         def watch(progress: Progress) -> None:
             nonlocal last
             if progress.iteration in self.at:
-                update = (progress.latents - last).norm(dim=1)  # (N, h, w)
-                moved = (progress.latents - z_hat).norm(dim=1)
-                pictures = compose(teacher, images, x, z_hat, progress.latents)
+                before = progress.source_latents if last is None else last
+                update = (progress.latents - before).norm(dim=1)  # (N, h, w)
+                moved = (progress.latents - progress.source_latents).norm(dim=1)
+                pictures = progress.pictures()
                 for place, example in enumerate(examples):
                     rows.append(
                         {

@@ -10,7 +10,7 @@ from PIL import Image
 from distill.examples import photographs
 from distill.settings import EditSettings
 from distill.studies.study import Row, Study, Unit, from_png, sheet, trajectory
-from synth.pixels import png_bytes
+from synth.pixels import open_picture, png_bytes
 from synth.teacher import Teacher
 
 
@@ -32,8 +32,7 @@ class RealImages(Study):
         return [{"path": str(path), "source": source} for path in self.paths for source in sources]
 
     def measure(self, teacher: Teacher, unit: Unit) -> list[Row]:
-        with Image.open(unit["path"]) as opened:
-            (example,) = photographs([opened], unit["source"], self.prompt)
+        (example,) = photographs([open_picture(Path(unit["path"]))], unit["source"], self.prompt)
         settings = self.settings.model_copy(update={"iterations": max(self.at)})
         seen = {0: [example.image], **trajectory(teacher, [example], settings, self.at)}
         return [

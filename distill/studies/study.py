@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from distill.edit import Progress, compose, edit, working_pixels
+from distill.edit import Progress, edit
 from distill.evaluate import Reader, measure
 from distill.examples import Example
 from distill.settings import EditSettings
@@ -53,14 +53,11 @@ def trajectory(
     """Iteration -> the edited pictures as they were then, read off one optimisation."""
     wanted = set(at)
     images = [example.picture for example in examples]
-    x = working_pixels(teacher, images)
-    z_hat = teacher.encode(x).float()
     seen: dict[int, list[NDArray[np.uint8]]] = {}
 
     def watch(progress: Progress) -> None:
         if progress.iteration in wanted:
-            pictures = compose(teacher, images, x, z_hat, progress.latents)
-            seen[progress.iteration] = [np.asarray(picture) for picture in pictures]
+            seen[progress.iteration] = [np.asarray(picture) for picture in progress.pictures()]
 
     prompts, sources = [e.prompt for e in examples], [e.source_prompt for e in examples]
     edit(teacher, images, prompts, sources, settings, watch)

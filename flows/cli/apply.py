@@ -4,13 +4,16 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from flows.cli.options import FOLDER, teacher_options
 from flows.process import prepare
 
-FOLDER = click.Path(file_okay=False, path_type=Path)
+if TYPE_CHECKING:
+    from synth.settings import TeacherSettings
+
 _provider_option = click.option(
     "--provider",
     type=click.Choice(["cuda", "coreml", "directml", "cpu"]),
@@ -29,20 +32,21 @@ _provider_option = click.option(
 )
 @click.option("--preset", type=click.Choice(["teacher", "paper"]), default="teacher", help="Whose settings to take.")
 @click.option("--learning-rate", type=float, help="Over the preset's; 2 is the published one.")
+@click.option("--lambda-id", type=click.FloatRange(0), help="Of regularized-sds: the weight of its L2 term.")
 @click.option(
     "--guidance-scale", type=click.FloatRange(1), help="omega, over the preset's; 7.5 is the published one."
 )
 @click.option("--seed", default=0, show_default=True, help="Of the noise.")
 @click.option("--series", is_flag=True, help="Also a GIF from the input to the result.")
-@click.option("--teacher", default="miniature", show_default=True, help="miniature, a folder or a Hub id.")
 @click.option("--out", type=FOLDER, default=Path("edited"), show_default=True, help="Folder for the results.")
+@teacher_options
 def edit(
     images: tuple[Path, ...],
     prompt: str,
     source: str,
     preset: str,
     series: bool,
-    teacher: str,
+    teacher: "TeacherSettings",
     out: Path,
     **settings: Any,
 ) -> None:
@@ -55,7 +59,6 @@ def edit(
     from pydantic import ValidationError
 
     from distill.settings import PUBLISHED_EDIT, EditSettings
-    from synth.settings import TeacherSettings
 
     try:
         given = {key: value for key, value in settings.items() if value is not None}
@@ -68,7 +71,7 @@ def edit(
     from flows.synthesize import open_teacher
 
     out.mkdir(parents=True, exist_ok=True)
-    for path in edit_files(open_teacher(TeacherSettings(id=teacher)), images, prompt, source, chosen, out, series):
+    for path in edit_files(open_teacher(teacher), images, prompt, source, chosen, out, series):
         click.echo(path)
 
 

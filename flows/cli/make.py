@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 import click
 
+from flows.cli.options import FOLDER
 from flows.process import prepare
 from synth.errors import TrainingError
 
-FOLDER = click.Path(file_okay=False, path_type=Path)
 _Verb = TypeVar("_Verb", bound=Callable[..., Any])
 _SHORT = {
     "teacher": "teacher.id",

@@ -2,18 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.cli.make import FOLDER, recipe_of, tell_results
+from flows.cli.make import recipe_of, tell_results
+from flows.cli.options import FOLDER, teacher_options
 from flows.process import prepare
 
-_STUDIES = ["steps", "optimizer", "regularized-sds", "guidance-bias", "leakage", "real-images", "sweep", "translator"]
-_teacher_option = click.option(
-    "--teacher", default="miniature", show_default=True, help="miniature, a folder or a Hub id."
-)
+if TYPE_CHECKING:
+    from synth.settings import TeacherSettings
 
+_STUDIES = ["steps", "optimizer", "regularized-sds", "guidance-bias", "leakage", "real-images", "sweep", "translator"]
 _out_option = click.option("--out", type=FOLDER, required=True, help="Folder; what was killed in it goes on.")
 
 
@@ -26,8 +26,8 @@ _out_option = click.option("--out", type=FOLDER, required=True, help="Folder; wh
 @click.option("--learning-rate", type=float, help="The teacher's own unless said; 2 is the published one.")
 @click.option("--num-scenes", type=click.IntRange(1), help="Drawn scenes an edit.")
 @click.option("--steps", "num_steps", type=click.IntRange(1), help="For translator: of each of its trainings.")
-@_teacher_option
 @_out_option
+@teacher_options
 def study(
     name: str,
     images: tuple[Path, ...],
@@ -35,7 +35,7 @@ def study(
     source: str,
     num_scenes: int | None,
     num_steps: int | None,
-    teacher: str,
+    teacher: "TeacherSettings",
     out: Path,
     **settings: Any,
 ) -> None:
@@ -52,10 +52,9 @@ def study(
     from distill.settings import EditSettings
     from flows.study import make_study, run_study
     from flows.synthesize import open_teacher
-    from synth.settings import TeacherSettings
 
     chosen = make_study(name, EditSettings(**settings), num_scenes, images, prompt, source, out, num_steps)
-    click.echo(run_study(chosen, open_teacher(TeacherSettings(id=teacher)), out))
+    click.echo(run_study(chosen, open_teacher(teacher), out))
     _tell(out)
 
 
@@ -130,9 +129,9 @@ def translator(folder: Path, split: str | None, zero_shot: int | None, images: P
 
 @evaluate.command()
 @click.option("--num-scenes", type=click.IntRange(1), default=8, show_default=True, help="An edit, in each split.")
-@_teacher_option
 @_out_option
-def edits(num_scenes: int, teacher: str, out: Path) -> None:
+@teacher_options
+def edits(num_scenes: int, teacher: "TeacherSettings", out: Path) -> None:
     """Zero-shot edits: DDS and what it is compared with, on test and shifted scenes.
 
     \b
@@ -144,9 +143,8 @@ def edits(num_scenes: int, teacher: str, out: Path) -> None:
     from distill.studies.benchmark import METHODS, Benchmark, table
     from flows.study import run_study
     from flows.synthesize import open_teacher
-    from synth.settings import TeacherSettings
 
-    finding = run_study(Benchmark(METHODS, num_scenes), open_teacher(TeacherSettings(id=teacher)), out)
+    finding = run_study(Benchmark(METHODS, num_scenes), open_teacher(teacher), out)
     rows = pq.read_table(out / "rows.parquet").to_pylist()
     for split in ("test", "shifted"):
         click.echo(f"{split}\n\n{table(rows, METHODS, split)}\n")
