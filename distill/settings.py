@@ -24,7 +24,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "short": Preset(
         values={
-            "steps": 400,
+            "steps": 1250,
             "batch_size": 4,
             "learning_rate": 1e-3,
             "warmup_steps": 10,
@@ -32,9 +32,9 @@ PRESETS: dict[str, Preset] = {
             "guidance_warmup_steps": 60,
             "lambda_id_start": 0.25,
             "lambda_id_end": 0.04,
-            "lambda_id_steps": 400,
+            "lambda_id_steps": 1250,
             "learning_rate_end": 1e-4,
-            "learning_rate_steps": 400,
+            "learning_rate_steps": 1250,
             "max_grad_norm": 0.5,
             "ema_decay": 0.99,
             "checkpoint_every": 50,
@@ -53,7 +53,8 @@ class TrainingSettings(Settings):
     """
 
     preset: Literal["short", "paper"] = "paper"
-    """The values to start from: `paper` for Stable Diffusion, `short` for the miniature."""
+    """The values to start from: `paper` for Stable Diffusion, `short` for the miniature. A recipe that names none has
+    the one for its teacher."""
     student: Literal["unet", "compact"] = "unet"
     """`unet` is the paper's: the teacher's own U-Net put to another use. `compact` is a small convolutional network
     for phones, browsers and CPUs, and for teachers without such a U-Net (Stable Diffusion XL and 3)."""

@@ -9,10 +9,11 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, Field, StringConstraints, ValidationError, field_validator
+from pydantic import BaseModel, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from distill.settings import EvaluationSettings, TrainingSettings
 from flows.settings import OperationSettings
@@ -42,7 +43,7 @@ class Recipe(Settings):
     edits: Annotated[dict[EditName, Substitution], Field(min_length=1)]
     """Each edit's name, and the slots that it gives other values: `red-leather = { color = "red" }`. For photographs
     see `photos.source`."""
-    training: TrainingSettings = Field(default_factory=lambda: TrainingSettings.model_validate({}))
+    training: TrainingSettings
     """How the student is trained."""
     export: ExportSettings = ExportSettings()
     """Which model files are written."""
@@ -50,6 +51,17 @@ class Recipe(Settings):
     """What the student is measured on."""
     operations: OperationSettings = OperationSettings()
     """How runs are looked after."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_the_teachers_preset(cls, given: Any) -> Any:
+        """What trains on the miniature within minutes would wreck a Stable Diffusion, and the other way round."""
+        if not isinstance(given, dict):
+            return given
+        training, teacher = (given.get(part) or {} for part in ("training", "teacher"))
+        if not isinstance(training, dict) or not isinstance(teacher, dict) or "preset" in training:
+            return given
+        return {**given, "training": {"preset": _preset_for(teacher.get("id", TeacherSettings().id)), **training}}
 
     @field_validator("edits")
     @classmethod
@@ -95,10 +107,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     Raises:
         RecipeError: in one line, for a recipe, key or value that is wrong, with the nearest known name.
     """
-    values = _read(name_or_path)
-    for override in overrides:
-        _override(values, override)
-    return validate(values, str(name_or_path))
+    return validate(_overridden(_read(name_or_path), overrides), str(name_or_path))
 
 
 def validate(values: Mapping[str, Any], source: str = "the recipe") -> Recipe:
@@ -126,7 +135,8 @@ def changed(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     """A resolved recipe with some keys changed: "training.steps=200", as `load_recipe` takes them.
 
     In a resolved recipe the preset's values are written out. So a new `training.preset` starts the training's
-    settings anew, and the other overrides go over it, whatever their order.
+    settings anew, and the other overrides go over it, whatever their order; and so does a teacher that wants another
+    preset than the one before it, whose preset the recipe has.
 
     Raises:
         RecipeError: in one line, for a key or value that is wrong.
@@ -134,11 +144,16 @@ def changed(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     if not overrides:
         return recipe
     values: dict[str, Any] = recipe.model_dump(mode="json", exclude_none=True)
-    if any(override.partition("=")[0].strip() == "training.preset" for override in overrides):
-        values["training"] = {}
-    for override in overrides:
-        _override(values, override)
-    return validate(values, recipe.name)
+    new = _overridden(values, overrides)
+    named = any(override.partition("=")[0].strip() == "training.preset" for override in overrides)
+    before, now = (_preset_for(one["teacher"]["id"]) for one in (values, new))
+    if named or recipe.training.preset == before != now:
+        new = _overridden({**values, "training": {}}, overrides)
+    return validate(new, recipe.name)
+
+
+def _preset_for(teacher: str) -> str:
+    return "short" if teacher == TeacherSettings().id else "paper"
 
 
 def to_toml(recipe: Recipe) -> str:
@@ -185,6 +200,13 @@ def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(result.get(key), dict)
         result[key] = _merged(result[key], value) if both else value
+    return result
+
+
+def _overridden(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    result = deepcopy(dict(values))
+    for override in overrides:
+        _override(result, override)
     return result
 
 

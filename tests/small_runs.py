@@ -9,7 +9,13 @@ from flows.recipe import Recipe, load_recipe
 
 SMALL = [
     *("scenes.count=6", "scenes.shard_size=4", "scenes.batch_size=2", "scenes.num_inference_steps=2"),
-    *("training.steps=4", "training.batch_size=2", "training.checkpoint_every=2", "training.sample_every=4"),
+    *(
+        "training.preset=short",
+        "training.steps=4",
+        "training.batch_size=2",
+        "training.checkpoint_every=2",
+        "training.sample_every=4",
+    ),
     *("evaluation.num_scenes=2", "evaluation.num_no_op_scenes=1"),
 ]
 

@@ -13,7 +13,7 @@ from synth.prompts import Template
 
 
 def test_the_recipes_that_come_with_the_project_are_valid() -> None:
-    assert recipe_names() == ["characters", "demo", "flowers", "sofas", "weather"]
+    assert recipe_names() == ["cats", "characters", "demo", "flowers", "sofas", "weather", "zombie"]
     sofas, demo = load_recipe("sofas"), load_recipe("demo")
     assert sofas.scenes.count == 5000
     assert set(sofas.edits) == {
@@ -94,7 +94,7 @@ def test_unknown_and_broken_recipes(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="cannot be read as TOML"):
         load_recipe(broken)
     broken.write_text('extends = "broken"')
-    with pytest.raises(RecipeError, match="extends 'broken', which is none of characters, demo, flowers"):
+    with pytest.raises(RecipeError, match="extends 'broken', which is none of cats, characters, demo, flowers"):
         load_recipe(broken)
 
 
@@ -159,6 +159,11 @@ def test_a_resolved_recipe_changes_key_by_key() -> None:
     assert changed(sofas, []) == sofas
     other = changed(sofas, ["training.seed=3", "teacher.id=some/model"])
     assert other == load_recipe("sofas", ["training.seed=3", "teacher.id=some/model"])
+    assert (other.training.preset, other.training.learning_rate) == ("paper", 1e-5), "another teacher, its own preset"
+    mine = changed(load_recipe("sofas", ["training.preset=paper"]), ["training.steps=9", "teacher.id=some/model"])
+    assert (mine.training.preset, mine.training.steps) == ("paper", 9), "what was chosen by hand stays"
+    assert changed(other, ["teacher.id=miniature"]) == load_recipe("sofas")
+    assert changed(sofas, ["teacher.id=some/model", "training.preset=short"]).training.steps == 1250
     published = changed(sofas, ["training.seed=3", "training.preset=paper"])
     assert (published.training.steps, published.training.seed) == (125_000, 3), "a new preset brings its own values"
     with pytest.raises(RecipeError, match="did you mean 'steps'"):
