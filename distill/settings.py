@@ -111,8 +111,9 @@ class TrainingSettings(Settings):
     sample_every: Annotated[int, Field(gt=0)] = 500
     """Steps between sample grids."""
     patience: Annotated[int, Field(ge=0)] = 0
-    """Stop after so many measurements on drawn development scenes, one every `sample_every` steps, without a better
-    one, and take the best network; 0 trains to the end and takes the last. For edits that the drawn world knows."""
+    """Stop after so many looks at the edits, one every `sample_every` steps, without a better one, and take the best
+    network; 0 trains to the end and takes the last. What is better: nearer to the truth on drawn development scenes,
+    or where nobody knows the truth, pictures that still change and show no damage (`flows/stopping.py`)."""
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
     """Where each step's figures go besides `metrics.jsonl`, through accelerate; its package must be installed."""
 

@@ -66,7 +66,7 @@ def distill(recipe: Recipe, out: Path, data: str | None = None) -> Path:
         return run.student
     say(f"distilling from {teacher.name} on {teacher.device}{_shared_by(processes.num_processes)}")
     watch, artifact = Watch(recipe, run, teacher, painted), open_progress("steps", recipe.name)
-    stopping = Stopping(recipe, run, teacher) if settings.patience else None
+    stopping = Stopping(recipe, run, teacher, painted) if settings.patience else None
     with Bar("distilling", settings.steps, "step", artifact=artifact) as bar:
         for record in steps:
             watch.see(record)

@@ -1,77 +1,134 @@
-"""When a training has had enough: its edits of development scenes, measured against their true answers on the way.
+"""When a training has had enough: its edits are looked at on the way, and the best network is kept in `best/`.
 
-The network of the best measurement is kept in `best/`; after `training.patience` measurements without a better one
-the training stops. The measure is the PSNR to the true counterfactual, the mean over pixels, scenes and edits: it
-falls for what was not edited as for what was spoilt.
+After `training.patience` looks without a better one the training stops. What is better:
+
+- Where drawn scenes can judge the edits, what comes nearer to the true counterfactuals of development scenes: the
+  mean PSNR, which falls for what was not edited as for what was spoilt.
+- Elsewhere, what still changes the set's own pictures by more than SETTLED, and shows no sign of damage: colours that
+  saturate, one output for all (`distill.signs`). A network that has settled is done, and a damaged one is no gain.
 """
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from flows.progress import say
 from flows.recipe import Recipe
 from flows.run_folder import RunFolder, save_student, write_whole
-from synth.errors import TrainingError
 
 if TYPE_CHECKING:
+    from distill.evaluate import Images
     from distill.train import StepRecord
+    from distill.translator import LatentTranslator
+    from synth.dataset import PaintedSet
     from synth.teacher import Teacher
 
-_NUM_SCENES = 8  # an edit
+SETTLED = 2.0
+"""Of 255: pictures that change by less, on the mean, between two looks do not change any more. A round number, eight
+times below what one sees."""
+
+_NUM_PICTURES = 8  # of each edit
+
+Row = dict[str, Any]
+
+
+class _Judge(Protocol):
+    def look(self, student: "LatentTranslator", best: Row | None) -> Row:
+        """What is seen of a network: figures, `better` than the best so far or not, and both in words (`said`)."""
 
 
 class Stopping:
-    """The measurements of a training so far, of which there is one every `training.sample_every` steps.
+    """The looks at a training so far, of which there is one every `training.sample_every` steps."""
 
-    Raises:
-        TrainingError: if drawn scenes cannot judge the recipe's edits.
-    """
-
-    def __init__(self, recipe: Recipe, run: RunFolder, teacher: "Teacher") -> None:
-        from distill.examples import drawn_examples
+    def __init__(self, recipe: Recipe, run: RunFolder, teacher: "Teacher", painted: "PaintedSet") -> None:
         from flows.evaluate import has_true_answers
 
-        if not has_true_answers(recipe):
-            raise TrainingError(
-                "training.patience needs true answers, and drawn scenes cannot judge these edits or this teacher: "
-                "set it to 0, and choose the checkpoint by the sample grids"
-            )
-        self._run, self._teacher, self._patience = run, teacher, recipe.training.patience
-        self._examples = [drawn_examples(edit, _NUM_SCENES, "development") for edit in recipe.edits.values()]
+        self._run, self._patience = run, recipe.training.patience
+        self._judge: _Judge = (
+            _ByTruth(recipe, teacher) if has_true_answers(recipe) else _BySigns(recipe, run, teacher, painted)
+        )
         there = json.loads(run.development.read_text()) if run.development.exists() else []
-        self._rows: list[dict[str, float]] = there
+        self._rows: list[Row] = there
 
     def see(self, record: "StepRecord") -> bool:
-        """Measure a step's network; whether the training shall stop."""
+        """Look at a step's network; whether the training shall stop."""
+        # A training that was killed does the steps behind its last checkpoint again.
+        self._rows = [row for row in self._rows if row["step"] < record.step]
+        self._rows.append({"step": record.step, **self._judge.look(record.student, self._best())})
+        if self._rows[-1]["better"]:
+            save_student(record.student.merged(), self._run.best)
+        write_whole(self._run.development, (json.dumps(self._rows, indent=2) + "\n").encode())
+        best = self._best()
+        waited = len(self._rows) if best is None else len(self._rows) - 1 - self._rows.index(best)
+        stop = waited >= self._patience
+        if stop:
+            say(f"stopped after {record.step} steps: {self.verdict()}")
+        return stop
+
+    def verdict(self) -> str:
+        """Which network is the best."""
+        best = self._best()
+        return "none was good" if best is None else f"the best is that of step {best['step']}, {best['said']}"
+
+    def _best(self) -> Row | None:
+        return next((row for row in reversed(self._rows) if row["better"]), None)
+
+
+class _ByTruth:
+    """By the true counterfactuals of drawn development scenes."""
+
+    def __init__(self, recipe: Recipe, teacher: "Teacher") -> None:
+        from distill.examples import drawn_examples
+
+        self._teacher, given = teacher, recipe.evaluation.given
+        self._examples = [
+            drawn_examples(edit, _NUM_PICTURES, "development", **given) for edit in recipe.edits.values()
+        ]
+
+    def look(self, student: "LatentTranslator", best: Row | None) -> Row:
         from distill.evaluate import psnr
         from distill.translator import translated
 
         values = []
         for number, examples in enumerate(self._examples):
             inputs = np.stack([example.image for example in examples])
-            for picture, example in zip(
-                translated(self._teacher, record.student, inputs, number), examples, strict=True
-            ):
+            pictures = translated(self._teacher, student, inputs, number)
+            for picture, example in zip(pictures, examples, strict=True):
                 assert example.truth is not None, "it was drawn"
                 values.append(psnr(picture, example.truth))
-        # A training that was killed does the steps behind its last checkpoint again.
-        self._rows = [row for row in self._rows if row["step"] < record.step]
-        best = max((row["psnr"] for row in self._rows), default=-np.inf)
-        self._rows.append({"step": record.step, "psnr": float(np.mean(values))})
-        if self._rows[-1]["psnr"] > best:
-            save_student(record.student.merged(), self._run.best)
-        write_whole(self._run.development, (json.dumps(self._rows, indent=2) + "\n").encode())
-        stop = len(self._rows) - 1 - self._place_of_best() >= self._patience
-        if stop:
-            say(f"stopped after {record.step} steps: {self.verdict()}")
-        return stop
+        value = float(np.mean(values))
+        better = best is None or value > best["psnr"]
+        return {"psnr": value, "better": better, "said": f"{value:.2f} dB to the truth on development scenes"}
 
-    def verdict(self) -> str:
-        """Which network was the best."""
-        best = self._rows[self._place_of_best()]
-        return f"the best on development scenes was that of step {best['step']}, {best['psnr']:.2f} dB to the truth"
 
-    def _place_of_best(self) -> int:
-        return max(range(len(self._rows)), key=lambda place: self._rows[place]["psnr"])
+class _BySigns:
+    """By the set's own pictures, whose true answers nobody knows."""
+
+    def __init__(self, recipe: Recipe, run: RunFolder, teacher: "Teacher", painted: "PaintedSet") -> None:
+        self._run, self._teacher, self._edits = run, teacher, list(recipe.edits)
+        self._images = np.stack([painted.image(index) for index in range(min(_NUM_PICTURES, len(painted)))])
+
+    def look(self, student: "LatentTranslator", best: Row | None) -> Row:
+        from distill.signs import NOTHING_MOVES, measure, signs_of
+        from distill.translator import load_translator
+
+        pictures = self._edited(student)
+        names = {sign.name for edited in pictures for sign in signs_of(measure(self._images, edited), True)}
+        waits = NOTHING_MOVES in names  # for what has not begun there is patience without end
+        damaged = sorted(names - {NOTHING_MOVES})
+        moved = (
+            None
+            if best is None
+            else float(np.abs(pictures.astype(np.float32) - self._edited(load_translator(self._run.best))).mean())
+        )
+        better = not damaged and (waits or moved is None or moved > SETTLED)
+        said = ", ".join(damaged) or ("nothing moves yet" if waits else "before its pictures settled")
+        return {"moved": moved, "better": better, "said": said}
+
+    def _edited(self, student: "LatentTranslator") -> "Images":
+        """uint8 (edits, N, H, W, 3)."""
+        from distill.translator import translated
+
+        student = student.to(self._teacher.device)
+        return np.stack([translated(self._teacher, student, self._images, n) for n in range(len(self._edits))])

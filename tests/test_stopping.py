@@ -2,18 +2,24 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers.configuration_utils import register_to_config
 from small_runs import small_recipe
+from torch import nn
 
 from distill.settings import TrainingSettings
 from distill.train import StepRecord
 from distill.translator import LatentTranslator, load_translator, new_translator
 from flows.run_folder import RunFolder
 from flows.stopping import Stopping
-from synth.errors import TrainingError
+from flows.synthesize import synthesize
+from synth.dataset import PaintedSet
 from synth.teacher import Teacher
+
+NO_SET: Any = None
 
 
 def record(step: int, student: LatentTranslator) -> StepRecord:
@@ -30,21 +36,53 @@ def test_it_stops_after_so_many_that_are_no_better(
     good, bad = (new_translator(tiny_teacher, dict.fromkeys(recipe.edits, "a sofa"), settings) for _ in range(2))
     with torch.no_grad():  # one changes nothing, the other adds noise
         bad.unet.last.weight.normal_(0, 1, generator=torch.Generator().manual_seed(0))
-    stopping = Stopping(recipe, run, tiny_teacher)
+    stopping = Stopping(recipe, run, tiny_teacher, NO_SET)
     assert [stopping.see(record(1, bad)), stopping.see(record(2, good)), stopping.see(record(3, bad))] == [False] * 3
 
-    again = Stopping(recipe, run, tiny_teacher)  # killed behind step 2's checkpoint, and gone on with
+    again = Stopping(recipe, run, tiny_teacher, NO_SET)  # killed behind step 2's checkpoint, and gone on with
     assert not again.see(record(3, bad))
     assert again.see(record(4, bad))
-    assert again.verdict().startswith("the best on development scenes was that of step 2, ")
+    assert again.verdict().startswith("the best is that of step 2, ")
     assert [row["step"] for row in json.loads(run.development.read_text())] == [1, 2, 3, 4]
     z_hat = torch.randn(1, 4, 8, 8)
     assert not load_translator(run.best)(z_hat, torch.tensor([0])).any()
 
 
-def test_where_there_are_no_true_answers_it_is_refused(
-    tiny_teacher: Teacher, tiny_sd_folder: Path, tmp_path: Path
+class Shifting(LatentTranslator):
+    """Adds the same to every latent: as much as it is told."""
+
+    @register_to_config
+    def __init__(self, amount: float, edit_names: list[str]) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.tensor(amount))
+
+    def forward(self, latents: torch.Tensor, edit: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(latents) + self.shift
+
+
+def test_without_true_answers_it_stops_when_the_pictures_settle(
+    tiny_teacher: Teacher, tiny_sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = small_recipe(tiny_sd_folder, "training.patience=2")
-    with pytest.raises(TrainingError, match="patience needs true answers"):
-        Stopping(recipe, RunFolder(tmp_path), tiny_teacher)
+    painted = PaintedSet(synthesize(recipe, tmp_path / "set"))
+    monkeypatch.setattr("distill.translator.UNetTranslator", Shifting)  # what `best/` is read back as
+    monkeypatch.setattr("distill.signs.MOST_CLIPPED_SHARE", 1.0)  # a random VAE clips at once
+    monkeypatch.setattr("distill.signs.LEAST_VARIETY", 0.0)
+    stopping = Stopping(recipe, RunFolder.claim(recipe, tmp_path / "run"), tiny_teacher, painted)
+    shifts = {100: 0.0, 200: 0.0, 300: 0.0, 400: 5.0, 500: 20.0, 600: 20.01, 700: 20.0}
+    stopped = [step for step, shift in shifts.items() if stopping.see(record(step, Shifting(shift, ["red"])))]
+    assert stopped == [700], "while nothing moves it waits, and then twice"
+    assert stopping.verdict().startswith("the best is that of step 500, ")
+
+
+def test_without_true_answers_a_damaged_network_is_no_better(
+    tiny_teacher: Teacher, tiny_sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small_recipe(tiny_sd_folder, "training.patience=1")
+    painted = PaintedSet(synthesize(recipe, tmp_path / "set"))
+    monkeypatch.setattr("distill.signs.MOST_CLIPPED_SHARE", -1.0)  # all is damage
+    run = RunFolder.claim(recipe, tmp_path / "run")
+    stopping = Stopping(recipe, run, tiny_teacher, painted)
+    assert stopping.see(record(1, Shifting(5.0, ["red"])))
+    assert stopping.verdict() == "none was good" and not run.best.exists()
+    assert "colours saturate" in json.loads(run.development.read_text())[0]["said"]
