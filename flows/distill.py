@@ -20,9 +20,13 @@ from flows.start import name_run, start
 from flows.stopping import Stopping
 from flows.synthesize import open_teacher
 from flows.watching import Watch
+from synth.errors import TrainingError
 
 if TYPE_CHECKING:
     from accelerate import PartialState
+
+    from synth.dataset import PaintedSet
+    from synth.teacher import Teacher
 
 _FEW, _TRIED = 4, 3  # images and steps of a dry run
 
@@ -39,7 +43,7 @@ def distill(recipe: Recipe, out: Path, data: str | None = None) -> Path:
 
     Raises:
         DatasetError: if nothing was painted yet.
-        TrainingError: if the training cannot start or go on.
+        TrainingError: if the training cannot start or go on, or the set's pictures are of another size.
     """
     from distill import checkpoints
     from distill.train import train
@@ -57,6 +61,7 @@ def distill(recipe: Recipe, out: Path, data: str | None = None) -> Path:
         say(f"the student of {settings.steps} steps is in {run.student}: nothing to train")
         return run.student
     teacher.require_scorer()
+    check_size(recipe, teacher, painted)
     steps = train(teacher, painted, recipe.texts(), recipe.edits, settings, run.path, processes.is_main_process)
     if not processes.is_main_process:
         for record in steps:
@@ -86,6 +91,29 @@ def distill(recipe: Recipe, out: Path, data: str | None = None) -> Path:
     run.mark_done("distill", made_from)
     processes.wait_for_everyone()
     return run.student
+
+
+def check_size(recipe: Recipe, teacher: "Teacher", painted: "PaintedSet") -> None:
+    """Refuse a painted set of another size than the recipe's; of photographs, only say so.
+
+    Raises:
+        TrainingError: with what to do.
+    """
+    if not len(painted):
+        return  # has an error of its own
+    height, width, _ = painted.image(0).shape
+    wanted = (recipe.scenes and recipe.scenes.image_size) or teacher.defaults.image_size
+    if (height, width) == (wanted, wanted):
+        return
+    if recipe.scenes is not None:
+        raise TrainingError(
+            f"the set's pictures are {width} x {height} and the recipe's {wanted} x {wanted}: paint a set of that "
+            f"size, or train at the set's own by scenes.image_size={width}"
+        )
+    say(
+        f"the pictures are {width} x {height} and {teacher.name} was trained at {wanted} x {wanted}: it may not know "
+        f"what it sees; `distillery import-photos --size {wanted}` makes them so"
+    )
 
 
 def _join(recipe: Recipe) -> "PartialState":
@@ -127,6 +155,7 @@ def plan(recipe: Recipe, data: str) -> str:
     from synth.dataset import PaintedSet
 
     settings, teacher, painted = recipe.training, open_teacher(recipe.teacher), PaintedSet(data)
+    check_size(recipe, teacher, painted)
     few = painted.first(max(settings.batch_size, _FEW))
     alone = settings.model_copy(update={"checkpoint_every": settings.steps, "steps": max(settings.steps, _TRIED + 1)})
     with TemporaryDirectory(prefix="distillery-plan-") as folder:

@@ -96,6 +96,44 @@ def test_resume_goes_on_and_begins_nothing(photos: Path, tiny_sd_folder: Path, t
     assert newest is not None and newest.name == "step_000004"
 
 
+def test_what_goes_wrong_is_said_with_the_knob_to_turn(photos: Path, tiny_sd_folder: Path, tmp_path: Path) -> None:
+    mine = recipe(tmp_path, tiny_sd_folder, 'source = ""', 'snow = { target = "a blue sofa" }')
+    still = ["distill", mine, "--data", photos, "--set", "training.learning_rate=1e-12"]
+    result = command(*still, "--set", "training.learning_rate_end=1e-12", "--out", tmp_path / "still")
+    assert result.exit_code == 0, result.output
+    assert (
+        result.output.count("warning: snow: nothing moves (0.0% of the picture changes visibly): raise the gu") == 1
+    )
+
+
+def test_every_step_goes_to_the_tracker(photos: Path, tiny_sd_folder: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    mine = recipe(tmp_path, tiny_sd_folder, 'source = ""', 'snow = { target = "a blue sofa" }')
+    out = tmp_path / "run"
+    result = command("distill", mine, "--data", photos, "--set", "training.tracker=tensorboard", "--out", out)
+    assert result.exit_code == 0, result.output
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    logged = [json.loads(line)["grad_norm"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [(e.step, e.value) for e in events.Scalars("grad_norm")] == [
+        (step, pytest.approx(value)) for step, value in enumerate(logged, start=1)
+    ]
+
+
+def test_a_set_of_another_size_is_refused_or_said(photos: Path, tiny_sd_folder: Path, tmp_path: Path) -> None:
+    painted = [*("--data", photos, "--teacher", tiny_sd_folder, "--set", "scenes.image_size=96")]
+    refused = command("distill", "sofas", *painted, "--out", tmp_path / "run")
+    assert refused.exit_code == 2
+    assert "the set's pictures are 64 x 64 and the recipe's 96 x 96" in refused.stderr
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "coffee.png").write_bytes((DATA / "coffee.png").read_bytes())
+    import_photos(str(tmp_path / "one"), PhotoSettings(image_size=96), tmp_path / "large", progress=False)
+    mine = recipe(tmp_path, tiny_sd_folder, 'source = ""', 'snow = { target = "a blue sofa" }')
+    said = command("distill", mine, "--data", tmp_path / "large", "--out", tmp_path / "photos")
+    assert said.exit_code == 0 and "the pictures are 96 x 96 and" in said.output
+
+
 def test_a_tracker_that_is_not_there_is_refused_in_one_line(
     photos: Path, tiny_sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
