@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,25 @@ def test_python_with_onnxruntime_alone(model: Path, tmp_path: Path, size: tuple[
     )
     arguments = [str(EXAMPLES / "python_onnxruntime.py"), str(model), str(source), "red leather", str(target), "0.7"]
     subprocess.run([sys.executable, "-I", "-c", program, *arguments], check=True, capture_output=True)
+    expected = Translator.load(model, num_threads=1)(source, "red leather", 0.7)
+    assert np.array_equal(Image.open(target), expected)
+
+
+@pytest.mark.slow
+def test_a_clean_environment_gets_the_same_pixels(model: Path, tmp_path: Path) -> None:
+    """Three packages from the index, one file of ours. `python -m pytest -m slow tests/test_examples.py`."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    wanted = [f"{name}=={version(name)}" for name in ("numpy", "Pillow", "onnxruntime")]
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True, capture_output=True)
+    shutil.copy(EXAMPLES.parent / "inference" / "runtime.py", tmp_path / "runtime.py")
+    source, target = tmp_path / "room.png", tmp_path / "edited.png"
+    Image.fromarray(noise(90, 140)).save(source)
+    program = (
+        "import sys; from runtime import Translator; _, model, source, target = sys.argv;"
+        "Translator.load(model, num_threads=1)(source, 'red leather', 0.7).save(target)"
+    )
+    subprocess.run([python, "-c", program, model, source, target], check=True, cwd=tmp_path)
     expected = Translator.load(model, num_threads=1)(source, "red leather", 0.7)
     assert np.array_equal(Image.open(target), expected)
 
