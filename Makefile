@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo web test check clean
+.PHONY: setup demo web test check bench clean
 
 setup: $(READY)
 
@@ -26,6 +26,18 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+RUN := runs/demo
+bench: $(READY)  ## what all of it costs beside its peers, with the models of RUN (make demo, or another run): 40 minutes
+	test -f $(RUN)/model.onnx || $(MAKE) demo
+	$(BIN)/distillery export $(RUN) --format onnx,torchscript,pt2 --precision float32,float16
+	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/painting.py
+	$(BIN)/python benchmarks/reading.py
+	$(BIN)/python benchmarks/exported.py $(RUN)
+	$(BIN)/python benchmarks/fidelity.py $(RUN)
+	$(BIN)/python benchmarks/serving.py $(RUN)/model.onnx
 
 clean:  ## the environment and all runs
 	rm -rf $(VENV) runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache

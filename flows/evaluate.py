@@ -38,7 +38,13 @@ def has_true_answers(recipe: Recipe) -> bool:
     return True
 
 
-def evaluate(recipe: Recipe, out: Path, reader: "Reader | None" = None, split: str | None = None) -> Path:
+def evaluate(
+    recipe: Recipe,
+    out: Path,
+    reader: "Reader | None" = None,
+    split: str | None = None,
+    num_scenes: int | None = None,
+) -> Path:
     """Measure the run's model file on unseen drawn scenes; writes evaluation.json and grid.png.
 
     On the recipe's own split the means go into the model's own metadata besides. Another split has files of its own,
@@ -49,6 +55,7 @@ def evaluate(recipe: Recipe, out: Path, reader: "Reader | None" = None, split: s
         out: the run folder, exported.
         reader: the strict factor reader, unless another.
         split: of the drawn world; None is the recipe's own.
+        num_scenes: None is the recipe's own number.
 
     Returns:
         The path of the figures.
@@ -65,6 +72,8 @@ def evaluate(recipe: Recipe, out: Path, reader: "Reader | None" = None, split: s
     run, settings = RunFolder.claim(recipe, out), recipe.evaluation
     if not run.model.exists():
         raise RunError(f"{out} has no model file yet: `distillery export {out}` writes one")
+    if num_scenes is not None:
+        settings = settings.model_copy(update={"num_scenes": num_scenes})
     elsewhere = "" if split in (None, settings.split) else f"-{split}"
     split = split or settings.split
     file, grid = (path.with_stem(path.stem + elsewhere) for path in (run.evaluation, run.grid))

@@ -5,18 +5,9 @@ import pytest
 
 from distill.examples import drawn_examples
 from distill.settings import EditSettings
-from distill.studies.benchmark import (
-    CALLS,
-    GRIDS,
-    METHODS,
-    DoNothing,
-    Optimized,
-    SDEdit,
-    VAECeiling,
-    describe,
-    paired_difference,
-    table,
-)
+from distill.studies.benchmark import table
+from distill.studies.methods import CALLS, GRIDS, METHODS, DoNothing, Optimized, SDEdit, VAECeiling, describe
+from distill.studies.rows import mean, paired_difference
 from distill.studies.study import Row
 from synth.teacher import Teacher
 
@@ -83,11 +74,13 @@ def test_intervals_are_paired_by_scene() -> None:
     assert paired_difference(rows, "a", "b", "test", "psnr_all") == pytest.approx((0.5, 0.5, 0.5))
     noise = np.random.default_rng(1).normal(0, 1, 24)
     rows = rows_of("a", list(hard + noise)) + rows_of("b", list(hard))
-    mean, low, high = paired_difference(rows, "a", "b", "test", "psnr_all")
-    assert low < 0 < high and mean == pytest.approx(noise.mean())
+    gain, low, high = paired_difference(rows, "a", "b", "test", "psnr_all")
+    assert low < 0 < high and gain == pytest.approx(noise.mean())
     rows[0]["psnr_all"] = rows[24]["psnr_all"] = None  # weather changes all of a picture: it has no outside
-    mean, _, _ = paired_difference(rows, "a", "b", "test", "psnr_all")
-    assert mean == pytest.approx(noise[1:].mean())
+    gain, _, _ = paired_difference(rows, "a", "b", "test", "psnr_all")
+    assert gain == pytest.approx(noise[1:].mean())
+    assert mean(rows, "psnr_all", method="a", split="test") == pytest.approx(float((hard + noise)[1:].mean()))
+    assert np.isnan(mean(rows, "psnr_all", method="c"))
 
 
 def test_the_table_has_a_line_for_each_method() -> None:

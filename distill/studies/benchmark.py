@@ -11,18 +11,14 @@ from itertools import product
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from PIL import Image
 
-from distill.edit import compose, working_pixels
-from distill.examples import Example, drawn_examples
-from distill.settings import EditSettings
-from distill.studies.study import Row, Study, Unit, chart, from_png, scored, sheet, stacked, trajectory
+from distill.examples import drawn_examples
+from distill.studies.methods import GRIDS, Method, Optimized, describe
+from distill.studies.rows import mean, paired_difference
+from distill.studies.study import Row, Study, Unit, chart, from_png, scored, sheet, stacked
 from synth.miniature.readers import FactorReader
-from synth.pixels import png_bytes, to_float, to_uint8
-from synth.seeds import derive_seed
+from synth.pixels import png_bytes
 from synth.teacher import Teacher
 
 EDITS: tuple[dict[str, str], ...] = (
@@ -33,118 +29,7 @@ EDITS: tuple[dict[str, str], ...] = (
     {"weather": "sunset"},
     {"character": "sculpture"},
 )
-CALLS = 800
-"""Network calls that an optimisation may spend on a picture: 200 iterations of DDS, 400 of SDS."""
-CALLS_OF = {"dds": 4, "sds": 2, "regularized-sds": 2}
-"""Network calls of an iteration."""
 _SHOWN = ("psnr_all", "psnr_inside", "psnr_outside_to_input", "ssim_all", "sharpness_inside", "right")
-
-
-@dataclass(frozen=True)
-class Optimized:
-    """An optimisation, as `distill.edit` does it."""
-
-    settings: EditSettings
-
-    @property
-    def calls(self) -> int:
-        """Network calls a picture."""
-        return self.settings.iterations * CALLS_OF[self.settings.method]
-
-    def __call__(self, teacher: Teacher, examples: Sequence[Example]) -> list[NDArray[np.uint8]]:
-        """The pictures edited, uint8 (H, W, 3) each."""
-        last = self.settings.iterations
-        return trajectory(teacher, examples, self.settings, [last])[last]
-
-
-@dataclass(frozen=True)
-class SDEdit:
-    """Noise the picture part of the way, and paint on from there with the target text (Meng et al. 2022).
-
-    diffusers' own image-to-image pipeline, and the same pixel-difference output as all others.
-    """
-
-    strength: float
-    guidance_scale: float
-    num_inference_steps: int = 50
-
-    @property
-    def calls(self) -> int:
-        """Network calls a picture."""
-        return 2 * int(self.strength * self.num_inference_steps)
-
-    def __call__(self, teacher: Teacher, examples: Sequence[Example]) -> list[NDArray[np.uint8]]:
-        """The pictures edited, uint8 (H, W, 3) each."""
-        from diffusers import AutoPipelineForImage2Image
-
-        pipeline: Any = AutoPipelineForImage2Image.from_pipe(teacher.pipeline)
-        pipeline.set_progress_bar_config(disable=True)
-        images = [example.picture for example in examples]
-        x = working_pixels(teacher, images)
-        seeds = [derive_seed("sdedit", place) for place in range(len(examples))]
-        painted = pipeline(
-            [example.prompt for example in examples],
-            image=[Image.fromarray(pixels) for pixels in to_uint8(x)],
-            strength=self.strength,
-            guidance_scale=self.guidance_scale,
-            num_inference_steps=self.num_inference_steps,
-            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-            output_type="latent",
-        ).images
-        z_hat = teacher.encode(x).float()
-        return [np.asarray(picture) for picture in compose(teacher, images, x, z_hat, painted.float())]
-
-
-@dataclass(frozen=True)
-class DoNothing:
-    """The input itself."""
-
-    calls = 0
-
-    def __call__(self, teacher: Teacher, examples: Sequence[Example]) -> list[NDArray[np.uint8]]:
-        """As they came."""
-        return [example.image for example in examples]
-
-
-@dataclass(frozen=True)
-class VAECeiling:
-    """The truth through the teacher's VAE: what nothing that decodes a latent alone can be expected to pass."""
-
-    calls = 0
-
-    def __call__(self, teacher: Teacher, examples: Sequence[Example]) -> list[NDArray[np.uint8]]:
-        """uint8 (H, W, 3) each."""
-        truths = np.stack([example.truth for example in examples if example.truth is not None])
-        return list(to_uint8(teacher.decode(teacher.encode(to_float(torch.from_numpy(truths))))))
-
-
-Method = Optimized | SDEdit | DoNothing | VAECeiling
-
-
-def _optimized(**values: Any) -> Optimized:
-    settings = EditSettings(**values)
-    return Optimized(settings.model_copy(update={"iterations": CALLS // CALLS_OF[settings.method]}))
-
-
-GRIDS: Mapping[str, tuple[Method, ...]] = {
-    "SDEdit": tuple(SDEdit(strength, omega) for strength, omega in product((0.4, 0.6, 0.8), (3.0, 7.5))),
-    "SDS": tuple(
-        _optimized(method="sds", learning_rate=rate, guidance_scale=omega)
-        for rate, omega in product((0.5, 1.0, 2.0), (3.0, 7.5))
-    ),
-    "regularised SDS": tuple(
-        _optimized(method="regularized-sds", learning_rate=2.0, guidance_scale=omega, lambda_id=weight)
-        for weight, omega in product((0.1, 0.3, 1.0), (3.0, 7.5))
-    ),
-    "DDS, Adam": tuple(
-        _optimized(optimizer="adam", learning_rate=rate, guidance_scale=omega)
-        for rate, omega in product((0.25, 0.5, 1.0), (3.0, 7.5))
-    ),
-    "DDS": tuple(
-        _optimized(learning_rate=rate, guidance_scale=omega) for rate, omega in product((1.0, 2.0), (2.0, 3.0, 4.5))
-    ),
-}
-"""What the sweep tries for each method, six settings each."""
 
 
 @dataclass(frozen=True)
@@ -222,21 +107,10 @@ class Benchmark(Study):
         for split, other in product(("test", "shifted"), others):
             said = []
             for figure, unit in (("psnr_all", "dB"), ("psnr_outside_to_input", "dB outside"), ("ssim_all", "SSIM")):
-                mean, low, high = paired_difference(rows, "DDS", other, split, figure)
-                said.append(f"{mean:+.2f} {unit} ({low:+.2f} to {high:+.2f})")
+                gain, low, high = paired_difference(rows, "DDS", other, split, figure)
+                said.append(f"{gain:+.2f} {unit} ({low:+.2f} to {high:+.2f})")
             lines.append(f"{split}, {other}: {', '.join(said)}")
         return "\n".join(lines)
-
-
-def describe(method: Method) -> str:
-    """A setting in a few words."""
-    if isinstance(method, SDEdit):
-        return f"strength {method.strength:g}, omega {method.guidance_scale:g}"
-    if isinstance(method, Optimized):
-        s = method.settings
-        weight = f", lambda_id {s.lambda_id:g}" if s.method == "regularized-sds" else ""
-        return f"rate {s.learning_rate:g}, omega {s.guidance_scale:g}{weight}, {s.iterations} iterations"
-    return ""
 
 
 def table(rows: Sequence[Row], methods: Mapping[str, Method], split: str) -> str:
@@ -248,25 +122,6 @@ def table(rows: Sequence[Row], methods: Mapping[str, Method], split: str) -> str
         cells = [name, describe(method), str(method.calls), *(f"{means[key]:.2f}" for key in (*_SHOWN, "seconds"))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def paired_difference(
-    rows: Sequence[Row], one: str, other: str, split: str, figure: str
-) -> tuple[float, float, float]:
-    """The mean difference of two methods over the same edits of the same scenes, and its 95 % bootstrap interval."""
-    values = {
-        name: {
-            (row["edit"], row["scene"]): row[figure]
-            for row in rows
-            if (row["method"], row["split"]) == (name, split)
-            and row.get(figure) is not None  # weather has no outside
-        }
-        for name in (one, other)
-    }
-    differences = np.array([values[one][key] - values[other][key] for key in values[one]])
-    draws = np.random.default_rng(0).integers(0, len(differences), (2000, len(differences)))
-    low, high = np.quantile(differences[draws].mean(axis=1), (0.025, 0.975))
-    return float(differences.mean()), float(low), float(high)
 
 
 def _measured(teacher: Teacher, name: str, method: Method, split: str, num_scenes: int) -> list[Row]:
@@ -288,31 +143,11 @@ def _settings(rows: Sequence[Row], name: str) -> list[str]:
     return list(dict.fromkeys(row["setting"] for row in rows if row["method"] == name))
 
 
-def _means(rows: Sequence[Row], **which: str) -> dict[str, float]:
-    chosen = [row for row in rows if all(row[key] == value for key, value in which.items())]
-    means = {}
-    for figure in (*_SHOWN, "seconds"):
-        known = [row[figure] for row in chosen if row.get(figure) is not None]  # weather has no outside everywhere
-        means[figure] = float(np.mean(known)) if known else float("nan")
-    return means
+def _means(rows: Sequence[Row], **which: Any) -> dict[str, float]:
+    return {figure: mean(rows, figure, **which) for figure in (*_SHOWN, "seconds")}
 
 
 def _label(axes: Any) -> None:
     axes.set_xlabel("kept: PSNR to the input outside the mask, dB")
     axes.set_ylabel("edited: PSNR to the truth inside, dB")
     axes.legend(fontsize=8)
-
-
-METHODS: Mapping[str, Method] = {
-    "do nothing": DoNothing(),
-    "VAE ceiling": VAECeiling(),
-    "SDEdit 0.4": SDEdit(0.4, 7.5),
-    "SDEdit 0.6": SDEdit(0.6, 3.0),
-    "SDEdit 0.8": SDEdit(0.8, 3.0),
-    "SDS": _optimized(method="sds", learning_rate=2.0, guidance_scale=7.5),
-    "regularised SDS": _optimized(method="regularized-sds", learning_rate=2.0, guidance_scale=7.5, lambda_id=0.1),
-    "DDS, Adam": _optimized(optimizer="adam", learning_rate=1.0, guidance_scale=7.5),
-    "DDS as published": _optimized(learning_rate=2.0, guidance_scale=7.5),
-    "DDS": _optimized(learning_rate=2.0, guidance_scale=3.0),
-}
-"""Each method at its grid's best by PSNR over all, as the sweep found it on the shipped miniature."""

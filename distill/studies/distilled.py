@@ -11,7 +11,8 @@ from PIL import Image
 
 from distill.examples import Example, drawn_examples
 from distill.settings import EditSettings, EvaluationSettings
-from distill.studies.benchmark import CALLS_OF, paired_difference
+from distill.studies.methods import CALLS_OF
+from distill.studies.rows import mean, paired_difference
 from distill.studies.study import Row, Study, Unit, from_png, scored, sheet, trajectory
 from synth.miniature.readers import FactorReader
 from synth.pixels import png_bytes
@@ -87,15 +88,14 @@ class Distilled(Study):
     def finding(self, rows: Sequence[Row]) -> str:
         said = []
         for method in (STUDENT, ZERO_SHOT):
-            chosen = [row for row in rows if row["method"] == method]
-            means = {key: _mean(chosen, key) for key in (*_FIGURES, "seconds")}
+            means = {key: mean(rows, key, method=method) for key in (*_FIGURES, "seconds")}
             figures = ", ".join(f"{means[key]:.3g} {unit}" for key, unit in _FIGURES.items())
             said.append(f"{method}: {figures}, {means['seconds']:.3g} s a picture")
         gains = []
         for key, unit in _FIGURES.items():
             if any(row.get(key) is not None for row in rows):  # weather has no outside
-                mean, low, high = paired_difference(rows, STUDENT, ZERO_SHOT, self.scenes.split, key)
-                gains.append(f"{mean:+.2f} {unit} ({low:+.2f} to {high:+.2f})")
+                gain, low, high = paired_difference(rows, STUDENT, ZERO_SHOT, self.scenes.split, key)
+                gains.append(f"{gain:+.2f} {unit} ({low:+.2f} to {high:+.2f})")
         return "\n".join([*said, f"{STUDENT} less {ZERO_SHOT}, with 95 % intervals: {', '.join(gains)}"])
 
 
@@ -103,8 +103,3 @@ def _pictures(picture: NDArray[np.uint8], example: Example) -> dict[str, Any]:
     assert example.truth is not None, "drawn scenes have one"
     shown = {"png": picture, "input_png": example.image, "truth_png": example.truth}
     return {name: png_bytes(Image.fromarray(pixels)) for name, pixels in shown.items()}
-
-
-def _mean(rows: Sequence[Row], key: str) -> float:
-    known = [row[key] for row in rows if row.get(key) is not None]
-    return float(np.mean(known)) if known else float("nan")

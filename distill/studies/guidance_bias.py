@@ -21,6 +21,7 @@ from torch import Tensor
 
 from distill.examples import drawn_examples
 from distill.scores import sds
+from distill.studies.rows import mean
 from distill.studies.study import Row, Study, Unit, chart
 from synth.pixels import to_float
 from synth.seeds import derive_seed
@@ -79,9 +80,9 @@ class GuidanceBias(Study):
         def draw(axes: Any) -> None:
             for shade, omega in zip(np.linspace(0.35, 1, len(OMEGAS)), OMEGAS, strict=True):
                 for pair, color in (("matched", "tab:blue"), ("mismatched", "tab:orange")):
-                    means = [_mean(rows, pair, omega, t) for t in TIMESTEPS]
+                    means = [mean(rows, "cosine", pair=pair, omega=omega, t=t) for t in TIMESTEPS]
                     axes.plot(TIMESTEPS, means, color=color, alpha=shade, label=f"{pair}, omega {omega:g}")
-            means = [_mean(rows, "text only", OMEGAS[0], t) for t in TIMESTEPS]
+            means = [mean(rows, "cosine", pair="text only", t=t) for t in TIMESTEPS]
             axes.plot(TIMESTEPS, means, "k--", label="text only")
             axes.set_xlabel("timestep t")
             axes.set_ylabel("cosine similarity of SDS directions")
@@ -92,11 +93,14 @@ class GuidanceBias(Study):
     def finding(self, rows: Sequence[Row]) -> str:
         said = [
             f"{pair}: "
-            + ", ".join(f"{np.mean([_mean(rows, pair, omega, t) for t in TIMESTEPS]):.2f}" for omega in OMEGAS)
+            + ", ".join(
+                f"{np.mean([mean(rows, 'cosine', pair=pair, omega=omega, t=t) for t in TIMESTEPS]):.2f}"
+                for omega in OMEGAS
+            )
             for pair in ("matched", "mismatched")
         ]
         omegas = ", ".join(f"{omega:g}" for omega in OMEGAS)
-        text_only = np.mean([_mean(rows, "text only", OMEGAS[0], t) for t in TIMESTEPS])
+        text_only = np.mean([mean(rows, "cosine", pair="text only", t=t) for t in TIMESTEPS])
         return f"Mean cosine over timesteps at omega {omegas}: {'; '.join(said)}; text only: {text_only:.2f}."
 
 
@@ -109,7 +113,3 @@ def _text_direction(teacher: Teacher, z: Tensor, y: Any, t: Tensor, eps: Tensor)
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
     """Of (N, ...) and (N, ...): (N,)."""
     return torch.nn.functional.cosine_similarity(a.flatten(1).float(), b.flatten(1).float())
-
-
-def _mean(rows: Sequence[Row], pair: str, omega: float, t: int) -> float:
-    return float(np.mean([r["cosine"] for r in rows if (r["pair"], r["omega"], r["t"]) == (pair, omega, t)]))

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from distill.examples import drawn_examples
 from distill.settings import EditSettings
+from distill.studies.rows import mean
 from distill.studies.study import Row, Study, Unit, chart, from_png, scored, sheet, stacked, trajectory
 from synth.miniature.readers import FactorReader
 from synth.pixels import png_bytes
@@ -84,5 +84,4 @@ class RegularizedSDS(Study):
 
 def _means(rows: Sequence[Row], method: str) -> dict[str, float]:
     figures = ("psnr_all", "psnr_inside", "psnr_outside_to_input", "sharpness_inside", "right")
-    chosen = [row for row in rows if row["method"] == method]
-    return {figure: float(np.mean([row[figure] for row in chosen])) for figure in figures}
+    return {figure: mean(rows, figure, method=method) for figure in figures}

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image
 
 from distill.examples import drawn_examples
 from distill.settings import EditSettings
+from distill.studies.rows import mean
 from distill.studies.study import Row, Study, Unit, from_png, scored, sheet, trajectory
 from synth.miniature.readers import FactorReader
 from synth.pixels import png_bytes
@@ -67,16 +67,13 @@ class Steps(Study):
     def finding(self, rows: Sequence[Row]) -> str:
         said = []
         for kind in ("easy", "structural"):
-            gained = {
-                at: _mean(rows, kind, at, "psnr_inside") - _mean(rows, kind, 0, "psnr_inside") for at in (200, 400)
-            }
-            right = {at: _mean(rows, kind, at, "right") for at in (200, 400)}
+            inside, right = (
+                {at: mean(rows, figure, kind=kind, iterations=at) for at in (0, 200, 400)}
+                for figure in ("psnr_inside", "right")
+            )
+            gained = {at: inside[at] - inside[0] for at in (200, 400)}
             said.append(
                 f"{kind} edits: {gained[200]:+.1f} dB inside the mask after 200 iterations, {gained[400]:+.1f} after "
                 f"400; factor right in {right[200]:.0%} and {right[400]:.0%}"
             )
         return "; ".join(said) + "."
-
-
-def _mean(rows: Sequence[Row], kind: str, iterations: int, figure: str) -> float:
-    return float(np.mean([row[figure] for row in rows if (row["kind"], row["iterations"]) == (kind, iterations)]))

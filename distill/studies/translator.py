@@ -17,6 +17,7 @@ from distill.examples import Example, drawn_examples
 from distill.scores import Score, sds_of_edits, shared_source_dds
 from distill.settings import TrainingSettings
 from distill.signs import variety
+from distill.studies.rows import mean
 from distill.studies.study import Row, Study, Unit, chart, from_png, scored, sheet, stacked
 from distill.train import train
 from distill.translator import translated
@@ -176,6 +177,5 @@ def _rows(
 
 
 def _means(rows: Sequence[Row], arm: str, step: int) -> dict[str, float]:
-    chosen = [row for row in rows if (row["arm"], row["step"], row["edit"]) == (arm, step, ALONE)]
     figures = ("calls", "psnr_all", "psnr_outside_to_input", "right", "variety")
-    return {key: float(np.mean([r[key] for r in chosen if r[key] is not None] or [np.nan])) for key in figures}
+    return {figure: mean(rows, figure, arm=arm, step=step, edit=ALONE) for figure in figures}

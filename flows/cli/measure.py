@@ -75,6 +75,7 @@ def evaluate() -> None:
     type=click.Choice(["development", "test", "shifted"]),
     help="Of the drawn world: shifted is in styles never trained on. The recipe's own unless said.",
 )
+@click.option("--num-scenes", type=click.IntRange(1), help="With --split: the recipe's own number unless said.")
 @click.option(
     "--zero-shot", type=click.IntRange(1), metavar="N", help="Beside zero-shot DDS, on N scenes of each edit."
 )
@@ -83,7 +84,14 @@ def evaluate() -> None:
 @click.option("--lpips", is_flag=True, help='Measure LPIPS: needs "dds-distillery[metrics]".')
 @click.option("--clip", help="A CLIP model's Hub id or folder.")
 @click.option("--dino", help="A DINO vision transformer's Hub id or folder.")
-def translator(folder: Path, split: str | None, zero_shot: int | None, images: Path | None, **judges: Any) -> None:
+def translator(
+    folder: Path,
+    split: str | None,
+    num_scenes: int | None,
+    zero_shot: int | None,
+    images: Path | None,
+    **judges: Any,
+) -> None:
     """The model file of the run in FOLDER, whoever its teacher was: on drawn scenes, or on photographs.
 
     One of --split, --zero-shot and --images at a time.
@@ -92,12 +100,14 @@ def translator(folder: Path, split: str | None, zero_shot: int | None, images: P
 
     \b
     distillery evaluate translator runs/sofas
-    distillery evaluate translator runs/sofas --split shifted
+    distillery evaluate translator runs/sofas --split shifted --num-scenes 50
     distillery evaluate translator runs/sofas --zero-shot 8
     distillery evaluate translator runs/sofas --images photos --source "a sofa" --clip openai/clip-vit-base-patch32
     """
     if sum(choice is not None for choice in (split, zero_shot, images)) > 1:
         raise click.UsageError("one of --split, --zero-shot and --images at a time")
+    if num_scenes is not None and split is None:
+        raise click.UsageError("--num-scenes goes with --split")
     recipe = recipe_of(folder)
     prepare()
     if images is not None:
@@ -119,7 +129,7 @@ def translator(folder: Path, split: str | None, zero_shot: int | None, images: P
     from flows.report import text_table, write_report
     from flows.run_folder import RunFolder
 
-    figures = measure(recipe, folder, split=split)
+    figures = measure(recipe, folder, split=split, num_scenes=num_scenes)
     if figures == RunFolder(folder).evaluation:
         write_report(recipe, folder)
         tell_results(folder)
@@ -140,7 +150,8 @@ def edits(num_scenes: int, teacher: "TeacherSettings", out: Path) -> None:
     prepare()
     import pyarrow.parquet as pq
 
-    from distill.studies.benchmark import METHODS, Benchmark, table
+    from distill.studies.benchmark import Benchmark, table
+    from distill.studies.methods import METHODS
     from flows.study import run_study
     from flows.synthesize import open_teacher
 
