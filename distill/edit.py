@@ -201,8 +201,29 @@ def optimize(
         optimizer.step()
         if callback_on_step_end is not None:
             update_norm = (z.detach() - before).flatten(1).norm(dim=1)
-            callback_on_step_end(Progress(iteration + 1, z.detach(), z_hat, update_norm, list))
-    return z.detach()
+            shown = firmly_thresholded(z.detach(), z_hat, settings.firm_threshold)
+            callback_on_step_end(Progress(iteration + 1, shown, z_hat, update_norm, list))
+    return firmly_thresholded(z.detach(), z_hat, settings.firm_threshold)
+
+
+def firmly_thresholded(z: Tensor, z_hat: Tensor, threshold: float) -> Tensor:
+    """Put back what moved a little, keep what moved much: z_hat + m (z - z_hat).
+
+    The score is noisy, and every place walks at random by about as much; what an edit asks for walks much further.
+    Of each place's change, a vector over the channels of length l, m = (2 l / threshold - 1) between 0 and 1 is kept:
+    firm thresholding (Gao and Bruce 1997), which shortens no large change as soft thresholding would.
+
+    Args:
+        z: float (N, C, h, w), edited.
+        z_hat: float (N, C, h, w), what it was.
+        threshold: in units of latents; 0 gives z itself.
+    """
+    if not threshold:
+        return z
+    change = z - z_hat
+    length = change.norm(dim=1, keepdim=True)  # (N, 1, h, w)
+    kept: Tensor = (2 * length / threshold - 1).clamp(0, 1)  # (N, 1, h, w)
+    return z_hat + kept * change
 
 
 def draw(settings: EditSettings, iteration: int, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -166,6 +166,9 @@ class EditSettings(Settings):
     """Not in the supplement; the authors' notebook has 7.5. None is the teacher's own: 7.5, but for the miniature."""
     lambda_id: Annotated[float, Field(ge=0)] = 0.3
     """Weight of the L2 regulariser, for regularized-sds alone."""
+    firm_threshold: Annotated[float, Field(ge=0)] = 0.0
+    """Not in the paper: what the score's noise moved everywhere is put back. Places of the latent that moved by less
+    than half of this are, those beyond it stay as they are (`distill.edit.firmly_thresholded`); 0 leaves all."""
     min_timestep: Annotated[int, Field(ge=0, le=999)] = 50
     max_timestep: Annotated[int, Field(ge=0, le=999)] = 949
     seed: int = 0

@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from distill.edit import STEP, Edited, Progress, draw, edit, optimize
+from distill.edit import STEP, Edited, Progress, draw, edit, firmly_thresholded, optimize
 from distill.scores import dds
 from distill.settings import EditSettings
 from flows.cli import main
@@ -49,6 +49,20 @@ def test_an_iteration_is_the_published_one(tiny_teacher: Teacher) -> None:
         g = dds(tiny_teacher, before, z_hat, y, y_hat, t, eps, 7.5)
         torch.testing.assert_close(steps[iteration][0], before - rate * STEP * g, atol=1e-6, rtol=1e-5)
         assert steps[iteration][1] == pytest.approx(float((rate * STEP * g).norm()), rel=1e-4)
+
+
+def test_small_changes_are_put_back_and_large_ones_stay(tiny_teacher: Teacher) -> None:
+    z_hat = torch.randn(1, 4, 1, 3, generator=torch.Generator().manual_seed(0))
+    change = torch.zeros(1, 4, 1, 3)
+    change[0, 0, 0] = torch.tensor([0.9, 0.9, 3.0])
+    change[0, 1, 0] = torch.tensor([0.0, 1.2, 4.0])  # lengths 0.9, 1.5 and 5
+    z = firmly_thresholded(z_hat + change, z_hat, 2.0)
+    assert torch.equal(z[..., 0], z_hat[..., 0])
+    torch.testing.assert_close(z - z_hat, change * torch.tensor([0.0, 0.5, 1.0]))
+    free = edit(tiny_teacher, picture(), "a red sofa", settings=SHORT)
+    held = edit(tiny_teacher, picture(), "a red sofa", settings=SHORT, firm_threshold=0.1)
+    expected = firmly_thresholded(free.latents, free.source_latents, 0.1)
+    assert torch.equal(held.latents, expected) and not torch.equal(expected, free.latents)
 
 
 def test_it_repeats_for_a_seed_and_does_not_depend_on_company(tiny_teacher: Teacher) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from distill.examples import drawn_examples
-from distill.studies.methods import GRIDS, Method, Optimized, describe
+from distill.studies.methods import GRIDS, OURS, Method, Optimized, describe
 from distill.studies.rows import mean, paired_difference
 from distill.studies.study import Row, Study, Unit, chart, from_png, scored, sheet, stacked
 from synth.miniature.readers import FactorReader
@@ -102,14 +102,16 @@ class Benchmark(Study):
         return stacked([sheet(names, lines), chart(draw, 7, 4.6)])
 
     def finding(self, rows: Sequence[Row]) -> str:
-        others = [name for name, method in self.methods.items() if isinstance(method, Optimized) and name != "DDS"]
-        lines = ["DDS less each other method, with 95 % intervals:"]
-        for split, other in product(("test", "shifted"), others):
+        optimized = [name for name, method in self.methods.items() if isinstance(method, Optimized)]
+        ours = [name for name in ("DDS", OURS) if name in optimized]
+        pairs = [(one, other) for one in ours for other in optimized[: optimized.index(one)]]
+        lines = ["What one gains over another, with 95 % intervals:"]
+        for split, (one, other) in product(("test", "shifted"), pairs):
             said = []
             for figure, unit in (("psnr_all", "dB"), ("psnr_outside_to_input", "dB outside"), ("ssim_all", "SSIM")):
-                gain, low, high = paired_difference(rows, "DDS", other, split, figure)
+                gain, low, high = paired_difference(rows, one, other, split, figure)
                 said.append(f"{gain:+.2f} {unit} ({low:+.2f} to {high:+.2f})")
-            lines.append(f"{split}, {other}: {', '.join(said)}")
+            lines.append(f"{split}, {one} over {other}: {', '.join(said)}")
         return "\n".join(lines)
 
 

@@ -36,6 +36,9 @@ _provider_option = click.option(
 @click.option(
     "--guidance-scale", type=click.FloatRange(1), help="omega, over the preset's; 7.5 is the published one."
 )
+@click.option(
+    "--firm-threshold", type=click.FloatRange(0), help="Put small changes back: 2 spares backgrounds; 0 unless said."
+)
 @click.option("--seed", default=0, show_default=True, help="Of the noise.")
 @click.option("--series", is_flag=True, help="Also a GIF from the input to the result.")
 @click.option("--out", type=FOLDER, default=Path("edited"), show_default=True, help="Folder for the results.")
