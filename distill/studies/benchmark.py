@@ -92,9 +92,10 @@ class Benchmark(Study):
             lines.append((edit, [(from_png(c["png"]), f"{c['psnr_all']:.1f} dB") for c in cells]))
 
         def draw(axes: Any) -> None:
-            for name in names:
+            for place, name in enumerate(names):
                 means = _means(rows, method=name, split="test")
-                axes.plot(means["psnr_outside_to_input"], means["right"], "o", label=name)
+                marker = "o" if place < 10 else "*"  # matplotlib has ten colours
+                axes.plot(means["psnr_outside_to_input"], means["right"], marker, label=name)
             axes.set_xlabel("kept: PSNR to the input outside the mask, dB")
             axes.set_ylabel("edited: share whose factor reads right")
             axes.legend(fontsize=7)
