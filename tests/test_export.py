@@ -284,6 +284,14 @@ def test_a_compact_student_is_exported_like_any_other(tmp_path):
     assert not np.array_equal(red, image) and not np.array_equal(red, blue)
 
 
+def test_a_unet_student_is_a_pt2_file_for_every_size(parts, tmp_path):
+    """Parity tries sizes that divide by what the U-Net halves, square ones among them, and others."""
+    kind = Kind("pt2", "float32")
+    ((_, report),) = export_files(*parts, METADATA, {kind: tmp_path / kind.file_name}, pictures(2, 64, 64))
+    assert report.max_difference < MAX_DIFFERENCE["float32"]
+    assert any(case.height == case.width for case in report.cases)
+
+
 def test_untraceable_student_is_one_clear_line(tmp_path):
     with pytest.raises(ExportError, match="the float32 onnx file cannot be made of the student: ") as caught:
         export_onnx(make_vae(1), BranchingStudent(), SMALL, tmp_path / "model.onnx", pictures(1, 32, 32))
