@@ -43,8 +43,8 @@ def save(
     for leftover in root.glob(".*.part"):  # of a run that was killed here
         shutil.rmtree(leftover)
     folder, part = root / f"step_{step:06d}", root / f".step_{step:06d}.part"
-    part.mkdir(parents=True)
     try:
+        part.mkdir(parents=True)
         student.save_pretrained(part / "student")
         if averaged is not None:
             averaged.save_pretrained(part / "averaged")

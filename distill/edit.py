@@ -112,11 +112,11 @@ def edit(
     y, y_hat = teacher.encode_prompt(prompts), teacher.encode_prompt(sources)
 
     def watch(progress: Progress) -> None:
-        if callback_on_step_end is not None:
-            latents = progress.latents
-            callback_on_step_end(replace(progress, pictures=lambda: compose(teacher, images, x, z_hat, latents)))
+        assert callback_on_step_end is not None
+        latents = progress.latents
+        callback_on_step_end(replace(progress, pictures=lambda: compose(teacher, images, x, z_hat, latents)))
 
-    z = optimize(teacher, z_hat, y, y_hat, settings, watch)
+    z = optimize(teacher, z_hat, y, y_hat, settings, watch if callback_on_step_end is not None else None)
     if output_type == "latent":
         return Edited(z, z, z_hat)
     pictures: Any = compose(teacher, images, x, z_hat, z)

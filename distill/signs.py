@@ -19,7 +19,7 @@ NOTHING_MOVES = "nothing moves"
 
 VISIBLE = 16.0
 """Of 255, in any channel: a change that one sees when two pictures are laid beside each other. What a VAE loses is no
-part of it, for an edit is laid onto its original as a difference."""
+part of it where an edit changes little, for there it is laid onto its original (`distill.composition`)."""
 
 LEAST_CHANGED_SHARE = 0.01
 """Nothing moves if less of the picture changes visibly: a hundredth is a square of a tenth of each side, and what

@@ -144,12 +144,11 @@ def changed(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     if not overrides:
         return recipe
     values: dict[str, Any] = recipe.model_dump(mode="json", exclude_none=True)
-    new = _overridden(values, overrides)
-    named = any(override.partition("=")[0].strip() == "training.preset" for override in overrides)
-    before, now = (_preset_for(one["teacher"]["id"]) for one in (values, new))
-    if named or recipe.training.preset == before != now:
-        new = _overridden({**values, "training": {}}, overrides)
-    return validate(new, recipe.name)
+    if not any(override.partition("=")[0].strip() == "training.preset" for override in overrides):
+        new = validate(_overridden(values, overrides), recipe.name)
+        if not recipe.training.preset == _preset_for(recipe.teacher.id) != _preset_for(new.teacher.id):
+            return new
+    return validate(_overridden({**values, "training": {}}, overrides), recipe.name)
 
 
 def _preset_for(teacher: str) -> str:

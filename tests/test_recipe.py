@@ -168,6 +168,8 @@ def test_a_resolved_recipe_changes_key_by_key() -> None:
     assert (published.training.steps, published.training.seed) == (125_000, 3), "a new preset brings its own values"
     with pytest.raises(RecipeError, match="did you mean 'steps'"):
         changed(sofas, ["training.stepz=3"])
+    with pytest.raises(RecipeError, match="teacher"):
+        changed(sofas, ["teacher=some/model"])
     with pytest.raises(RecipeError, match="is no key=value"):
         changed(sofas, ["training.steps"])
 
