@@ -54,7 +54,8 @@ class TrainingSettings(Settings):
 
     preset: Literal["short", "paper"] = "paper"
     """The values to start from: `paper` for Stable Diffusion, `short` for the miniature. A recipe that names none has
-    the one for its teacher."""
+    the one for its teacher, and a table of a preset's name, as `[training.short]`, holds what the recipe wants
+    otherwise with that one alone."""
     student: Literal["unet", "compact"] = "unet"
     """`unet` is the paper's: the teacher's own U-Net put to another use. `compact` is a small convolutional network
     for phones, browsers and CPUs, and for teachers without such a U-Net (Stable Diffusion XL and 3)."""

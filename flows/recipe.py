@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from distill.settings import EvaluationSettings, TrainingSettings
+from distill.settings import PRESETS, EvaluationSettings, TrainingSettings
 from flows.settings import OperationSettings
 from inference.settings import ExportSettings
 from synth.errors import RecipeError
@@ -55,13 +55,23 @@ class Recipe(Settings):
     @model_validator(mode="before")
     @classmethod
     def _take_the_teachers_preset(cls, given: Any) -> Any:
-        """What trains on the miniature within minutes would wreck a Stable Diffusion, and the other way round."""
+        """What trains on the miniature within minutes would wreck a Stable Diffusion, and the other way round.
+
+        So a recipe for both names no preset, and what it wants otherwise of one stands in a table of that name.
+        """
         if not isinstance(given, dict):
             return given
         training, teacher = (given.get(part) or {} for part in ("training", "teacher"))
-        if not isinstance(training, dict) or not isinstance(teacher, dict) or "preset" in training:
+        if not isinstance(training, dict) or not isinstance(teacher, dict):
             return given
-        return {**given, "training": {"preset": _preset_for(teacher.get("id", TeacherSettings().id)), **training}}
+        preset = training.get("preset", _preset_for(teacher.get("id", TeacherSettings().id)))
+        tables = {name: training[name] for name in PRESETS if isinstance(training.get(name), dict)}
+        known = [key for key in TrainingSettings.model_fields if key != "preset"]
+        for name, table in tables.items():  # also that of the preset which is not used now
+            for key in table.keys() - known:
+                raise ValueError(f"unknown key training.{name}.{key}{_nearest(key, known)}")
+        beside = {key: value for key, value in training.items() if key not in tables}
+        return {**given, "training": {**tables.get(preset, {}), **beside, "preset": preset}}
 
     @field_validator("edits")
     @classmethod
@@ -238,6 +248,8 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "string_pattern_mismatch":
         return f"{key} is no name for an edit: use lower-case letters, digits and hyphens"
     message = first["msg"].removeprefix("Value error, ")
+    if not key:  # of the recipe as a whole
+        return message
     given = first["input"]
     shown = "" if isinstance(given, dict) else f", not {given!r}"
     return f"{key}: {message[:1].lower()}{message[1:]}{shown}"

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from small_runs import command
 
-from flows.init import MINIATURE_SIZE, photo_words_of, slot_values, words_from, words_of
+from flows.init import MINIATURE_SIZE
 from flows.recipe import load_recipe
+from flows.words import photo_words_of, slot_values, words_from, words_of
 from synth.errors import RecipeError
 from synth.hub import MINIATURE
 from synth.prompts import PhotoTexts
@@ -82,6 +83,7 @@ def test_a_shipped_recipe_is_a_start(shipped: str, tmp_path: Path) -> None:
     mine, original = load_recipe(out), load_recipe(shipped)
     assert mine.name == "mine"
     assert (mine.scenes, mine.edits, mine.training) == (original.scenes, original.edits, original.training)
+    assert mine.evaluation.given == original.evaluation.given
 
 
 def test_the_miniature_s_size_is_its_own() -> None:

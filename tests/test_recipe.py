@@ -68,6 +68,9 @@ def test_a_file_extends_a_recipe(tmp_path: Path) -> None:
         ("teachr.id=x", "unknown key teachr; did you mean 'teacher'?"),
         ("training.steps=many", "training.steps: input should be a valid integer"),
         ("training.preset=best", "training.preset: input should be 'short' or 'paper', not 'best'"),
+        ("training.paper.stepz=3", "unknown key training.paper.stepz; did you mean 'steps'?"),
+        ("training.short.preset=paper", "unknown key training.short.preset"),
+        ("training.short=3", "unknown key training.short"),
         ("scenes.count=0", "scenes.count: input should be greater than 0, not 0"),
         ("edits.Red={color='red'}", "edits.Red is no name for an edit: use lower-case letters, digits and hyphens"),
         ("edits.red={colour='red'}", "'colour', which is no slot of the template; did you mean 'color'?"),
@@ -152,6 +155,19 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(RunError, match="is no run folder: `distillery run"):
         RunFolder(tmp_path).load_recipe()
+
+
+def test_a_preset_s_table_holds_with_that_preset_alone() -> None:
+    omegas = {
+        override: load_recipe("characters", [override] if override else []).training.guidance_end
+        for override in ("", "teacher.id=some/model", "training.preset=paper", "training.guidance_end=4")
+    }
+    assert omegas == {
+        **{"": 3.5, "teacher.id=some/model": 25, "training.preset=paper": 25},
+        "training.guidance_end=4": 4,
+    }
+    resolved = load_recipe("characters")
+    assert validate(resolved.model_dump(mode="json", exclude_none=True)) == resolved
 
 
 def test_a_resolved_recipe_changes_key_by_key() -> None:

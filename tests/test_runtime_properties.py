@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from memory import resident_mib
 from PIL import Image, ImageOps
 from tiny_model import OFFSETS, noise, properties, write_model
 
 from inference.runtime import ImageError, Translator
 
 SIDES = st.integers(1, 300)
+LONG_SIDES = {"height": st.integers(1, 4000), "width": st.integers(1, 6000)}
 SEEDS = st.integers(0, 2**32 - 1)
 STRENGTHS = st.floats(-10, 10)
 EDITED_MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I;16", "I;16B"]
@@ -57,6 +59,20 @@ def test_any_array_keeps_its_size_and_is_its_own_at_strength_zero(translator, he
     assert edited.shape == image.shape and edited.dtype == np.uint8
     assert np.array_equal(image, before)
     assert np.array_equal(translator(image, "blue fabric", 0), image)
+
+
+@settings(deadline=None, max_examples=15)
+@given(**LONG_SIDES, turned=st.booleans())
+@example(height=1, width=6000, turned=False)
+@example(height=1, width=1, turned=False)
+def test_large_and_lanky_pictures_keep_their_size_and_their_untouched_half(translator, height, width, turned):
+    image = noise(width, height) if turned else noise(height, width)
+    edited = translator(image, "blue fabric")
+    assert edited.shape == image.shape
+    untouched = (
+        image.shape[1] * 3
+    ) // 4  # the model of these tests edits the left half; a cubic reaches over its edge
+    assert image.shape[1] < 100 or np.array_equal(edited[:, untouched:], image[:, untouched:])
 
 
 @quick
@@ -156,3 +172,17 @@ def test_24_megapixels(translator):
     change = edited[::50, :2600:50].astype(int) - image[::50, :2600:50]
     assert np.abs(change - np.rint(OFFSETS[1] * 127.5)).max() <= 1
     assert np.array_equal(translator(image, "blue fabric", 0), image)
+
+
+def test_hundreds_of_pictures_leave_no_memory_behind(translator):
+    sizes = [(64, 64), (90, 140), (400, 30), (1200, 900)]
+
+    def edit(times: int) -> None:
+        for number in range(times):
+            picture = Image.fromarray(noise(*sizes[number % 4], seed=number))
+            translator([picture, picture], "blue fabric", 0.5)
+
+    edit(100)
+    before = resident_mib()
+    edit(300)
+    assert resident_mib() - before < 10

@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from memory import resident_mib
 from PIL import Image
 from test_runtime_properties import bomb
 from tiny_model import EDITS, noise, properties, write_model
@@ -336,13 +337,6 @@ def flood(client: Any, num_requests: int) -> list[int]:
 
     with ThreadPoolExecutor(num_requests) as pool:  # all at once
         return list(pool.map(ask, range(num_requests)))
-
-
-def resident_mib() -> float:
-    statm = Path("/proc/self/statm")
-    if not statm.exists():
-        pytest.skip("the kernel does not say how much memory is used")
-    return int(statm.read_text().split()[1]) * 4096 / 2**20
 
 
 def test_a_flood_is_answered_to_the_last_and_leaves_no_memory_behind(model):

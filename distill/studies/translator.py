@@ -87,9 +87,9 @@ class Translator(Study):
     """Ablations of the training. `folder` keeps the painted set."""
 
     folder: Path = field(repr=False)  # where it lies makes no other study of it
-    num_steps: int = 120
+    num_steps: int = 400
     num_images: int = 200
-    num_scenes: int = 8
+    num_scenes: int = 12
     name = "translator"
     question = "What does each part of the training give?"
 

@@ -43,19 +43,8 @@ def init(
     distillery init masks --photos --subject "a photo of a person" --edit "zombie=a photo of a zombie"
     distillery init mine --from sofas --edit "green=color=green, material=velvet"
     """
-    from flows.init import (
-        MINIATURE_SIZE,
-        PAPER_SIZE,
-        PhotoWords,
-        Words,
-        file_name,
-        new_recipe,
-        photo_words_of,
-        slot_values,
-        words_from,
-        words_of,
-        write_recipe,
-    )
+    from flows.init import MINIATURE_SIZE, PAPER_SIZE, file_name, new_recipe, write_recipe
+    from flows.words import PhotoWords, Words, photo_words_of, slot_values, words_from, words_of
     from synth.errors import RecipeError
     from synth.prompts import Template
 
