@@ -1,6 +1,5 @@
 """Zero-shot edits of files: a teacher, a text, no training."""
 
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +40,7 @@ def edit_files(
         TeacherError: if the teacher cannot score, or cannot read a prompt to its end.
     """
     from distill.edit import edit
-    from synth.pixels import open_picture, png_bytes
+    from synth.pixels import gif_bytes, open_picture, png_bytes
 
     batches = _batches(find_pictures(paths))
     teacher.check_prompts([prompt, source_prompt])
@@ -58,7 +57,8 @@ def edit_files(
                 written.append(out / f"{path.stem}_edited.png")
                 if series:
                     shown = [images[place], *(frame[place] for frame in frames), edited.images[place]]
-                    write_whole(out / f"{path.stem}_series.gif", _gif(shown))
+                    times = [600, *[120] * (len(shown) - 2), 1500]  # ms
+                    write_whole(out / f"{path.stem}_series.gif", gif_bytes(shown, times))
     return written
 
 
@@ -129,10 +129,3 @@ def _batches(files: Sequence[Path]) -> list[list[Path]]:
         stems.add(file.stem)
         by_size.setdefault(size, []).append(file)
     return [group[start : start + _BATCH] for group in by_size.values() for start in range(0, len(group), _BATCH)]
-
-
-def _gif(images: "list[Image.Image]") -> bytes:
-    buffer = io.BytesIO()
-    duration = [600, *[120] * (len(images) - 2), 1500]  # ms
-    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=duration, loop=0)
-    return buffer.getvalue()

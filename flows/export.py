@@ -14,7 +14,7 @@ from flows.robust import RETRIES, gpu_alone
 from flows.run_folder import RunFolder, digest
 from flows.start import name_run, start
 from flows.synthesize import open_teacher
-from inference.settings import MAIN, Kind
+from inference.settings import MAIN, OWN_VAE, Kind
 from synth.errors import RunError
 
 _NUM_PARITY_IMAGES = 4
@@ -26,24 +26,27 @@ def export(recipe: Recipe, out: Path) -> Path:
 
     Raises:
         RunError: if there is no student yet.
-        ExportError: if a file would not agree with PyTorch; then it is not written, and all others are.
+        ExportError: if a file would not agree with PyTorch; then it is not written, and all others are. Or if
+            export.vae is not to be had, or does not fit.
     """
     import numpy as np
 
     from distill.translator import load_translator
     from inference.export import export_files
     from inference.settings import ModelMetadata
+    from inference.tiny_vae import open_tiny_vae
     from synth.dataset import PaintedSet
 
-    run = RunFolder.claim(recipe, out)
+    run = RunFolder(out)
     if not run.student.exists():
         raise RunError(f"{out} has no student yet: `distillery distill RECIPE --data SET --out {out}` trains one")
-    made_from = digest(run.fingerprint_of("distill"), recipe.export.opset, recipe.validated_on)
+    made_from = digest(run.fingerprint_of("distill"), recipe.export.opset, recipe.export.vae, recipe.validated_on)
     files = {kind: out / kind.file_name for kind in recipe.export.kinds()}
     missing = {kind: path for kind, path in files.items() if not run.is_done(_stage(kind), made_from, path)}
     for kind in files.keys() - missing.keys():
         say(f"{files[kind]} is up to date: nothing to export")
     if not missing:
+        RunFolder.claim(recipe, out)
         return run.model
     teacher, painted = open_teacher(recipe.teacher), PaintedSet(run.dataset)
     student = load_translator(run.student)
@@ -56,12 +59,15 @@ def export(recipe: Recipe, out: Path) -> Path:
         training_size=images.shape[1],
         teacher=teacher.name,
         licence=teacher.defaults.licence,
+        vae=recipe.export.vae,
         data_fingerprint=painted.fingerprint,
         validated_on=recipe.validated_on,
     )
     parity_images, calibration_images = images[:_NUM_PARITY_IMAGES], images[_NUM_PARITY_IMAGES:]
+    vae = teacher.vae if recipe.export.vae == OWN_VAE else open_tiny_vae(recipe.export.vae, teacher, parity_images)
+    RunFolder.claim(recipe, out)  # not before it is known that the recipe can be followed
     for kind, report in export_files(
-        teacher.vae, student, metadata, missing, parity_images, calibration_images, recipe.export
+        vae, student, metadata, missing, parity_images, calibration_images, recipe.export
     ):
         run.mark_done(_stage(kind), made_from)
         say(

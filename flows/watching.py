@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.progress import say
 from flows.recipe import Recipe
-from flows.run_folder import RunFolder
+from flows.run_folder import RunFolder, write_whole
 from synth.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from synth.teacher import Teacher
 
 _NUM_SAMPLES = 4  # images in a sample grid
-_FRAME_SECONDS, _LAST_FRAME_SECONDS, _MOST_FRAMES = 0.4, 2.0, 60
+_FRAME_MS, _LAST_FRAME_MS, _MOST_FRAMES = 400, 2000, 60  # of the film
 
 
 class Watch:
@@ -94,14 +94,14 @@ def write_film(grids: list[Path], film: Path) -> None:
     """Grids, in their order, as a GIF that stands still on the last one. Of very many, some are left out."""
     from PIL import Image
 
+    from synth.pixels import gif_bytes
+
     if not grids:
         return
     every = -(-len(grids) // _MOST_FRAMES)
     frames = [Image.open(path).convert("RGB") for path in grids[::-1][::every][::-1]]
-    part = film.with_name(f".{film.name}.part")
-    durations = [round(1000 * _FRAME_SECONDS)] * (len(frames) - 1) + [round(1000 * _LAST_FRAME_SECONDS)]
-    frames[0].save(part, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
-    part.replace(film)
+    times = [_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS]
+    write_whole(film, gif_bytes(frames, times))
 
 
 def open_tracker(recipe: Recipe, run: RunFolder) -> Any:

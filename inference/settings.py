@@ -10,6 +10,9 @@ Format = Literal["onnx", "torchscript", "pt2"]
 Precision = Literal["float32", "float16", "int8"]
 
 
+OWN_VAE = "teacher"
+
+
 class Kind(NamedTuple):
     """What a model file is, and the number format of its weights."""
 
@@ -38,6 +41,11 @@ class ExportSettings(Settings):
     """ONNX operator set. All of these keep parity; 20 gives the quickest file on a CPU: with 21 to 23 the same
     small model took four times as long to load and 14 to 30 % longer to run (onnxruntime 1.31)."""
 
+    vae: str = OWN_VAE
+    """`teacher` for its own; or a folder or Hub id of an AutoencoderTiny that was made for the same latents, such as
+    `madebyollin/taesd` for Stable Diffusion 1.x and 2.x: quicker, and it loses more detail. A run's figures are its
+    files' own, and tell how much."""
+
     @model_validator(mode="after")
     def _check_int8(self) -> Self:
         if "int8" in self.precisions and "onnx" not in self.formats:
@@ -63,6 +71,8 @@ class ModelMetadata(Settings):
     """The teacher's id, for people."""
     licence: str
     """The teacher's licence: it binds the student too."""
+    vae: str = OWN_VAE
+    """What is in the file in the place of the teacher's own, if it is another."""
     data_fingerprint: str
     """Fingerprint of the painted set."""
     validated_on: str

@@ -1,6 +1,7 @@
 """Pictures as arrays and as tensors."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,13 @@ def png_bytes(image: Image.Image) -> bytes:
     """A picture as the bytes of a PNG."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def gif_bytes(frames: Sequence[Image.Image], milliseconds: Sequence[int]) -> bytes:
+    """Pictures of one size as the bytes of an animation that starts anew at its end; each stands for its time."""
+    buffer, (first, *others) = io.BytesIO(), frames
+    first.save(buffer, "GIF", save_all=True, append_images=others, duration=list(milliseconds), loop=0)
     return buffer.getvalue()
 
 

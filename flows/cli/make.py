@@ -197,7 +197,12 @@ def distill(
 @click.argument("folder", type=FOLDER)
 @click.option("--format", "formats", metavar="LIST", help="Of onnx, torchscript and pt2, with commas.")
 @click.option("--precision", "precisions", metavar="LIST", help="Of float32, float16 and int8, with commas.")
-def export(folder: Path, formats: str | None, precisions: str | None) -> None:
+@click.option(
+    "--vae",
+    metavar="TEXT",
+    help="A small VAE in place of the teacher's: a folder or a Hub id; `teacher` for its own again.",
+)
+def export(folder: Path, formats: str | None, precisions: str | None, vae: str | None) -> None:
     """Write the model files of the run in FOLDER, from its student.
 
     model.onnx in float32 is always there; what the options name is written beside it, each format in each precision
@@ -206,11 +211,13 @@ def export(folder: Path, formats: str | None, precisions: str | None) -> None:
     \b
     distillery export runs/sofas
     distillery export runs/sofas --format onnx,torchscript,pt2 --precision float32,float16,int8
+    distillery export runs/sofas --vae madebyollin/taesd
     """
     from flows.recipe import changed
 
     wanted = {"formats": formats, "precisions": precisions}
     overrides = [f"export.{key}={json.dumps(value.split(','))}" for key, value in wanted.items() if value is not None]
+    overrides += [] if vae is None else [f"export.vae={json.dumps(vae)}"]
     recipe = changed(recipe_of(folder), overrides)
     prepare()
     from flows.export import export as write_models
