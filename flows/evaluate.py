@@ -119,7 +119,7 @@ def evaluate(
 
 
 def beside_zero_shot(recipe: Recipe, out: Path, num_scenes: int) -> str:
-    """The run's model file beside zero-shot DDS, picture by picture; writes the study into `zero-shot/`.
+    """The run's model file beside zero-shot methods, picture by picture; writes the study into `zero-shot/`.
 
     Args:
         recipe: of the run.

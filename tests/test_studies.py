@@ -12,9 +12,10 @@ from PIL import Image
 
 from distill.examples import drawn_examples
 from distill.settings import EditSettings, EvaluationSettings
-from distill.studies.distilled import STUDENT, ZERO_SHOT, Distilled
+from distill.studies.distilled import STUDENT, Distilled
 from distill.studies.guidance_bias import OMEGAS, GuidanceBias
 from distill.studies.leakage import Leakage
+from distill.studies.methods import DoNothing, Optimized
 from distill.studies.optimizer import Optimizer
 from distill.studies.real_images import RealImages
 from distill.studies.regularized_sds import WEIGHTS, RegularizedSDS
@@ -186,14 +187,15 @@ def test_a_student_is_held_against_zero_shot_edits_of_the_same_pictures(
             assert (image == example.image).all()
         return np.stack([example.truth for example in examples[edit][: len(images)] if example.truth is not None])
 
-    study = Distilled(oracle, "a file", edits, EvaluationSettings(num_scenes=2), EditSettings(iterations=2))
+    methods = {"do nothing": DoNothing(), "DDS": Optimized(EditSettings(iterations=2))}
+    study = Distilled(oracle, "a file", edits, EvaluationSettings(num_scenes=2), methods)
     finding = run_study(study, tiny_teacher, tmp_path)
     rows = pq.read_table(tmp_path / "rows.parquet").to_pylist()
     assert [(row["edit"], row["method"], row["scene"]) for row in rows] == [
-        (edit, method, scene) for edit in edits for method in (STUDENT, ZERO_SHOT) for scene in (0, 1)
+        (edit, method, scene) for edit in edits for method in (STUDENT, *methods) for scene in (0, 1)
     ]
     assert all(row["psnr_all"] == 60 and row["calls"] == 1 for row in rows if row["method"] == STUDENT)
-    assert all(row["psnr_all"] < 40 and row["calls"] == 8 for row in rows if row["method"] == ZERO_SHOT)
-    assert f"{STUDENT} less {ZERO_SHOT}" in finding
+    assert all(row["psnr_all"] < 40 and row["calls"] == 8 for row in rows if row["method"] == "DDS")
+    assert all(f"{STUDENT} less {name}, with" in finding for name in methods)
     with pytest.raises(RunError, match="another study"):  # the figures of one file do not pass for another's
         run_study(replace(study, model="another"), tiny_teacher, tmp_path)

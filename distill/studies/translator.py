@@ -123,29 +123,42 @@ class Translator(Study):
 
     def figure(self, rows: Sequence[Row]) -> Image.Image:
         lines = []
-        for arm in dict.fromkeys(row["arm"] for row in rows):
+        for arm in _arms(rows):
             cells = [r for r in rows if r["arm"] == arm and r["edit"] == ALONE and r["step"] == self.num_steps][:5]
             lines.append((arm, [(from_png(cell["png"]), f"{cell['psnr_all']:.1f} dB") for cell in cells]))
 
-        def draw(axes: Any) -> None:
-            for arm in dict.fromkeys(row["arm"] for row in rows):
-                points = [_means(rows, arm, step) for step in self._points()]
-                axes.plot([p["calls"] for p in points], [p["psnr_all"] for p in points], "o-", label=arm)
-            axes.set_xlabel("calls of the teacher's network, a latent each")
-            axes.set_ylabel(f"PSNR to the truth, {ALONE}, dB")
-            axes.legend(fontsize=7)
+        def curves(figure: str, label: str) -> Image.Image:
+            def draw(axes: Any) -> None:
+                for arm in (arm for arm in _arms(rows) if len(_edits(rows, arm)) == len(EDITS)):
+                    points = [_means(rows, arm, step) for step in self._points()]
+                    axes.plot(
+                        [point["calls"] for point in points], [point[figure] for point in points], "o-", label=arm
+                    )
+                axes.set_xlabel("calls of the teacher's network, a latent each")
+                axes.set_ylabel(label)
+                axes.legend(fontsize=7)
 
-        return stacked([sheet([f"room {place}" for place in range(1, 6)], lines), chart(draw, 7.4, 4.6)])
+            return chart(draw, 7.4, 4.2)
+
+        charts = [curves("psnr_all", "PSNR to the truth, dB"), curves("right", "share of edits that are right")]
+        return stacked([sheet([f"room {place}" for place in range(1, 6)], lines), *charts])
 
     def finding(self, rows: Sequence[Row]) -> str:
         said = []
-        for arm in dict.fromkeys(row["arm"] for row in rows):
-            m = _means(rows, arm, self.num_steps)
-            said.append(
-                f"{arm}: {m['psnr_all']:.1f} dB, factor right {m['right']:.0%}, {m['psnr_outside_to_input']:.1f} dB "
-                f"to the input outside, {m['variety']:.0%} of the variety"
-            )
-        return f"{ALONE} after {self.num_steps} steps. {'; '.join(said)}."
+        for arm in _arms(rows):
+            edits = _edits(rows, arm)
+            over = f" on {edits[0]}" if len(edits) == 1 else ""
+            said.append(f"{arm}{over}: {self._figures(rows, arm, edits)}")
+            if over and AS_IT_IS in _arms(rows):
+                said.append(f"{AS_IT_IS}{over}: {self._figures(rows, AS_IT_IS, edits)}")
+        return "\n".join([f"After {self.num_steps} steps, the means over {len(EDITS)} edits.", *said])
+
+    def _figures(self, rows: Sequence[Row], arm: str, edits: Sequence[str]) -> str:
+        m = _means([row for row in rows if row["edit"] in edits], arm, self.num_steps)
+        return (
+            f"{m['psnr_all']:.1f} dB, {m['psnr_inside']:.1f} inside, {m['psnr_outside_to_input']:.1f} to the input "
+            f"outside, factor right {m['right']:.0%}, {m['variety']:.0%} of the variety, {m['calls']:.0f} calls"
+        )
 
     def _points(self) -> list[int]:
         """The steps at which it is measured."""
@@ -176,6 +189,14 @@ def _rows(
     ]
 
 
+def _arms(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row["arm"] for row in rows))
+
+
+def _edits(rows: Sequence[Row], arm: str) -> list[str]:
+    return list(dict.fromkeys(row["edit"] for row in rows if row["arm"] == arm))
+
+
 def _means(rows: Sequence[Row], arm: str, step: int) -> dict[str, float]:
-    figures = ("calls", "psnr_all", "psnr_outside_to_input", "right", "variety")
-    return {figure: mean(rows, figure, arm=arm, step=step, edit=ALONE) for figure in figures}
+    figures = ("calls", "psnr_all", "psnr_inside", "psnr_outside_to_input", "right", "variety")
+    return {figure: mean(rows, figure, arm=arm, step=step) for figure in figures}

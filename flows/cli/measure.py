@@ -77,7 +77,7 @@ def evaluate() -> None:
 )
 @click.option("--num-scenes", type=click.IntRange(1), help="With --split: the recipe's own number unless said.")
 @click.option(
-    "--zero-shot", type=click.IntRange(1), metavar="N", help="Beside zero-shot DDS, on N scenes of each edit."
+    "--zero-shot", type=click.IntRange(1), metavar="N", help="Beside zero-shot methods, on N scenes of each edit."
 )
 @click.option("--images", type=click.Path(exists=True, path_type=Path), help="One's own photographs: a folder.")
 @click.option("--source", help="What they show, in words; needed for CLIP's direction.")
