@@ -15,15 +15,15 @@ machine does falls on all.
 """
 
 import argparse
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import torch
 from PIL import Image
-from tqdm import tqdm
+from turns import medians
 
 from distill.edit import edit, optimize
 from distill.settings import EditSettings
@@ -69,16 +69,16 @@ def main() -> None:
             ways[path.name] = open_file(path, kind.format)
 
     print(f"{'':26} latency  throughput   (times as fast as eager; {args.threads} threads, {size} px)")
-    single, batch = (_seconds(ways, _feeds(count, size, num_edits), args.rounds) for count in (1, args.batch_size))
+    single, batch = (_medians(ways, _feeds(count, size, num_edits), args.rounds) for count in (1, args.batch_size))
     for name in ways:
         faster = [seconds["eager"] / seconds[name] for seconds in (single, batch)]
         print(f"{name:26} {faster[0]:7.2f}  {faster[1]:10.2f}")
     parts = _parts(module, _feeds(1, size, num_edits))
-    spent = _seconds(parts, {}, args.rounds)
+    spent = _medians(parts, {}, args.rounds)
     print(*(f"{name} {spent[name] / sum(spent.values()):.0%}" for name in parts), sep=", ")
     slow: Works = _zero_shot(teacher, next(iter(student.edits.values())), size)
     quick: Works = {"eager": ways["eager"], "student": parts["student"]}
-    times = _seconds({**slow, **quick}, _feeds(1, size, num_edits), _ZERO_SHOT_ROUNDS)
+    times = _medians({**slow, **quick}, _feeds(1, size, num_edits), _ZERO_SHOT_ROUNDS)
     print(f"zero-shot takes {times['edit'] / times['eager']:.0f} times the eager call of one picture, ", end="")
     print(f"its iterations alone {times['iterations'] / times['student']:.0f} times the student alone")
 
@@ -90,6 +90,10 @@ def _feeds(count: int, size: int, num_edits: int) -> Feeds:
         "edit": np.arange(count) % num_edits,
         "strength": np.ones(count, np.float32),
     }
+
+
+def _medians(ways: Works, feeds: Feeds, rounds: int) -> dict[str, float]:
+    return medians({name: partial(work, feeds) for name, work in ways.items()}, rounds)
 
 
 def _eager(module: ExportModule) -> Work:
@@ -135,18 +139,6 @@ def _zero_shot(teacher: Teacher, prompt: str, size: int) -> Works:
         "edit": lambda _: edit(teacher, picture, prompt, "", settings),
         "iterations": lambda _: optimize(teacher, z_hat, y, teacher.null, settings),
     }
-
-
-def _seconds(ways: Works, feeds: Feeds, rounds: int) -> dict[str, float]:
-    """The median time of each, in turns."""
-    spent: dict[str, list[float]] = {name: [] for name in ways}
-    for round_ in tqdm(range(rounds + 1), leave=False):
-        for name, work in ways.items():
-            started = time.perf_counter()
-            work(feeds)
-            if round_:  # the first warms up
-                spent[name].append(time.perf_counter() - started)
-    return {name: float(np.median(times)) for name, times in spent.items()}
 
 
 if __name__ == "__main__":

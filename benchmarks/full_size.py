@@ -68,7 +68,7 @@ def main() -> None:
 def _measure(what: str, batch_size: int, steps: int, num_edits: int, device: str) -> tuple[float, float]:
     """Seconds a step, and the peak of memory in GiB."""
     keep_freed_memory()
-    teacher = _teacher(device)
+    teacher = full_size_teacher(device)
     if what == "zero-shot":
         times = _edit(teacher, batch_size, steps)
     else:
@@ -111,7 +111,7 @@ def _edit(teacher: Teacher, num: int, steps: int) -> list[float]:
     return [after - before for before, after in pairwise(marks)][1:]
 
 
-def _teacher(device: str) -> Teacher:
+def full_size_teacher(device: str) -> Teacher:
     """Stable Diffusion 1.5's networks, but for the text encoder's vocabulary."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer

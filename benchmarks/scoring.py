@@ -6,15 +6,14 @@
     plain      the same, over a loop as the authors' notebook has it: one call of four, autograd, SGD
     shared     teacher passes of K = 4 edits of an image with one source branch, over the plain way's 4 K
 
-All take turns, so that whatever else the machine does falls on all.
+All take turns; each figure is the median of its rounds' ratios.
 """
 
 import argparse
-import time
-from collections.abc import Callable
+from functools import partial
 
 import torch
-from tqdm import tqdm
+from turns import in_turns, median_ratio
 
 from distill.edit import optimize
 from distill.scores import dds, shared_source_dds
@@ -90,24 +89,11 @@ def main() -> None:
             7.5,
         )
 
-    seconds = {work.__name__: 0.0 for work in (ours, bare, plain, shared, separate)}
-    for round_ in tqdm(range(args.rounds + 1)):
-        for work in (ours, bare, plain, shared, separate):
-            spent = _timed(work, teacher.device)
-            seconds[work.__name__] += spent if round_ else 0.0  # the first round warms up
-    print(f"iteration  {seconds['ours'] / seconds['bare']:.3f} of the bare call")
-    print(f"plain      {seconds['ours'] / seconds['plain']:.3f} of the notebook's way")
-    print(f"shared     {seconds['separate'] / seconds['shared']:.3f} times as fast as {_EDITS} plain scores")
-
-
-def _timed(work: Callable[[], None], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
+    works = {work.__name__: work for work in (ours, bare, plain, shared, separate)}
+    ratio = partial(median_ratio, in_turns(works, args.rounds))
+    print(f"iteration  {ratio('ours', 'bare'):.3f} of the bare call")
+    print(f"plain      {ratio('ours', 'plain'):.3f} of the notebook's way")
+    print(f"shared     {ratio('separate', 'shared'):.3f} times as fast as {_EDITS} plain scores")
 
 
 if __name__ == "__main__":

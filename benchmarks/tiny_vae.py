@@ -10,8 +10,8 @@ the pictures back. Printed are both on drawn test scenes, and how long both take
 """
 
 import argparse
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from diffusers import AutoencoderTiny
 from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
 from tqdm import tqdm
+from turns import medians
 
 from distill.examples import drawn_examples
 from flows.run_folder import RunFolder
@@ -66,7 +67,7 @@ def main() -> None:
     with torch.no_grad():
         for name, way in ways.items():
             print(f"{name:14} {_psnr(way(x), x):.1f} dB on 32 test scenes")
-        seconds = _seconds(ways, x[:1], 20)
+        seconds = medians({name: partial(way, x[:1]) for name, way in ways.items()}, 20)
     print(f"there and back the tiny one takes {seconds['tiny'] / seconds[next(iter(ways))]:.2f} of the time")
 
 
@@ -93,18 +94,6 @@ def _train(vae: AutoencoderTiny, painted: PaintedSet, latents: Tensor, steps: in
 def _psnr(images: Tensor, x: Tensor) -> float:
     errors = (images.clamp(-1, 1) - x).square().mean(dim=(1, 2, 3))  # of 2 from black to white
     return float((10 * torch.log10(4 / errors)).mean())
-
-
-def _seconds(ways: dict[str, Callable[[Tensor], Tensor]], x: Tensor, rounds: int) -> dict[str, float]:
-    """The median time of each, in turns."""
-    spent: dict[str, list[float]] = {name: [] for name in ways}
-    for round_ in range(rounds + 1):
-        for name, way in ways.items():
-            started = time.perf_counter()
-            way(x)
-            if round_:  # the first warms up
-                spent[name].append(time.perf_counter() - started)
-    return {name: float(np.median(times)) for name, times in spent.items()}
 
 
 if __name__ == "__main__":

@@ -11,18 +11,16 @@ All take turns, so that whatever else the machine does falls on all. Each figure
 """
 
 import argparse
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
+from turns import Work, in_turns, median_ratio
 
 from distill.objective import autocast_of
 from distill.scores import Score, dds, shared_source_dds
@@ -52,7 +50,7 @@ def main() -> None:
     teacher = Teacher.load(TeacherSettings(id=args.teacher))
     with tempfile.TemporaryDirectory() as scratch:
         painted = _noise(Path(scratch), teacher.defaults.image_size)
-        works: dict[str, Callable[[], float]] = {}
+        works: dict[str, Work] = {}
         for kind in _KINDS:
             settings = TrainingSettings(
                 preset="short", student=kind, steps=10**6, checkpoint_every=10**6, batch_size=args.batch_size
@@ -62,16 +60,8 @@ def main() -> None:
             works[f"{kind} floor"] = _floor(teacher, settings)
         for name, score in (("shared", shared_source_dds), ("plain", plain_dds)):
             works[f"passes {name}"] = _passes(teacher, score, args.batch_size)
-        seconds: dict[str, list[float]] = {name: [] for name in works}
-        for round_ in tqdm(range(args.rounds + 2)):
-            for name, work in works.items():
-                spent = work()
-                if round_ >= 2:  # the first ones warm up
-                    seconds[name].append(spent)
-
-    def ratio(one: str, other: str) -> float:
-        return statistics.median(a / b for a, b in zip(seconds[one], seconds[other], strict=True))
-
+        spent = in_turns(works, args.rounds, warm_up=2)
+    ratio = partial(median_ratio, spent)
     for kind in _KINDS:
         print(f"step     {kind:8} {ratio(f'{kind} shared', f'{kind} floor'):.3f} of its floor")
     print(
@@ -100,19 +90,13 @@ def plain_dds(
     return dds(teacher, edited, z_hat[each], y, y_hat[each], t[each], eps[each], omega).reshape(z.shape)
 
 
-def _step(
-    teacher: Teacher, painted: PaintedSet, settings: TrainingSettings, score: Score, folder: Path
-) -> Callable[[], float]:
+def _step(teacher: Teacher, painted: PaintedSet, settings: TrainingSettings, score: Score, folder: Path) -> Work:
     texts = PhotoTexts(PhotoTextSettings(source=_SOURCE))
     records = train(teacher, painted, texts, _EDITS, settings, folder, progress=False, score=score)
-
-    def work() -> float:
-        return _timed(lambda: next(records), teacher.device)
-
-    return work
+    return lambda: next(records)
 
 
-def _floor(teacher: Teacher, settings: TrainingSettings) -> Callable[[], float]:
+def _floor(teacher: Teacher, settings: TrainingSettings) -> Work:
     """No line of ours but the networks': what one step must call, on tensors that are there already."""
     num = settings.batch_size * len(_EDITS)
     student = new_translator(teacher, {name: edit["target"] for name, edit in _EDITS.items()}, settings)
@@ -137,10 +121,10 @@ def _floor(teacher: Teacher, settings: TrainingSettings) -> Callable[[], float]:
             for mean, weight in zip(averaged.parameters(), student.parameters(), strict=True):
                 mean.lerp_(weight, 0.01)
 
-    return lambda: _timed(step, teacher.device)
+    return step
 
 
-def _passes(teacher: Teacher, score: Score, batch_size: int) -> Callable[[], float]:
+def _passes(teacher: Teacher, score: Score, batch_size: int) -> Work:
     z_hat = _latents(teacher, batch_size)
     z = z_hat[:, None].repeat(1, len(_EDITS), 1, 1, 1)
     y = teacher.encode_prompt([edit["target"] for edit in _EDITS.values()] * batch_size)
@@ -152,7 +136,7 @@ def _passes(teacher: Teacher, score: Score, batch_size: int) -> Callable[[], flo
         with autocast():
             score(teacher, z, z_hat, y, y_hat, t, torch.ones_like(z_hat), 5.5)
 
-    return lambda: _timed(call, teacher.device)
+    return call
 
 
 def _latents(teacher: Teacher, num: int) -> Tensor:
@@ -170,16 +154,6 @@ def _noise(folder: Path, size: int) -> PaintedSet:
         Image.fromarray(rng.integers(0, 256, (size, size, 3), np.uint8)).save(source / f"{number}.png")
     import_photos(str(source), PhotoSettings(image_size=size), folder / "set", progress=False)
     return PaintedSet(folder / "set")
-
-
-def _timed(work: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

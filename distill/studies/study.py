@@ -32,7 +32,7 @@ class Study(ABC):
 
     @abstractmethod
     def units(self) -> list[Unit]:
-        """The pieces of the work, in order; each takes a minute or so on two cores with the miniature."""
+        """The pieces of the work, in order; each takes minutes with the miniature."""
 
     @abstractmethod
     def measure(self, teacher: Teacher, unit: Unit) -> list[Row]:
