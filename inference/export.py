@@ -62,10 +62,9 @@ class ExportModule(nn.Module):
         amount = strength[:, None, None, None]  # (N, 1, 1, 1)
         both = torch.cat([z, z + amount.to(self.dtype) * delta])  # (2N, C, h, w)
         decoded = self.vae.decode(both / self.scale + self.shift).sample  # (2N, 3, H, W)
-        plain, edited = decoded[: image.shape[0]], decoded[image.shape[0] :]  # (N, 3, H, W) each
+        plain, edited = decoded[: image.shape[0]].float(), decoded[image.shape[0] :].float()  # (N, 3, H, W) each
         # The change first: (image + edited) - base would round away the image's last bits.
-        change = change_of_pixels(image.to(self.dtype), edited, plain)  # (N, 3, H, W)
-        translated = (image + change.float()).clamp(-1.0, 1.0)
+        translated = (image + change_of_pixels(image, edited, plain, strength)).clamp(-1.0, 1.0)  # (N, 3, H, W)
         # By contract, not by luck: a matrix product may round the rows of a batch apart.
         return torch.where(amount == 0, image, translated)
 

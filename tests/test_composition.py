@@ -1,14 +1,34 @@
 import torch
 
-from distill.composition import LARGE, change_of_pixels
+from distill.composition import LARGE, SMALL, change_of_pixels
 
 
 def test_what_is_left_alone_keeps_the_pictures_own_pixels() -> None:
     torch.manual_seed(0)
     image, plain = torch.rand(2, 2, 3, 8, 8) * 2 - 1
     assert torch.equal(change_of_pixels(image, plain, plain), torch.zeros_like(image))
-    nearly = plain + 1e-3
-    assert (change_of_pixels(image, nearly, plain) - 1e-3).abs().max() <= 1e-3 / LARGE * 2  # m of the VAE's loss
+    nearly = plain + SMALL / 100
+    assert change_of_pixels(image, nearly, plain).abs().max() < SMALL / 100 / 10
+
+
+def test_a_small_change_is_a_difference_laid_onto_the_picture() -> None:
+    image, plain = torch.zeros(1, 3, 1, 1), torch.full((1, 3, 1, 1), -0.1)
+    added = change_of_pixels(image, plain + SMALL, plain)
+    assert torch.allclose(
+        added, SMALL - (image - plain) * SMALL / LARGE, atol=1e-7
+    )  # of which m is the picture's own
+
+
+def test_half_an_edit_loses_no_more_than_the_whole() -> None:
+    """Where nothing is lost to the VAE, the change follows the strength in a straight line."""
+    torch.manual_seed(0)
+    image = torch.zeros(3, 3, 8, 8)
+    change = torch.rand(1, 3, 8, 8) * 0.3
+    strength = torch.tensor([1.0, 0.5, -0.25])
+    added = change_of_pixels(image, image + strength[:, None, None, None] * change, image, strength)
+    assert torch.allclose(added[1], 0.5 * added[0], atol=1e-6)
+    assert torch.allclose(added[2], -0.25 * added[0], atol=1e-6)
+    assert (added[0] <= change).all() and (added[0] < change * 0.9).any()
 
 
 def test_a_large_change_leaves_nothing_of_the_picture() -> None:

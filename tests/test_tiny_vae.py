@@ -31,7 +31,7 @@ def run(prefect_server: None, tiny_teacher: Teacher, tmp_path_factory: pytest.Te
     folder = tmp_path_factory.mktemp("tiny")
     parts = tiny_teacher.pipeline.components | {"vae": tiny_vae(), "requires_safety_checker": False}
     StableDiffusionPipeline(**parts).save_pretrained(folder / "teacher")
-    result = run_command(folder / "teacher", folder / "run", "scenes.filters.min_contrast=0")
+    result = run_command(folder / "teacher", folder / "run", "scenes.filters.min_contrast=0", "training.steps=40")
     assert result.exit_code == 0, result.output
     return folder / "run"
 
