@@ -30,9 +30,9 @@ check: $(READY)
 RUN := runs/demo
 bench: $(READY)  ## what all of it costs beside its peers, with the models of RUN (make demo, or another run): 40 minutes
 	test -f $(RUN)/model.onnx || $(MAKE) demo
-	$(BIN)/distillery export $(RUN) --format onnx,torchscript,pt2 --precision float32,float16
+	$(BIN)/distillery export $(RUN) --format onnx,torchscript,pt2 --precision float32,float16,int8
 	$(BIN)/python benchmarks/scoring.py
-	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/training.py --batch-size 4
 	$(BIN)/python benchmarks/painting.py
 	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/exported.py $(RUN)

@@ -32,7 +32,7 @@ from flows.run_folder import RunFolder
 from flows.synthesize import open_teacher
 from inference.export import ExportModule
 from inference.formats import INPUTS, open_file, read_metadata
-from inference.settings import ExportSettings
+from inference.settings import EVERY_KIND
 from synth.teacher import Teacher
 
 Feeds = dict[str, np.ndarray]
@@ -40,9 +40,6 @@ Work = Callable[[Feeds], object]
 Works = dict[str, Work]
 
 _ZERO_SHOT_ROUNDS = 3
-_EVERY_KIND = ExportSettings(
-    formats=("onnx", "torchscript", "pt2"), precisions=("float32", "float16", "int8")
-).kinds()
 
 
 def main() -> None:
@@ -61,12 +58,9 @@ def main() -> None:
     compact = ExportModule(teacher.vae, CompactTranslator.from_teacher(teacher, student.edits))
     size, num_edits = read_metadata(run.model)["training_size"], len(student.edits)
     ways: Works = {"eager": _eager(module), "compact": _eager(compact)}
-    for kind in _EVERY_KIND:
+    for kind in (kind for kind in EVERY_KIND if (run.path / kind.file_name).exists()):
         path = run.path / kind.file_name
-        if path.exists() and kind.format == "onnx":
-            ways[path.name] = _session(path, args.threads)
-        elif path.exists():
-            ways[path.name] = open_file(path, kind.format)
+        ways[path.name] = _session(path, args.threads) if kind.format == "onnx" else open_file(path, kind.format)
 
     print(f"{'':26} latency  throughput   (times as fast as eager; {args.threads} threads, {size} px)")
     single, batch = (_medians(ways, _feeds(count, size, num_edits), args.rounds) for count in (1, args.batch_size))
@@ -133,7 +127,7 @@ def _zero_shot(teacher: Teacher, prompt: str, size: int) -> Works:
     settings = EditSettings(iterations=200)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8))
     side = size // teacher.vae_scale_factor
-    z_hat = torch.randn((1, teacher.latent_channels, side, side))
+    z_hat = torch.randn((1, teacher.latent_channels, side, side)).to(teacher.device)
     y = teacher.encode_prompt([prompt])
     return {
         "edit": lambda _: edit(teacher, picture, prompt, "", settings),

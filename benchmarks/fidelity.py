@@ -30,16 +30,13 @@ from flows.run_folder import RunFolder
 from flows.synthesize import open_teacher
 from inference.export import ExportModule
 from inference.formats import open_file
-from inference.settings import ExportSettings
+from inference.settings import EVERY_KIND
 from synth.miniature.readers import FactorReader
 from synth.miniature.world import WorldScene, render
 from synth.pixels import to_float, to_uint8
 
 _SHOWN = ("psnr_all", "psnr_inside", "psnr_outside_to_input", "ssim_all", "ssim_inside", "sharpness_inside", "right")
 _ON_SHEET = 8
-_EVERY_KIND = ExportSettings(
-    formats=("onnx", "torchscript", "pt2"), precisions=("float32", "float16", "int8")
-).kinds()
 
 
 def main() -> None:
@@ -62,7 +59,7 @@ def main() -> None:
         "plain": _decoded(module, names, lambda x, edited, plain: edited),
         "difference": _decoded(module, names, lambda x, edited, plain: x + edited - plain),
     }
-    for kind in _EVERY_KIND:
+    for kind in EVERY_KIND:
         if (path := run.path / kind.file_name).exists():
             ways[path.name] = _file(path, kind.format, names)
 

@@ -61,7 +61,7 @@ def main() -> None:
     edit = next(iter(recipe.edits.values()))
     x = to_float(torch.from_numpy(np.stack([example.image for example in drawn_examples(edit, 32, "test")])))
     ways: dict[str, Callable[[Tensor], Tensor]] = {
-        "the teacher's": lambda x: teacher.decode(teacher.encode(x)),
+        "the teacher's": lambda x: teacher.decode(teacher.encode(x)).cpu(),
         "tiny": lambda x: vae.decode(vae.encode(x).latents).sample,
     }
     with torch.no_grad():

@@ -83,6 +83,11 @@ def load_student(checkpoint: Path) -> LatentTranslator:
     return load_translator(averaged if averaged.exists() else checkpoint / "student").merged()
 
 
+def trained_on(checkpoint: Path) -> str:
+    """The fingerprint of the set that a checkpoint's network learnt from."""
+    return str(json.loads((checkpoint / "state.json").read_text())["depends_on"]["data"])
+
+
 def restore(
     checkpoint: Path,
     student: LatentTranslator,

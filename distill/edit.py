@@ -105,7 +105,7 @@ def edit(
     settings = EditSettings.model_validate({**(settings or EditSettings()).model_dump(), **changes})
     images = [image] if isinstance(image, Image.Image) else list(image)
     prompts, sources = (_for_each(text, len(images)) for text in (prompt, source_prompt))
-    _check(images, prompts)
+    _check(images, prompts, sources)
     teacher.require_scorer()
     x = working_pixels(teacher, images)
     z_hat = teacher.encode(x).float()  # (N, C, h, w)
@@ -188,7 +188,7 @@ def optimize(
     )
     for iteration in range(settings.iterations):
         rate = settings.learning_rate * settings.decay ** (iteration // settings.decay_every)
-        # Adam divides the score's own size away: its rate is the step itself.
+        # Adam divides the score's own size away: with it, this is the step itself.
         optimizer.param_groups[0]["lr"] = rate * STEP
         t, eps = draw(settings, iteration, z_hat)
         before = z.detach().clone()
@@ -281,11 +281,13 @@ def _for_each(text: str | Sequence[str], num: int) -> list[str]:
     return [text] * num if isinstance(text, str) else list(text)
 
 
-def _check(images: Sequence[Image.Image], prompts: Sequence[str]) -> None:
+def _check(images: Sequence[Image.Image], prompts: Sequence[str], sources: Sequence[str]) -> None:
     if not images:
         raise EditError("there is no picture to edit")
     if len(prompts) != len(images):
         raise EditError(f"there are {len(images)} pictures and {len(prompts)} prompts: give one for all, or one each")
+    if len(sources) != len(images):
+        raise EditError(f"there are {len(images)} pictures and {len(sources)} sources: give one for all, or one each")
     if not all(prompt.strip() for prompt in prompts):
         raise EditError("the prompt is empty: say what the picture shall show")
     sizes = sorted({picture.size for picture in images})

@@ -14,9 +14,9 @@ What is measured, per edit and method, as means over scenes:
     right  share of scenes in which the strict factor reader finds every value that the edit asks for
 
 beside two baselines: `do nothing` returns the input, `vae ceiling` is the true counterfactual sent through the
-teacher's VAE, which nothing that decodes a latent can be expected to pass. Scenes that already show what the edit
-asks for are scored apart, as `no-op`: there the input itself is the truth. Some of the `edited` scenes are scored
-once more, as `held-out`: they show, before or after, a combination of factors that the teacher never saw.
+teacher's VAE, which nothing that decodes a latent alone can be expected to pass. Scenes that already show what the
+edit asks for are scored apart, as `no-op`: there the input itself is the truth. Some of the `edited` scenes are
+scored once more, as `held-out`: they show, before or after, a combination of factors that the teacher never saw.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

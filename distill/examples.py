@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from synth.errors import RecipeError
 from synth.miniature.captions import full_caption
 from synth.miniature.world import FACTORS, MASK_OF, WorldScene, render, sample_scene
 
@@ -69,7 +70,12 @@ def drawn_examples(factors: Mapping[str, str], num: int, split: str, **given: st
         num: how many.
         split: of the drawn world.
         given: factors that the scenes shall have before.
+
+    Raises:
+        RecipeError: if those are what the edit sets.
     """
+    if all(given.get(factor) == value for factor, value in factors.items()):
+        raise RecipeError(f"scenes that show {given} already are what the edit {dict(factors)} makes of them")
     wanted = {*factors, *given}
     kind = next(kind for kind, known in FACTORS.items() if wanted <= set(known))
     examples: list[Example] = []

@@ -45,6 +45,12 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+FREE = {
+    *("preset", "micro_batch_size", "gradient_checkpointing", "checkpoint_every", "keep_checkpoints", "tracker"),
+}
+"""Keys of TrainingSettings that move a training by no more than rounding."""
+
+
 class TrainingSettings(Settings):
     """How a student is trained.
 
@@ -69,13 +75,13 @@ class TrainingSettings(Settings):
     """Images that are held in memory at once; None is all of `batch_size`. Fewer is slower, and trains the same."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5
     """Adam's."""
-    learning_rate_end: Annotated[float, Field(gt=0)] | None = None
-    """Its value at the end of its way; None keeps it as it is, as published. A rate that serves the first hundreds of
-    steps may throw a student off after a thousand."""
+    learning_rate_end: Annotated[float, Field(gt=0)] = 1e-5
+    """Its value at the end of its way, if it has one. A rate that serves the first hundreds of steps may throw a
+    student off after a thousand."""
     learning_rate_steps: Annotated[int, Field(ge=0)] = 0
-    """Length of the cosine from learning_rate to learning_rate_end."""
-    max_grad_norm: Annotated[float, Field(gt=0)] | None = None
-    """A longer gradient is scaled down to this norm; None lets all through, as published."""
+    """Length of the cosine from learning_rate to learning_rate_end; 0 keeps learning_rate, as published."""
+    max_grad_norm: Annotated[float, Field(ge=0)] = 0.0
+    """A longer gradient is scaled down to this norm; 0 lets all through, as published."""
     warmup_steps: Annotated[int, Field(ge=0)] = 10_000
     """Length of the learning rate's linear warm-up."""
     guidance_start: Annotated[float, Field(ge=1)] = 1.0
@@ -122,7 +128,11 @@ class TrainingSettings(Settings):
     @classmethod
     def _fill_from_preset(cls, given: Any) -> Any:
         preset = PRESETS.get(given.get("preset", "paper")) if isinstance(given, dict) else None
-        return {**preset.values, **given} if preset else given
+        if preset is None:
+            return given
+        if "learning_rate_end" in given and "learning_rate_steps" not in {**preset.values, **given}:
+            raise ValueError("learning_rate_end is the end of no way: give learning_rate_steps, its length")
+        return {**preset.values, **given}
 
     @model_validator(mode="after")
     def _check(self) -> "TrainingSettings":
@@ -131,11 +141,6 @@ class TrainingSettings(Settings):
         if self.student == "compact" and (self.lora_rank or self.gradient_checkpointing):
             raise ValueError("lora_rank and gradient_checkpointing are for the student unet: a compact one is small")
         return self
-
-    @property
-    def validated_on(self) -> str:
-        """Where the preset was seen to work."""
-        return PRESETS[self.preset].validated_on
 
 
 class EvaluationSettings(Settings):

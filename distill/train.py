@@ -21,7 +21,7 @@ from distill.objective import Objective
 from distill.pairs import prepare
 from distill.schedules import cosine, linear_warmup
 from distill.scores import Score, shared_source_dds
-from distill.settings import TrainingSettings
+from distill.settings import FREE, TrainingSettings
 from distill.translator import LatentTranslator, new_translator
 from synth.dataset import PaintedSet
 from synth.errors import TrainingError
@@ -29,11 +29,7 @@ from synth.prompts import PhotoTexts, Template
 from synth.settings import Substitution
 from synth.teacher import Teacher
 
-# What may change between a checkpoint and its resumption: none of it moves the curve but by rounding.
-_FREE = {
-    *("preset", "steps", "micro_batch_size", "gradient_checkpointing"),
-    *("checkpoint_every", "keep_checkpoints", "sample_every", "patience", "tracker"),
-}
+_FREE = {*FREE, "steps", "sample_every", "patience"}  # between a checkpoint and its resumption
 
 
 @dataclass(frozen=True)
@@ -126,14 +122,14 @@ def train(
         started = time.perf_counter()
         omega = cosine(step, settings.guidance_start, settings.guidance_end, settings.guidance_warmup_steps)
         lambda_id = cosine(step, settings.lambda_id_start, settings.lambda_id_end, settings.lambda_id_steps)
-        rate_end = settings.learning_rate_end or settings.learning_rate
+        rate_end = settings.learning_rate_end if settings.learning_rate_steps else settings.learning_rate
         learning_rate = cosine(step, settings.learning_rate, rate_end, settings.learning_rate_steps)
         learning_rate *= linear_warmup(step, settings.warmup_steps)
         optimizer.zero_grad(set_to_none=True)
         dds, identity = objective.backward(step, omega, lambda_id)
         norm = torch.nn.utils.get_total_norm([weight.grad for weight in learned if weight.grad is not None])
         _refuse_not_a_number(step + 1, dds=dds, identity=identity, grad_norm=float(norm))
-        if settings.max_grad_norm is not None:
+        if settings.max_grad_norm:
             torch.nn.utils.clip_grads_with_norm_(learned, settings.max_grad_norm, norm)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from distill.settings import FREE
 from flows.costs import checkpoints_of
 from flows.launch import distill_together
 from flows.mirror import keep, keep_task, take_up_task
@@ -20,7 +21,7 @@ from flows.start import name_run, start
 from flows.stopping import Stopping
 from flows.synthesize import open_teacher
 from flows.watching import Watch
-from synth.errors import TrainingError
+from synth.errors import DatasetError, TrainingError
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -54,9 +55,10 @@ def distill(recipe: Recipe, out: Path, data: str | None = None) -> Path:
     with processes.main_process_first():
         run = RunFolder.claim(recipe, out)
         if data is not None:
-            run.use_dataset(data)
+            take_set(run, data)
     teacher, painted = open_teacher(recipe.teacher), PaintedSet(run.dataset)
-    made_from = digest(teacher.fingerprint, painted.fingerprint, recipe.edits, settings.model_dump(mode="json"))
+    matters = settings.model_dump(mode="json", exclude=FREE if settings.patience else {*FREE, "sample_every"})
+    made_from = digest(teacher.fingerprint, painted.fingerprint, recipe.edits, matters)
     if run.is_done("distill", made_from, run.student):
         say(f"the student of {settings.steps} steps is in {run.student}: nothing to train")
         return run.student
@@ -64,7 +66,7 @@ def distill(recipe: Recipe, out: Path, data: str | None = None) -> Path:
     check_size(recipe, teacher, painted)
     steps = train(teacher, painted, recipe.texts(), recipe.edits, settings, run.path, processes.is_main_process)
     if not processes.is_main_process:
-        for record in steps:
+        for record in () if settings.patience and _agreed(False) else steps:
             if settings.patience and record.step % settings.sample_every == 0 and _agreed(False):
                 break
         processes.wait_for_everyone()
@@ -72,18 +74,22 @@ def distill(recipe: Recipe, out: Path, data: str | None = None) -> Path:
     say(f"distilling from {teacher.name} on {teacher.device}{_shared_by(processes.num_processes)}")
     watch, artifact = Watch(recipe, run, teacher, painted), open_progress("steps", recipe.name)
     stopping = Stopping(recipe, run, teacher, painted) if settings.patience else None
+    newest = checkpoints.latest(run.path)
+    done = stopping is not None and _agreed(newest is not None and stopping.resume(newest))
     with Bar("distilling", settings.steps, "step", artifact=artifact) as bar:
-        for record in steps:
+        for record in () if done else steps:
             watch.see(record)
             bar.set_postfix(omega=f"{record.guidance_scale:.2f}", moved=f"{record.identity:.4f}")
             bar.update(record.step - bar.n)
             if record.step % settings.checkpoint_every == 0:
                 keep(recipe, out)
-            if stopping is not None and record.step % settings.sample_every == 0 and _agreed(stopping.see(record)):
+            if stopping is None or record.step % settings.sample_every:
+                continue
+            if _agreed(stopping.see(record.step, record.student)):
                 break
     watch.close()
-    if stopping is not None and run.best.exists():
-        save_student(load_translator(run.best), run.student)
+    if stopping is not None and stopping.best is not None:
+        save_student(load_translator(stopping.best), run.student)
     else:
         newest = checkpoints.latest(run.path)
         assert newest is not None, "a training ends with a checkpoint"
@@ -91,6 +97,26 @@ def distill(recipe: Recipe, out: Path, data: str | None = None) -> Path:
     run.mark_done("distill", made_from)
     processes.wait_for_everyone()
     return run.student
+
+
+def take_set(run: RunFolder, data: str) -> None:
+    """Let a run take a set that lies elsewhere; one that is not there yet may be painted there.
+
+    Raises:
+        TrainingError: if the run was trained on another set.
+    """
+    from distill import checkpoints
+    from synth.dataset import PaintedSet
+
+    newest = checkpoints.latest(run.path)
+    if newest is not None and data != run.dataset:
+        try:
+            there = PaintedSet(data).fingerprint
+        except DatasetError:
+            there = None
+        if there is not None and there != checkpoints.trained_on(newest):
+            raise TrainingError(f"{run.path} was trained on another set than {data}: choose another --out")
+    run.use_dataset(data)
 
 
 def check_size(recipe: Recipe, teacher: "Teacher", painted: "PaintedSet") -> None:
@@ -206,7 +232,7 @@ def distill_flow(recipe: Recipe, out: Path, data: str | None = None, changes: tu
     take_up_task(recipe, out)
     run = RunFolder.claim(recipe, out)
     if data is not None:
-        run.use_dataset(data)
+        take_set(run, data)
     before = run.last_work()
     with gpu_alone(recipe.teacher.device, recipe.operations.processes), run.timed("training"):
         student = train_task.with_options(timeout_seconds=recipe.operations.timeout_hours * 3600)(recipe, out)

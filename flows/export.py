@@ -32,15 +32,16 @@ def export(recipe: Recipe, out: Path) -> Path:
     import numpy as np
 
     from distill.translator import load_translator
-    from inference.export import export_files
+    from inference.export import GRAPH, export_files
     from inference.settings import ModelMetadata
-    from inference.tiny_vae import open_tiny_vae
+    from inference.tiny_vae import fingerprint, open_tiny_vae
     from synth.dataset import PaintedSet
 
     run = RunFolder(out)
     if not run.student.exists():
         raise RunError(f"{out} has no student yet: `distillery distill RECIPE --data SET --out {out}` trains one")
-    made_from = digest(run.fingerprint_of("distill"), recipe.export.opset, recipe.export.vae, recipe.validated_on)
+    vae_used = fingerprint(recipe.export.vae)
+    made_from = digest(run.fingerprint_of("distill"), GRAPH, recipe.export.opset, vae_used, recipe.validated_on)
     files = {kind: out / kind.file_name for kind in recipe.export.kinds()}
     missing = {kind: path for kind, path in files.items() if not run.is_done(_stage(kind), made_from, path)}
     for kind in files.keys() - missing.keys():
@@ -69,6 +70,8 @@ def export(recipe: Recipe, out: Path) -> Path:
     for kind, report in export_files(
         vae, student, metadata, missing, parity_images, calibration_images, recipe.export
     ):
+        if kind == MAIN and run.drop_figures():
+            say(f"the figures were of the file before: `distillery evaluate translator {out}` measures this one")
         run.mark_done(_stage(kind), made_from)
         say(
             f"{files[kind]} differs from PyTorch by {report.max_difference:.1e} at most (of 2), "

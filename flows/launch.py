@@ -17,10 +17,11 @@ from pathlib import Path
 from flows.process import prepare_worker
 from flows.progress import Bar, open_progress, say
 from flows.recipe import Recipe
+from flows.robust import can_pass
 from flows.run_folder import RunFolder, slug
 from synth.errors import DistilleryError, TrainingError
 
-_ERROR = "error: "
+_ERROR, _PASSING = "error: ", "error that may pass: "
 _SECONDS_BETWEEN_LOOKS = 1.0
 _END_BYTES = 4096  # holds several lines
 _SECONDS_TO_END = 30.0  # after the lifeline is cut; the processes end at once, and torchrun sees to itself
@@ -41,7 +42,9 @@ def distill_together(recipe: Recipe, run: RunFolder) -> None:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
         bar.update(_last_step(run.metrics) - bar.n)
     if process.returncode != 0:
-        raise TrainingError(_why(log))
+        why, passes = _why(log)
+        # What it came of is in the other process: here stands what `robust` would have made of it there.
+        raise TrainingError(why) from (ConnectionError(why) if passes else None)
 
 
 @contextmanager
@@ -76,12 +79,13 @@ def _last_step(metrics: Path) -> int:
     return int(json.loads(lines[-1])["step"]) if lines else 0
 
 
-def _why(log: Path) -> str:
-    """The first error that a process told, or where to look."""
+def _why(log: Path) -> tuple[str, bool]:
+    """The first error that a process told, or where to look; and whether it is worth another try."""
     for line in log.read_text(errors="replace").splitlines():
-        if line.startswith(_ERROR):
-            return line.removeprefix(_ERROR)
-    return f"the processes of the training ended without an error of ours: look at {log}"
+        for prefix in (_ERROR, _PASSING):
+            if line.startswith(prefix):
+                return line.removeprefix(prefix), prefix == _PASSING
+    return f"the processes of the training ended without an error of ours: look at {log}", False
 
 
 def main() -> None:
@@ -93,8 +97,12 @@ def main() -> None:
     out = Path(sys.argv[1])
     try:
         distill(RunFolder(out).load_recipe(), out)
-    except DistilleryError as error:
-        print(f"\n{_ERROR}{' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    except Exception as error:
+        passes = can_pass(error)
+        if not passes and not isinstance(error, DistilleryError):
+            raise
+        prefix = _PASSING if passes else _ERROR
+        print(f"\n{prefix}{' '.join(str(error).split())}", file=sys.stderr, flush=True)
         sys.exit(2)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows.distill import distill_flow
+from flows.distill import distill_flow, take_set
 from flows.export import export_flow
 from flows.mirror import keep_task, take_up_task
 from flows.model_card import write_model_card
@@ -42,7 +42,7 @@ def pipeline(recipe: Recipe, out: Path | None = None, data: str | None = None, c
     take_up_task(recipe, out)
     run = RunFolder.claim(recipe, out)
     if data is not None:
-        run.use_dataset(data)
+        take_set(run, data)
     name_run(f"{recipe.name}: {recipe.to_paint().count} images, {recipe.training.steps} steps, in {out}")
     before = run.last_work()
     with gpu_alone(recipe.teacher.device, recipe.operations.processes):

@@ -96,8 +96,8 @@ def preview(
         recipe: whose edits are tried, on its scenes or on photographs.
         out: the HTML file.
         images: for a recipe of photographs, a folder of them.
-        guidance_scales: to try; by default three around the teacher's own.
-        iterations: to look at; by default three.
+        guidance_scales: to try; by default some around the teacher's own.
+        iterations: to look at; fewer on a CPU by default.
         num_pictures: how many pictures share the edits; each edit gets one at least.
         whole_picture: the edits are meant to change all of a picture, as weather and styles do.
         dollars_per_hour: of this device.

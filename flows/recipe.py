@@ -198,7 +198,7 @@ def _read(name_or_path: str | Path) -> dict[str, Any]:
     if "extends" not in values:
         return values
     parent = values.pop("extends")
-    if parent == path.stem or parent not in recipe_names():
+    if parent not in recipe_names() or path.resolve() == (RECIPES / f"{parent}.toml").resolve():
         raise RecipeError(f"{path} extends {parent!r}, which is none of {', '.join(recipe_names())}")
     return _merged(_read(parent), values)
 

@@ -121,6 +121,14 @@ class RunFolder:
         stages = self._stages() | {stage: fingerprint}
         write_whole(self.stages, (json.dumps(stages, indent=2) + "\n").encode())
 
+    def drop_figures(self) -> bool:
+        """Delete what was measured of a model file that is no more; whether there was anything."""
+        names = [f"{file.stem}*{file.suffix}" for file in (self.evaluation, self.grid)]
+        figures = [file for name in names for file in self.path.glob(name)]
+        for file in figures:
+            file.unlink()
+        return bool(figures)
+
     def last_work(self) -> int:
         """When a stage last made something, in ns; 0 for never. A stage that finds all done leaves it as it is."""
         return self.stages.stat().st_mtime_ns if self.stages.exists() else 0

@@ -1,5 +1,8 @@
 """When a training has had enough: its edits are looked at on the way, and the best network is kept in `best/`.
 
+A killed training does the steps behind its last checkpoint again, and they give the same networks: what was seen of
+them stays.
+
 After `training.patience` looks without a better one the training stops. What is better:
 
 - Where drawn scenes can judge the edits, what comes nearer to the true counterfactuals of development scenes: the
@@ -9,6 +12,8 @@ After `training.patience` looks without a better one the training stops. What is
 """
 
 import json
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -19,7 +24,6 @@ from flows.run_folder import RunFolder, save_student, write_whole
 
 if TYPE_CHECKING:
     from distill.evaluate import Images
-    from distill.train import StepRecord
     from distill.translator import LatentTranslator
     from synth.dataset import PaintedSet
     from synth.teacher import Teacher
@@ -34,8 +38,11 @@ Row = dict[str, Any]
 
 
 class _Judge(Protocol):
-    def look(self, student: "LatentTranslator", best: Row | None) -> Row:
-        """What is seen of a network: figures, `better` than the best so far or not, and both in words (`said`)."""
+    def look(self, student: "LatentTranslator", best: Row | None, folder: Path | None) -> Row:
+        """What is seen of a network: figures, `better` than the best so far or not, and both in words (`said`).
+
+        `folder` has the best network.
+        """
 
 
 class Stopping:
@@ -46,25 +53,48 @@ class Stopping:
 
         self._run, self._patience = run, recipe.training.patience
         self._judge: _Judge = (
-            _ByTruth(recipe, teacher) if has_true_answers(recipe) else _BySigns(recipe, run, teacher, painted)
+            _ByTruth(recipe, teacher) if has_true_answers(recipe) else _BySigns(recipe, teacher, painted)
         )
-        there = json.loads(run.development.read_text()) if run.development.exists() else []
-        self._rows: list[Row] = there
+        self._device = teacher.device
+        self._every = recipe.training.sample_every
+        self._rows: list[Row] = []
 
-    def see(self, record: "StepRecord") -> bool:
+    def resume(self, checkpoint: Path) -> bool:
+        """Before a training goes on from a checkpoint: look at its network, if it was killed before it was looked at.
+
+        Returns:
+            Whether the training was to stop there.
+        """
+        if self._run.development.exists():
+            self._rows = json.loads(self._run.development.read_text())
+        step = int(checkpoint.name.removeprefix("step_"))
+        if step % self._every:
+            return False
+        from distill.checkpoints import load_student
+
+        return self.see(step, load_student(checkpoint).to(self._device))
+
+    def see(self, step: int, student: "LatentTranslator") -> bool:
         """Look at a step's network; whether the training shall stop."""
-        # A training that was killed does the steps behind its last checkpoint again.
-        self._rows = [row for row in self._rows if row["step"] < record.step]
-        self._rows.append({"step": record.step, **self._judge.look(record.student, self._best())})
-        if self._rows[-1]["better"]:
-            save_student(record.student.merged(), self._run.best)
-        write_whole(self._run.development, (json.dumps(self._rows, indent=2) + "\n").encode())
-        best = self._best()
-        waited = len(self._rows) if best is None else len(self._rows) - 1 - self._rows.index(best)
-        stop = waited >= self._patience
-        if stop:
-            say(f"stopped after {record.step} steps: {self.verdict()}")
-        return stop
+        if not any(row["step"] == step for row in self._rows):
+            self._rows.append({"step": step, **self._judge.look(student, self._best(), self.best)})
+            if self._rows[-1]["better"]:
+                save_student(student.merged(), self._folder(step))
+            write_whole(self._run.development, (json.dumps(self._rows, indent=2) + "\n").encode())
+            for folder in self._run.best.glob("step_*"):
+                if folder != self.best:
+                    shutil.rmtree(folder)
+        seen = [row for row in self._rows if row["step"] <= step]
+        waited = next((place for place, row in enumerate(reversed(seen)) if row["better"]), len(seen))
+        if waited >= self._patience:
+            say(f"stopped after {step} steps: {self.verdict()}")
+        return waited >= self._patience
+
+    @property
+    def best(self) -> Path | None:
+        """The folder of the best network so far."""
+        row = self._best()
+        return None if row is None else self._folder(row["step"])
 
     def verdict(self) -> str:
         """Which network is the best."""
@@ -73,6 +103,9 @@ class Stopping:
 
     def _best(self) -> Row | None:
         return next((row for row in reversed(self._rows) if row["better"]), None)
+
+    def _folder(self, step: int) -> Path:
+        return self._run.best / f"step_{step:06d}"
 
 
 class _ByTruth:
@@ -86,7 +119,7 @@ class _ByTruth:
             drawn_examples(edit, _NUM_PICTURES, "development", **given) for edit in recipe.edits.values()
         ]
 
-    def look(self, student: "LatentTranslator", best: Row | None) -> Row:
+    def look(self, student: "LatentTranslator", best: Row | None, folder: Path | None) -> Row:
         from distill.evaluate import psnr
         from distill.translator import translated
 
@@ -105,11 +138,11 @@ class _ByTruth:
 class _BySigns:
     """By the set's own pictures, whose true answers nobody knows."""
 
-    def __init__(self, recipe: Recipe, run: RunFolder, teacher: "Teacher", painted: "PaintedSet") -> None:
-        self._run, self._teacher, self._edits = run, teacher, list(recipe.edits)
+    def __init__(self, recipe: Recipe, teacher: "Teacher", painted: "PaintedSet") -> None:
+        self._teacher, self._edits = teacher, list(recipe.edits)
         self._images = np.stack([painted.image(index) for index in range(min(_NUM_PICTURES, len(painted)))])
 
-    def look(self, student: "LatentTranslator", best: Row | None) -> Row:
+    def look(self, student: "LatentTranslator", best: Row | None, folder: Path | None) -> Row:
         from distill.signs import NOTHING_MOVES, measure, signs_of
         from distill.translator import load_translator
 
@@ -119,8 +152,8 @@ class _BySigns:
         damaged = sorted(names - {NOTHING_MOVES})
         moved = (
             None
-            if best is None
-            else float(np.abs(pictures.astype(np.float32) - self._edited(load_translator(self._run.best))).mean())
+            if folder is None
+            else float(np.abs(pictures.astype(np.float32) - self._edited(load_translator(folder))).mean())
         )
         better = not damaged and (waits or moved is None or moved > SETTLED)
         said = ", ".join(damaged) or ("nothing moves yet" if waits else "before its pictures settled")

@@ -48,7 +48,7 @@ def make_study(
     from distill.studies.real_images import RealImages
     from distill.studies.regularized_sds import RegularizedSDS
     from distill.studies.steps import Steps
-    from distill.studies.translator import Translator
+    from distill.studies.translator import Ablations
 
     if name == "real-images":
         if not images or not prompt.strip():
@@ -57,7 +57,7 @@ def make_study(
     scenes = {} if num_scenes is None else {"num_scenes": num_scenes}
     if name == "translator":
         assert folder is not None, "it paints a set"
-        return Translator(folder, **scenes, **({} if num_steps is None else {"num_steps": num_steps}))
+        return Ablations(folder, **scenes, **({} if num_steps is None else {"num_steps": num_steps}))
     if name == "guidance-bias":  # it optimises nothing
         return GuidanceBias(**scenes)
     if name == "sweep":  # it chooses the settings
@@ -91,12 +91,15 @@ def run_study(study: "Study", teacher: "Teacher", out: Path) -> str:
     fingerprint = digest(teacher.fingerprint, study.name, repr(study)).encode()
     owner = pieces / "study.txt"
     if owner.exists() and owner.read_bytes() != fingerprint:
-        raise RunError(f"{out} holds another study, or this one of another teacher or settings: choose another --out")
+        raise RunError(
+            f"{out} holds another study, or this one of another model, teacher or settings: "
+            "choose another folder, or delete it"
+        )
     pieces.mkdir(parents=True, exist_ok=True)
     write_whole(owner, fingerprint)
     tables = []
     for place, unit in enumerate(tqdm(study.units(), desc=study.name, unit="piece")):
-        file = pieces / f"{place:03d}.parquet"
+        file = pieces / f"{place:03d}-{digest(unit)[:8]}.parquet"
         if not file.exists():
             part = file.with_suffix(".part")
             pq.write_table(pa.Table.from_pylist(study.measure(teacher, unit)), part)

@@ -22,7 +22,7 @@ Values = list[str] | dict[str, int]
 """Of a slot: a list, or values with weights."""
 
 _ADDED = "added"  # the slot of words that edits add
-_NAME = re.compile(r"([a-z0-9][a-z0-9_-]*)\s*=\s*(.*)", re.DOTALL)
+_NAME = re.compile(r"([a-z0-9][a-z0-9_-]*)\s*=\s*(.*)", re.DOTALL | re.IGNORECASE)
 _SLOTS = re.compile(r"\w+\s*=[^=]*(,\s*\w+\s*=[^=]*)*")
 
 
@@ -136,7 +136,7 @@ def _named(text: str, slots: Mapping[str, Values]) -> tuple[str, str]:
             raise RecipeError(f'--edit {text!r} has no name: write it as NAME=..., such as "sunset=at sunset"')
         name, change = slug(text.rpartition("->")[2]), text.strip()
     else:
-        name, change = match[1], " ".join(match[2].split())
+        name, change = match[1].lower(), " ".join(match[2].split())
     if name in slots:
         raise RecipeError(f"--edit {text!r} names a slot and no edit: write it as NAME={text.strip()}")
     if not change:

@@ -25,6 +25,8 @@ from inference.runtime import SCHEMA_VERSION, UInt8Array
 from inference.settings import MAIN, ExportSettings, Kind, ModelMetadata
 from synth.errors import ExportError
 
+GRAPH = 2
+"""Of what the graph computes: raised with each change of it, so that files of before are made anew."""
 MAX_INLINE_BYTES = 1536 * 2**20  # a protobuf file ends at 2 GiB, and PyTorch's exporter stays well below
 TRACE_LATENTS = (17, 25)  # odd, and odd again when halved and rounded up: see `_Tracer`
 

@@ -59,6 +59,9 @@ class ExportSettings(Settings):
         return list(dict.fromkeys([MAIN, *possible]))
 
 
+EVERY_KIND = ExportSettings(formats=("onnx", "torchscript", "pt2"), precisions=("float32", "float16", "int8")).kinds()
+
+
 class ModelMetadata(Settings):
     """What a model file tells whoever opens it; the exporter adds schema, sizes and parity."""
 

@@ -1,5 +1,7 @@
 """A small VAE in the place of the teacher's: most of a model file's time is the VAE's."""
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +13,17 @@ from synth.pixels import to_float
 from synth.teacher import Teacher
 
 _MOST_APART = 0.5  # of the latents' variance; two VAEs that were trained apart differ by all of it and more
+
+
+def fingerprint(name: str) -> str:
+    """Of a folder's weights and config, for a VAE may be trained again; a Hub id stands for itself."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return name
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def open_tiny_vae(name: str, teacher: Teacher, images: UInt8Array) -> Any:

@@ -141,3 +141,17 @@ def test_a_tracker_that_is_not_there_is_refused_in_one_line(
     mine = recipe(tmp_path, tiny_sd_folder, 'source = ""', 'snow = { target = "a blue sofa" }')
     result = command("distill", mine, "--data", photos, "--set", "training.tracker=wandb", "--out", tmp_path / "run")
     assert result.exit_code == 2 and "training.tracker is wandb, and that is not installed" in result.stderr
+
+
+def test_a_trained_run_takes_no_other_set_and_keeps_its_own(
+    photos: Path, tiny_sd_folder: Path, tmp_path: Path
+) -> None:
+    mine, out = recipe(tmp_path, tiny_sd_folder, 'source = ""', 'snow = { target = "snow" }'), tmp_path / "run"
+    assert command("distill", mine, "--data", photos, "--out", out).exit_code == 0
+    (tmp_path / "others").mkdir()
+    Image.effect_noise((64, 64), 50).convert("RGB").save(tmp_path / "others" / "noise.png")
+    import_photos(str(tmp_path / "others"), PhotoSettings(image_size=64), tmp_path / "other", progress=False)
+    refused = command("distill", mine, "--data", tmp_path / "other", "--out", out)
+    assert refused.exit_code == 2 and "was trained on another set" in refused.stderr
+    again = command("distill", mine, "--resume", "--data", photos, "--out", out)
+    assert again.exit_code == 0 and "nothing to train" in again.stdout

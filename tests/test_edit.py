@@ -138,6 +138,8 @@ def test_what_cannot_be_edited_is_refused(tiny_teacher: Teacher, monkeypatch: py
     ):
         with pytest.raises(EditError, match=message):
             edit(tiny_teacher, images, prompt, settings=SHORT)
+    with pytest.raises(EditError, match="2 pictures and 1 sources"):
+        edit(tiny_teacher, [picture(), picture()], "a", ["b"], settings=SHORT)
     with pytest.raises(TeacherError, match="shorten it"):
         edit(tiny_teacher, picture(), "a sofa " * 60, settings=SHORT)
     with pytest.raises(EditError, match="no number at iteration"):

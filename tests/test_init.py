@@ -153,3 +153,9 @@ def test_what_is_left_out_is_asked_for_on_a_terminal_alone(tmp_path: Path) -> No
     os.close(theirs)
     assert process.returncode == 0, said
     assert prompts(tmp_path / "snow.toml", "snow") == ("a summer street", "a snowy street")
+
+
+def test_names_are_written_in_any_case() -> None:
+    assert words_of("a street", ["Winter=street -> snowy street", "Sunset=at sunset"]).edits.keys() == {
+        *("winter", "sunset")
+    }

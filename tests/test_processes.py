@@ -114,3 +114,13 @@ def test_they_do_not_outlive_their_flow(recipe: Path, painted: Path, tmp_path: P
         wait_for(run.metrics.exists, "the first step")
         process.stdin.close()  # as the system does when the flow is killed
         assert process.wait(30) == 1
+
+
+def test_what_may_pass_in_a_process_may_pass_in_its_flow(tmp_path: Path) -> None:
+    from flows.launch import _why
+
+    log = tmp_path / "processes.log"
+    log.write_text("W1: torchrun\n\nerror that may pass: the bucket was not reached\nSignal 15\n")
+    assert _why(log) == ("the bucket was not reached", True)
+    log.write_text("error: the set is empty\nerror that may pass: the others were cut off\n")
+    assert _why(log) == ("the set is empty", False)

@@ -61,6 +61,12 @@ def test_a_file_extends_a_recipe(tmp_path: Path) -> None:
     assert recipe.edits == load_recipe("sofas").edits
 
 
+def test_a_file_may_have_the_name_of_what_it_extends(tmp_path: Path) -> None:
+    path = tmp_path / "sofas.toml"
+    path.write_text('extends = "sofas"\n[scenes]\ncount = 7\n')
+    assert load_recipe(path).to_paint().count == 7
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -53,7 +53,7 @@ def test_the_paper_preset_holds_the_published_values() -> None:
 def test_presets_are_valid_and_explicit_keys_win(name: str) -> None:
     settings = TrainingSettings(preset=name)
     assert all(getattr(settings, key) == value for key, value in PRESETS[name].values.items())
-    assert settings.validated_on
+    assert PRESETS[name].validated_on
     changed = TrainingSettings(preset=name, steps=7, lambda_id_end=0.5)
     assert (changed.steps, changed.lambda_id_end, changed.batch_size) == (7, 0.5, settings.batch_size)
     assert TrainingSettings.model_validate_json(changed.model_dump_json()) == changed
@@ -71,3 +71,15 @@ def test_presets_are_valid_and_explicit_keys_win(name: str) -> None:
 def test_wrong_values_are_refused_by_name(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TrainingSettings(**values)
+
+
+def test_an_end_of_the_rate_needs_its_way() -> None:
+    with pytest.raises(ValueError, match="give learning_rate_steps"):
+        TrainingSettings(learning_rate_end=1e-6)
+    assert TrainingSettings(learning_rate_end=1e-6, learning_rate_steps=100).learning_rate_end == 1e-6
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_what_a_preset_sets_can_be_set_off_and_stays_so(name: str) -> None:
+    off = TrainingSettings(preset=name, max_grad_norm=0, learning_rate_steps=0, ema_decay=0)
+    assert TrainingSettings.model_validate(off.model_dump(mode="json", exclude_none=True)) == off

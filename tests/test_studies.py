@@ -12,6 +12,7 @@ from PIL import Image
 
 from distill.examples import drawn_examples
 from distill.settings import EditSettings, EvaluationSettings
+from distill.studies.benchmark import Sweep
 from distill.studies.distilled import STUDENT, Distilled
 from distill.studies.guidance_bias import OMEGAS, GuidanceBias
 from distill.studies.leakage import Leakage
@@ -20,10 +21,10 @@ from distill.studies.optimizer import Optimizer
 from distill.studies.real_images import RealImages
 from distill.studies.regularized_sds import WEIGHTS, RegularizedSDS
 from distill.studies.study import Row, Study, Unit, heat
-from distill.studies.translator import ARMS, SCENES, Translator
+from distill.studies.translator import ARMS, SCENES, Ablations
 from flows.cli import main
 from flows.study import run_study
-from synth.errors import RunError
+from synth.errors import RecipeError, RunError
 from synth.teacher import Teacher
 
 SETTINGS = EditSettings()
@@ -156,7 +157,7 @@ def test_the_translator_study(tiny_teacher: Teacher, tmp_path: Path, monkeypatch
     few = {name: ARMS[name] for name in ("as it is", "SDS", "one edit alone", "one fixed pair")}
     monkeypatch.setattr("distill.studies.translator.ARMS", few)
     monkeypatch.setattr("distill.studies.translator.SCENES", TINY_SCENES)
-    study, out = Translator(tmp_path / "out", num_steps=2, num_images=4, num_scenes=2), tmp_path / "out"
+    study, out = Ablations(tmp_path / "out", num_steps=2, num_images=4, num_scenes=2), tmp_path / "out"
     finding = run_study(study, tiny_teacher, out)
     rows = pq.read_table(out / "rows.parquet").to_pylist()
     assert {row["arm"] for row in rows} == set(few)
@@ -170,9 +171,9 @@ def test_the_translator_study(tiny_teacher: Teacher, tmp_path: Path, monkeypatch
     assert len({row["png"] for row in last.values()}) == len(few), "each arm learned something else"
     with Image.open(out / "figure.png") as figure:
         assert figure.height > 4 * 128
-    before = (out / "pieces" / "000.parquet").stat().st_mtime_ns
+    before = next((out / "pieces").glob("000-*")).stat().st_mtime_ns
     assert run_study(study, tiny_teacher, out) == finding
-    assert (out / "pieces" / "000.parquet").stat().st_mtime_ns == before
+    assert next((out / "pieces").glob("000-*")).stat().st_mtime_ns == before
 
 
 def test_a_student_is_held_against_zero_shot_edits_of_the_same_pictures(
@@ -199,3 +200,19 @@ def test_a_student_is_held_against_zero_shot_edits_of_the_same_pictures(
     assert all(f"{STUDENT} less {name}, with" in finding for name in methods)
     with pytest.raises(RunError, match="another study"):  # the figures of one file do not pass for another's
         run_study(replace(study, model="another"), tiny_teacher, tmp_path)
+
+
+def test_scenes_that_are_edited_already_are_none_to_draw() -> None:
+    with pytest.raises(RecipeError, match="already are what the edit"):
+        drawn_examples({"weather": "sunset"}, 1, "test", weather="sunset")
+
+
+def test_pieces_of_other_settings_are_not_taken_for_these(
+    tiny_teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = {"DDS": (Optimized(EditSettings(iterations=1, learning_rate=1.0, guidance_scale=3.0)),)}
+    monkeypatch.setattr("distill.studies.benchmark.GRIDS", grid)
+    run_study(Sweep(1), tiny_teacher, tmp_path)
+    grid["DDS"] = (Optimized(EditSettings(iterations=1, learning_rate=2.0, guidance_scale=3.0)),)
+    assert "rate 2" in run_study(Sweep(1), tiny_teacher, tmp_path)
+    assert len(list((tmp_path / "pieces").glob("*.parquet"))) == 2

@@ -46,6 +46,7 @@ def test_it_goes_into_the_file_and_the_file_says_so(run: Path, tmp_path: Path) -
     edit = next(iter(own.edits))
     assert read_metadata(model)["vae"] == "teacher"
 
+    (run / "evaluation.json").write_text("{}")  # of the file that is there
     result = command("export", run, "--vae", tmp_path)
     assert result.exit_code == 0, result.output
     assert "differs from PyTorch by" in result.stdout
@@ -53,7 +54,11 @@ def test_it_goes_into_the_file_and_the_file_says_so(run: Path, tmp_path: Path) -
     exchanged = Translator.load(model, num_threads=1)
     assert np.array_equal(exchanged(picture, edit, 0), picture)
     assert (exchanged(picture, edit, 10) != own(picture, edit, 10)).any()
+    assert "the figures were of the file before" in result.stdout and not (run / "evaluation.json").exists()
     assert "is up to date" in command("export", run).stdout, "the run remembers its VAE"
+    other.decoder.layers[0].bias.data.add_(0.1)
+    other.save_pretrained(tmp_path)
+    assert "is up to date" not in command("export", run).stdout, "but this one has learnt since"
 
     assert command("export", run, "--vae", "teacher").exit_code == 0
     assert read_metadata(model)["vae"] == "teacher"

@@ -41,7 +41,11 @@ class Sweep(Study):
     question = "At which settings does each method come nearest to the truth?"
 
     def units(self) -> list[Unit]:
-        return [{"method": name, "place": place} for name, grid in GRIDS.items() for place in range(len(grid))]
+        return [
+            {"method": name, "place": place, "setting": describe(method)}
+            for name, grid in GRIDS.items()
+            for place, method in enumerate(grid)
+        ]
 
     def measure(self, teacher: Teacher, unit: Unit) -> list[Row]:
         method = GRIDS[unit["method"]][unit["place"]]
@@ -76,7 +80,11 @@ class Benchmark(Study):
     question = "How near do the methods come to the truth, and what do they leave alone?"
 
     def units(self) -> list[Unit]:
-        return [{"method": name, "split": split} for split in ("test", "shifted") for name in self.methods]
+        return [
+            {"method": name, "split": split, "setting": describe(method)}
+            for split in ("test", "shifted")
+            for name, method in self.methods.items()
+        ]
 
     def measure(self, teacher: Teacher, unit: Unit) -> list[Row]:
         return _measured(teacher, unit["method"], self.methods[unit["method"]], unit["split"], self.num_scenes)

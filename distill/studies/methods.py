@@ -48,7 +48,7 @@ class Optimized:
 class SDEdit:
     """Noise the picture part of the way, and paint on from there with the target text (Meng et al. 2022).
 
-    diffusers' own image-to-image pipeline, and the same pixel-difference output as all others.
+    diffusers' own image-to-image pipeline, laid onto the picture as all others are.
     """
 
     strength: float

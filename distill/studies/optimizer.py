@@ -95,9 +95,9 @@ class Optimizer(Study):
 
 
 def _share_inside(norms: "np.ndarray[tuple[int, int], np.dtype[np.float32]]", example: Example) -> float:
-    """The share of the squared norms in cells of the latent of which the mask covers any pixel."""
+    """The share of the squared norms in cells of the latent of which the mask covers any part."""
     assert example.mask is not None
-    height, width = norms.shape
-    cells = example.mask.reshape(height, example.mask.shape[0] // height, width, -1).any(axis=(1, 3))  # (h, w)
+    mask = Image.fromarray(example.mask.astype(np.float32))
+    cells = np.asarray(mask.resize(norms.shape[::-1], Image.Resampling.BOX)) > 0  # (h, w)
     energy = norms.astype(np.float64) ** 2
     return float(energy[cells].sum() / max(energy.sum(), 1e-12))

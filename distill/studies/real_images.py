@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,11 @@ class RealImages(Study):
 
     def units(self) -> list[Unit]:
         sources = dict.fromkeys((self.source_prompt, ""))
-        return [{"path": str(path), "source": source} for path in self.paths for source in sources]
+        return [
+            {"path": str(path), "content": sha256(path.read_bytes()).hexdigest(), "source": source}
+            for path in self.paths
+            for source in sources
+        ]
 
     def measure(self, teacher: Teacher, unit: Unit) -> list[Row]:
         (example,) = photographs([open_picture(Path(unit["path"]))], unit["source"], self.prompt)

@@ -23,7 +23,7 @@ EDITS: tuple[tuple[str, dict[str, str], dict[str, str]], ...] = (
 
 @dataclass(frozen=True)
 class Steps(Study):
-    """DDS as published, looked at after 100, 200, 300 and 400 iterations."""
+    """DDS, looked at after 100, 200, 300 and 400 iterations."""
 
     settings: EditSettings
     num_scenes: int = 4

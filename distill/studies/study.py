@@ -32,7 +32,10 @@ class Study(ABC):
 
     @abstractmethod
     def units(self) -> list[Unit]:
-        """The pieces of the work, in order; each takes minutes with the miniature."""
+        """The pieces of the work, in order; each takes minutes with the miniature.
+
+        A piece that is done is known again by its unit, which so holds every setting that may change.
+        """
 
     @abstractmethod
     def measure(self, teacher: Teacher, unit: Unit) -> list[Row]:

@@ -83,7 +83,7 @@ ARMS: Mapping[str, Arm] = {
 
 
 @dataclass(frozen=True)
-class Translator(Study):
+class Ablations(Study):
     """Ablations of the training. `folder` keeps the painted set."""
 
     folder: Path = field(repr=False)  # where it lies makes no other study of it
@@ -94,7 +94,10 @@ class Translator(Study):
     question = "What does each part of the training give?"
 
     def units(self) -> list[Unit]:
-        return [{"arm": name} for name in ARMS]
+        return [
+            {"arm": name, "edits": [EDITS[edit] for edit in arm.edits], "settings": self._settings(arm).model_dump()}
+            for name, arm in ARMS.items()
+        ]
 
     def measure(self, teacher: Teacher, unit: Unit) -> list[Row]:
         arm, settings = ARMS[unit["arm"]], self._settings(ARMS[unit["arm"]])
@@ -165,7 +168,7 @@ class Translator(Study):
         return sorted({max(1, self.num_steps // part) for part in (8, 4, 2, 1)})
 
     def _settings(self, arm: Arm) -> TrainingSettings:
-        """The preset `short`, with its lengths in their proportion to the steps."""
+        """The preset `short`, its lengths as shares of the steps."""
         lengths = {
             "steps": self.num_steps,
             "guidance_warmup_steps": round(arm.warmup * self.num_steps),

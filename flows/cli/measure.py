@@ -42,18 +42,24 @@ def study(
     """Repeat a study of the paper's supplement: rows.parquet, figure.png, and a sentence of what it shows.
 
     All but real-images edit drawn scenes, whose true answers are known; IMAGES are for real-images. translator trains
-    eight students, each with one thing changed: about an hour with the miniature on two cores.
+    eight students, each with one thing changed: an hour with the miniature on one core.
 
     \b
     distillery study guidance-bias --out studies/guidance-bias
     distillery study real-images house.jpg --source "a house" --prompt "an igloo" --teacher some/hub-id --out igloo
     """
     prepare()
+    from pydantic import ValidationError
+
     from distill.settings import EditSettings
     from flows.study import make_study, run_study
     from flows.synthesize import open_teacher
 
-    chosen = make_study(name, EditSettings(**settings), num_scenes, images, prompt, source, out, num_steps)
+    try:
+        of_edits = EditSettings(**settings)
+    except ValidationError as error:
+        raise click.UsageError(f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from None
+    chosen = make_study(name, of_edits, num_scenes, images, prompt, source, out, num_steps)
     click.echo(run_study(chosen, open_teacher(teacher), out))
     _tell(out)
 
