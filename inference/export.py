@@ -46,6 +46,8 @@ class ExportModule(nn.Module):
         self.vae.disable_slicing()
         self.student = copy.deepcopy(student)
         self.cpu().to(dtype).eval()
+        if dtype == torch.float16:
+            _keep_norms_exact(self)
         self.scale = float(vae.config.scaling_factor)
         self.shift = float(vae.config.shift_factor or 0.0)
         self.dtype = dtype
@@ -69,6 +71,27 @@ class ExportModule(nn.Module):
         translated = (image + change_of_pixels(image, edited, plain, strength)).clamp(-1.0, 1.0)  # (N, 3, H, W)
         # By contract, not by luck: a matrix product may round the rows of a batch apart.
         return torch.where(amount == 0, image, translated)
+
+
+class _ExactNorm(nn.Module):
+    """A normalisation in float32 within a network in float16, as `precision` has it: sums over a whole picture leave
+    float16's range."""
+
+    def __init__(self, norm: nn.Module):
+        super().__init__()
+        self.norm = norm.float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.norm(x.float())
+        return normed.to(x.dtype)
+
+
+def _keep_norms_exact(module: nn.Module) -> None:
+    for name, part in module.named_children():
+        if isinstance(part, nn.GroupNorm | nn.LayerNorm):
+            setattr(module, name, _ExactNorm(part))
+        else:
+            _keep_norms_exact(part)
 
 
 def export_files(
