@@ -5,8 +5,8 @@
 
     eager      PyTorch, as the networks are: what all others are divided by
     compact    the same with a compact student, untrained, in the student's place
-    model.*    each file that the run has, by ONNX Runtime or by torch; not torch's in float16, for which a CPU takes a
-               hundred times as long
+    model.*    each file that the run has, by ONNX Runtime or by torch; not torch's in float16, for which a CPU
+               takes a hundred times as long
     encoder, student, decoder      the parts of the eager call, as shares of its time
     zero-shot  200 iterations of DDS on a picture, with all that lies around them, over the eager call; and the
                iterations alone over the student alone
