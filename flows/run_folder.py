@@ -5,7 +5,7 @@ dataset/        Parquet and a card    model.onnx        what ships
 checkpoints/    step_000500/ ...      evaluation.json   the numbers
 metrics.jsonl   one line a step       grid.png          input, translated, true counterfactual
 samples/        step_000500.png       report.html       all of it on one page
-training.gif    the samples, in turn   best/           the student that was best on development scenes
+training.gif    the samples, in turn   best/           the best student so far, by its step
 development.json  how good it was there, on its way
 latents/        the set's latents     stages.json       what each output was made from
 dataset.url     where the set is, if not in dataset/
