@@ -8,6 +8,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from agreement import assert_agrees, assert_same_pixels
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from torch import nn
 
@@ -177,7 +178,7 @@ def test_module_lays_the_edited_decode_onto_the_picture(parts):
         plain, edited = (vae.decode(latents / 0.7 + 0.1).sample for latents in (z, z_edited))
         translated = ExportModule(vae, student)(image, edit, strength)
     expected = (image + change_of_pixels(image, edited, plain, strength)).clamp(-1, 1)
-    assert torch.allclose(translated, expected, atol=1e-6)
+    assert_agrees(translated, expected)
     assert translated.abs().max() <= 1
 
 
@@ -314,7 +315,7 @@ def test_large_weights_lie_beside_the_file_and_the_console_stays_quiet(tmp_path,
     beside = Translator.load(path)(images, "red-leather")
     assert np.abs(Translator.load(half)(images, "red-leather").astype(int) - beside).max() <= 1
     record_metrics(path, {"psnr": 30.0})
-    assert np.array_equal(Translator.load(path)(images, "red-leather"), beside)
+    assert_same_pixels(Translator.load(path)(images, "red-leather"), beside)
 
     # Again, without: and a student whose edits are too much for eight bits, which stops no other file.
     rough = {MAIN: path, Kind("onnx", "int8"): eight}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from agreement import assert_agrees
 from torch import Tensor, nn
 
 from distill.scores import dds, identity_loss, sds, shared_source_dds, surrogate_loss
@@ -151,14 +152,16 @@ def test_sharing_the_source_takes_one_call_of_2_plus_2k_passes_an_image(teacher:
 
 
 @pytest.mark.parametrize("tiny", FAMILIES.values())
-def test_dds_of_equal_branches_is_exactly_zero(tiny: str, request: pytest.FixtureRequest) -> None:
-    """In the teacher's own precision: the same samples in one batch give the same bits."""
+def test_dds_of_equal_branches_is_zero(tiny: str, request: pytest.FixtureRequest) -> None:
+    """In the teacher's own precision: the biases of equal branches cancel to rounding."""
     teacher: Teacher = request.getfixturevalue(tiny)
     draw = make_draw(teacher)
     z_hat, eps = draw.z_hat.float(), draw.eps.float()
     gradient = dds(teacher, z_hat, z_hat.clone(), draw.y_hat, draw.y_hat, draw.t, eps, OMEGA)
-    assert torch.equal(gradient, torch.zeros_like(gradient))
-    assert sds(teacher, z_hat, draw.y_hat, draw.t, eps, OMEGA).abs().max() > 0.1  # which is what cancelled
+    cancelled = sds(teacher, z_hat, draw.y_hat, draw.t, eps, OMEGA)
+    assert cancelled.abs().max() > 0.1
+    # To the bit where a batch's rows are computed alike, which is the processor's business.
+    assert_agrees(gradient, torch.zeros_like(gradient), scale=float(cancelled.abs().max()))
 
 
 def test_the_surrogates_autograd_is_the_gradient_and_skips_the_unets_jacobian(teacher: Teacher, draw: Draw) -> None:

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from agreement import assert_agrees
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -125,7 +126,9 @@ def test_the_gradient_is_the_mean_of_each_pairs_own(
             z_hat = latents[image][None]
             scores.append(dds(tiny_teacher, z_hat, z_hat, y, y_hat, t[None], eps[None], 3.0))
     want = torch.cat(scores).sum(dim=(0, 2, 3)) / torch.cat(scores).numel()  # (C,)
-    torch.testing.assert_close(record.student.unet.conv_out.bias.grad, want, rtol=1e-3, atol=1e-7)
+    # A mean over pixels whose signs cancel: it is as exact as the scores that were added, not as itself.
+    scale = float(torch.cat(scores).abs().mean())
+    assert_agrees(record.student.unet.conv_out.bias.grad, want, scale)
     assert record.dds == pytest.approx(float(torch.cat(scores).square().mean()), rel=1e-3)
 
 
@@ -190,9 +193,7 @@ def test_every_kind_of_student_learns_and_resumes_to_the_bit(
     assert not any("lora" in name for name in loaded.state_dict())
     z_hat, edit = torch.randn(2, 4, 8, 8), torch.tensor([0, 1])
     with torch.no_grad():
-        torch.testing.assert_close(
-            loaded(z_hat, edit), straight[-1].student.eval()(z_hat, edit), rtol=1e-3, atol=1e-5
-        )
+        assert_agrees(loaded(z_hat, edit), straight[-1].student.eval()(z_hat, edit))
 
 
 def test_a_long_gradient_is_clipped_and_told_as_it_was(
@@ -202,7 +203,7 @@ def test_a_long_gradient_is_clipped_and_told_as_it_was(
     clipped = run(tiny_teacher, painted, tmp_path / "clipped", steps=1, max_grad_norm=free.grad_norm / 4)[0]
     assert clipped.grad_norm == free.grad_norm
     ours, theirs = (record.student.unet.conv_out.bias.grad for record in (clipped, free))
-    torch.testing.assert_close(ours, theirs / 4, rtol=1e-3, atol=0)
+    assert_agrees(ours, theirs / 4)
 
 
 def test_another_score_takes_the_paper_s_place(tiny_teacher: Teacher, painted: PaintedSet, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from agreement import assert_agrees
 
 from distill.settings import TrainingSettings
 from distill.translator import (
@@ -73,8 +74,8 @@ def test_edits_differ_and_samples_do_not_see_each_other(student: LatentTranslato
     z_hat = torch.randn(1, 4, 9, 13).repeat(3, 1, 1, 1)
     delta = student(z_hat, torch.tensor([0, 1, 0]))
     assert delta.shape == z_hat.shape
-    torch.testing.assert_close(delta[0], delta[2])
-    assert (delta[0] - delta[1]).abs().max() > 1e-4
+    assert_agrees(delta[0], delta[2])
+    assert (delta[0] - delta[1]).abs().max() > 0.01 * delta.abs().max()
 
 
 def test_save_and_load(student: LatentTranslator, tmp_path: Path) -> None:
@@ -86,7 +87,9 @@ def test_save_and_load(student: LatentTranslator, tmp_path: Path) -> None:
     assert list(loaded.edits.items()) == list(EDITS.items())  # in their order: it is the edits' numbers
     assert loaded.config.get("timestep") == student.config.get("timestep")
     z_hat, edit = torch.randn(2, 4, 9, 13), torch.tensor([1, 2])
-    assert torch.equal(loaded(z_hat, edit), student(z_hat, edit))
+    assert_agrees(loaded(z_hat, edit), student(z_hat, edit))
+    saved = loaded.state_dict()
+    assert all(torch.equal(weight, saved[name]) for name, weight in student.state_dict().items())
 
 
 def test_the_same_seed_gives_the_same_student_and_leaves_torch_s_own_alone(tiny_teacher: Teacher) -> None:
@@ -109,11 +112,12 @@ def test_lora_learns_little_and_merges_into_a_plain_student(tiny_teacher: Teache
     wake(student)
     plain = student.merged()
     z_hat, edit = torch.randn(2, 4, 9, 13), torch.tensor([1, 2])
-    torch.testing.assert_close(plain(z_hat, edit), student(z_hat, edit), rtol=1e-4, atol=1e-6)
+    assert_agrees(plain(z_hat, edit), student(z_hat, edit))
     assert not any("lora" in name for name in plain.state_dict())
     assert any("lora" in name for name in student.state_dict()), "the student itself goes on training"
     plain.save_pretrained(tmp_path)
-    assert torch.equal(load_translator(tmp_path)(z_hat, edit), plain(z_hat, edit))
+    saved = load_translator(tmp_path).state_dict()
+    assert all(torch.equal(weight, saved[name]) for name, weight in plain.state_dict().items())
 
 
 @pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}, {"student": "compact"}], ids=["unet", "lora", "compact"])
@@ -143,7 +147,7 @@ def test_checkpointing_gives_the_same_gradient(tiny_teacher: Teacher) -> None:
         z_hat = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
         student.train()(z_hat, torch.tensor([0, 1])).square().sum().backward()
         gradients.append(student.contexts.grad)
-    torch.testing.assert_close(*gradients)
+    assert_agrees(*gradients)
 
 
 def test_what_a_compact_student_has_not_is_refused() -> None:
