@@ -26,15 +26,15 @@ import torch
 from PIL import Image
 from turns import medians
 
-from distill.edit import edit, optimize
+from distill.zero_shot import edit, optimize
 from distill.settings import EditSettings
-from distill.translator import CompactTranslator, load_translator
-from flows.run_folder import RunFolder
-from flows.synthesize import open_teacher
-from inference.export import ExportModule
-from inference.formats import INPUTS, open_file, read_metadata
+from distill.students import CompactTranslator, load_translator
+from flows.run.folder import RunFolder
+from flows.stages.synthesize import open_teacher
+from inference.export.files import ExportModule
+from inference.export.formats import INPUTS, open_file, read_metadata
 from inference.settings import EVERY_KIND
-from synth.teacher import Teacher
+from synth.teacher.teacher import Teacher
 
 Feeds = dict[str, np.ndarray]
 Work = Callable[[Feeds], object]

@@ -23,16 +23,16 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from distill.evaluate import Images, Translate, average, choose_scenes, evaluate_edits
+from distill.counterfactuals import Images, Translate, average, choose_scenes, evaluate_edits
 from distill.examples import SIZE
-from distill.translator import load_translator
-from flows.run_folder import RunFolder
-from flows.synthesize import open_teacher
-from inference.export import ExportModule
-from inference.formats import open_file
+from distill.students import load_translator
+from flows.run.folder import RunFolder
+from flows.stages.synthesize import open_teacher
+from inference.export.files import ExportModule
+from inference.export.formats import open_file
 from inference.settings import EVERY_KIND
-from synth.miniature.readers import FactorReader
-from synth.miniature.world import WorldScene, render
+from synth.world.readers import FactorReader
+from synth.world.scenes import WorldScene, render
 from synth.pixels import to_float, to_uint8
 
 _SHOWN = ("psnr_all", "psnr_inside", "psnr_outside_to_input", "ssim_all", "ssim_inside", "sharpness_inside", "right")

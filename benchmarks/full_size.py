@@ -27,17 +27,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from distill.edit import optimize
+from distill.zero_shot import optimize
 from distill.settings import EditSettings, TrainingSettings
 from distill.train import train
 from synth.cpu import keep_freed_memory
-from synth.dataset import PaintedSet
-from synth.hub import TeacherDefaults
+from synth.dataset.image_dataset import PaintedSet
+from synth.teacher.hub import TeacherDefaults
 from synth.miniature.score import WEIGHTS
-from synth.photos import import_photos
-from synth.prompts import PhotoTexts
+from synth.dataset.photographs import import_photos
+from synth.dataset.prompts import PhotoTexts
 from synth.settings import PhotoSettings, PhotoTextSettings
-from synth.teacher import Teacher
+from synth.teacher.teacher import Teacher
 
 _SIDE = 512
 _TRAININGS: dict[str, dict[str, Any]] = {

@@ -26,9 +26,9 @@ from full_size import full_size_teacher
 from torch import nn
 from turns import Work, medians
 
-from distill.translator import CompactTranslator, LatentTranslator, UNetTranslator
-from inference.export import ExportModule, export_files
-from inference.formats import INPUTS
+from distill.students import CompactTranslator, LatentTranslator, UNetTranslator
+from inference.export.files import ExportModule, export_files
+from inference.export.formats import INPUTS
 from inference.runtime import Translator
 from inference.settings import MAIN, Kind, ModelMetadata
 

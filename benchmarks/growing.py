@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from synth.painting import Painting
+from synth.dataset.building import Painting
 from synth.settings import SceneSettings
-from synth.teacher import TeacherDefaults
+from synth.teacher.teacher import TeacherDefaults
 
 
 class Painter:
-    """What `synth.painting` asks of a teacher, for nothing."""
+    """What `synth.dataset.building` asks of a teacher, for nothing."""
 
     name, fingerprint, dtype, device = "nobody", "0", torch.float32, torch.device("cpu")
     defaults = TeacherDefaults(image_size=16, num_inference_steps=1, guidance_scale=1.0)

@@ -89,21 +89,21 @@ def painting(turns: int, folder: Path) -> None:
 
 
 def _recipe(num_shards: int, shard_size: int) -> Any:
-    from flows.recipe import load_recipe
+    from flows.config.recipe import load_recipe
 
     changes = (f"scenes.count={num_shards * shard_size}", f"scenes.shard_size={shard_size}")
     return load_recipe("sofas", [*changes, "scenes.batch_size=10", "scenes.filters.min_contrast=0"])
 
 
 def _flow(recipe: Any, painter: Painter, out: Path) -> float:
-    from flows import synthesize
+    from flows.stages import synthesize
 
     synthesize.open_teacher = lambda _: painter  # type: ignore[assignment]
     return _seconds(lambda: synthesize.synthesize_flow(recipe, str(out)))
 
 
 def _plain(recipe: Any, painter: Painter, out: Path) -> float:
-    from synth.painting import synthesize
+    from synth.dataset.building import synthesize
 
     return _seconds(lambda: synthesize(painter, recipe.scenes, out, progress=False))  # type: ignore[arg-type]
 

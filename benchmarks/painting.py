@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from flows.recipe import load_recipe
-from synth.generate import completed
-from synth.painting import synthesize
-from synth.prompts import Template
+from flows.config.recipe import load_recipe
+from synth.dataset.generate import completed
+from synth.dataset.building import synthesize
+from synth.dataset.prompts import Template
 from synth.settings import SceneSettings, TeacherSettings
-from synth.teacher import Teacher
+from synth.teacher.teacher import Teacher
 
 _TURNS = 4
 

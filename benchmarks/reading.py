@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from synth.shards import encoded, shard_name, write_shard
-from synth.store import Store
+from synth.dataset.shards import encoded, shard_name, write_shard
+from synth.dataset.store import Store
 
 _BATCH = 8
 _SIDE = 256
@@ -50,7 +50,7 @@ def make(folder: Path, num_images: int) -> None:
 
 def ours(folder: Path) -> Iterator[np.ndarray]:
     """uint8 (n, H, W, 3)."""
-    from synth.dataset import PaintedSet
+    from synth.dataset.image_dataset import PaintedSet
 
     images = PaintedSet(folder / "set")
     for start in range(0, len(images), _BATCH):

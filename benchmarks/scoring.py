@@ -15,11 +15,11 @@ from functools import partial
 import torch
 from turns import in_turns, median_ratio
 
-from distill.edit import optimize
+from distill.zero_shot import optimize
 from distill.scores import dds, shared_source_dds
 from distill.settings import EditSettings
 from synth.settings import TeacherSettings
-from synth.teacher import Conditioning, Teacher
+from synth.teacher.teacher import Conditioning, Teacher
 
 _EDITS = 4
 _ITERATIONS = 10  # a turn

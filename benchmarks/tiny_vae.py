@@ -23,10 +23,10 @@ from tqdm import tqdm
 from turns import medians
 
 from distill.examples import drawn_examples
-from flows.run_folder import RunFolder
-from flows.synthesize import open_teacher
-from synth.dataset import PaintedSet
-from synth.latents import encode
+from flows.run.folder import RunFolder
+from flows.stages.synthesize import open_teacher
+from synth.dataset.image_dataset import PaintedSet
+from synth.dataset.latents import encode
 from synth.pixels import to_float
 
 _WIDTH, _BATCH, _LEARNING_RATE = 32, 8, 1e-3

@@ -26,13 +26,13 @@ from distill.objective import autocast_of
 from distill.scores import Score, dds, shared_source_dds
 from distill.settings import TrainingSettings
 from distill.train import train
-from distill.translator import new_translator
+from distill.students import new_translator
 from synth.cpu import keep_freed_memory
-from synth.dataset import PaintedSet
-from synth.photos import import_photos
-from synth.prompts import PhotoTexts
+from synth.dataset.image_dataset import PaintedSet
+from synth.dataset.photographs import import_photos
+from synth.dataset.prompts import PhotoTexts
 from synth.settings import PhotoSettings, PhotoTextSettings, TeacherSettings
-from synth.teacher import Conditioning, Teacher
+from synth.teacher.teacher import Conditioning, Teacher
 
 _SOURCE = "a grey fabric sofa in a living room"
 _EDITS = {color: {"target": f"a {color} fabric sofa in a living room"} for color in ("red", "blue", "pink", "green")}

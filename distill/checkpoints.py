@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from distill.translator import LatentTranslator, load_translator
+from distill.students import LatentTranslator, load_translator
 from synth.errors import TrainingError
 
 

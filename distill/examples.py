@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from synth.errors import RecipeError
-from synth.miniature.captions import full_caption
-from synth.miniature.world import FACTORS, MASK_OF, WorldScene, render, sample_scene
+from synth.world.captions import full_caption
+from synth.world.scenes import FACTORS, MASK_OF, WorldScene, render, sample_scene
 
 SIZE = 128
 """Side of a drawn example in pixels: the one that the factor readers know."""

@@ -22,9 +22,9 @@ from torch import Tensor
 from distill.pairs import Pairs
 from distill.scores import Score, identity_loss, surrogate_loss
 from distill.settings import TrainingSettings
-from distill.translator import LatentTranslator
+from distill.students import LatentTranslator
 from synth.seeds import derive_seed
-from synth.teacher import Conditioning, Teacher
+from synth.teacher.teacher import Conditioning, Teacher
 
 _TEXTS_KEPT = 2048  # of Stable Diffusion's texts, about half a gigabyte in float32
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from synth.dataset import PaintedSet
+from synth.dataset.image_dataset import PaintedSet
 from synth.errors import RecipeError, TrainingError
-from synth.latents import encode
-from synth.prompts import PhotoTexts, Template
+from synth.dataset.latents import encode
+from synth.dataset.prompts import PhotoTexts, Template
 from synth.settings import Substitution
-from synth.teacher import Teacher
+from synth.teacher.teacher import Teacher
 
 
 @dataclass(frozen=True)

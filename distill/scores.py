@@ -25,7 +25,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from synth.teacher import Conditioning, Teacher
+from synth.teacher.teacher import Conditioning, Teacher
 
 Score = Callable[[Teacher, Tensor, Tensor, Conditioning, Conditioning, Tensor, Tensor, float], Tensor]
 """Of K edits of each image, as `shared_source_dds` has it."""

@@ -120,7 +120,7 @@ class TrainingSettings(Settings):
     patience: Annotated[int, Field(ge=0)] = 0
     """Stop after so many looks at the edits, one every `sample_every` steps, without a better one, and take the best
     network; 0 trains to the end and takes the last. What is better: nearer to the truth on drawn development scenes,
-    or where nobody knows the truth, pictures that still change and show no damage (`flows/stopping.py`)."""
+    or where nobody knows the truth, pictures that still change and show no damage (`flows/training/early_stopping.py`)."""
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
     """Where each step's figures go besides `metrics.jsonl`, through accelerate; its package must be installed."""
 
@@ -164,7 +164,7 @@ class EditSettings(Settings):
     iterations: Annotated[int, Field(gt=0)] = 200
     """400 for large changes of structure."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """1 stands for a step of 0.0244 times the score at every resolution (see `distill.edit`), and 2 is the published
+    """1 stands for a step of 0.0244 times the score at every resolution (see `distill.zero_shot`), and 2 is the published
     one. None is the teacher's own: 2, but for the miniature."""
     decay: Annotated[float, Field(gt=0, le=1)] = 0.9
     decay_every: Annotated[int, Field(gt=0)] = 20
@@ -174,7 +174,7 @@ class EditSettings(Settings):
     """Weight of the L2 regulariser, for regularized-sds alone."""
     firm_threshold: Annotated[float, Field(ge=0)] = 0.0
     """Not in the paper: what the score's noise moved everywhere is put back. Places of the latent that moved by less
-    than half of this are, those beyond it stay as they are (`distill.edit.firmly_thresholded`); 0 leaves all."""
+    than half of this are, those beyond it stay as they are (`distill.zero_shot.firmly_thresholded`); 0 leaves all."""
     min_timestep: Annotated[int, Field(ge=0, le=999)] = 50
     max_timestep: Annotated[int, Field(ge=0, le=999)] = 949
     seed: int = 0

@@ -22,12 +22,12 @@ from distill.pairs import prepare
 from distill.schedules import cosine, linear_warmup
 from distill.scores import Score, shared_source_dds
 from distill.settings import FREE, TrainingSettings
-from distill.translator import LatentTranslator, new_translator
-from synth.dataset import PaintedSet
+from distill.students import LatentTranslator, new_translator
+from synth.dataset.image_dataset import PaintedSet
 from synth.errors import TrainingError
-from synth.prompts import PhotoTexts, Template
+from synth.dataset.prompts import PhotoTexts, Template
 from synth.settings import Substitution
-from synth.teacher import Teacher
+from synth.teacher.teacher import Teacher
 
 _FREE = {*FREE, "steps", "sample_every", "patience"}  # between a checkpoint and its resumption
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from flows.run_folder import RunFolder
+from flows.run.folder import RunFolder
 from synth.errors import RunError
 
 _OF_A_RUN = ["README.md", "model.onnx", "model.onnx.data", "grid.png", "recipe.toml", "evaluation.json", "student/*"]
@@ -30,7 +30,7 @@ def publish(folder: Path, to: str, private: bool = False) -> str:
     repo, is_set = parts[2], parts[1] is not None
     files = _check(folder, is_set)
     if not is_set:
-        from flows.model_card import write_model_card
+        from flows.reports.model_card import write_model_card
 
         write_model_card(RunFolder(folder).load_recipe(), folder, repo)
     from huggingface_hub import HfApi

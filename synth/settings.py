@@ -11,7 +11,7 @@ Substitution = dict[str, str]
 class Settings(BaseModel):
     """Base of all settings: unknown keys are refused, values do not change.
 
-    The text under a field is its description: in Prefect's form, and on the page of all keys (`flows.keys`).
+    The text under a field is its description: in Prefect's form, and on the page of all keys (`flows.config.key_reference`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

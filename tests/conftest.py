@@ -35,7 +35,7 @@ from transformers import (
 )
 
 from synth.settings import TeacherSettings
-from synth.teacher import Teacher
+from synth.teacher.teacher import Teacher
 
 if TYPE_CHECKING:
     from workplace import Workplace

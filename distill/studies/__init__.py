@@ -7,5 +7,5 @@ A study is a module-level dataclass with
     figure(rows)    -> a picture
     finding(rows)   -> one or two sentences
 
-and nothing in `figure` or `finding` looks at anything but the rows. `flows.study` runs them.
+and nothing in `figure` or `finding` looks at anything but the rows. `flows.evaluation.studies` runs them.
 """

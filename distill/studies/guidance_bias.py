@@ -25,7 +25,7 @@ from distill.studies.rows import mean
 from distill.studies.study import Row, Study, Unit, chart
 from synth.pixels import to_float
 from synth.seeds import derive_seed
-from synth.teacher import Teacher
+from synth.teacher.teacher import Teacher
 
 OMEGAS = (1.0, 3.0, 7.5, 15.0, 25.0)
 TIMESTEPS = tuple(range(50, 951, 100))

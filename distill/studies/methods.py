@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from distill.edit import compose, working_pixels
+from distill.zero_shot import compose, working_pixels
 from distill.examples import Example
 from distill.settings import EditSettings
 from distill.studies.study import trajectory
 from synth.pixels import to_float, to_uint8
 from synth.seeds import derive_seed
-from synth.teacher import Teacher
+from synth.teacher.teacher import Teacher
 
 CALLS = 800
 """Network calls that an optimisation may spend on a picture: 200 iterations of DDS, 400 of SDS."""
@@ -29,7 +29,7 @@ CALLS_OF = {"dds": 4, "sds": 2, "regularized-sds": 2}
 
 @dataclass(frozen=True)
 class Optimized:
-    """An optimisation, as `distill.edit` does it."""
+    """An optimisation, as `distill.zero_shot` does it."""
 
     settings: EditSettings
 

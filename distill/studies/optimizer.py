@@ -7,12 +7,12 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from distill.edit import Progress, edit
+from distill.zero_shot import Progress, edit
 from distill.examples import Example, drawn_examples
 from distill.settings import EditSettings
 from distill.studies.study import Row, Study, Unit, from_png, heat, sheet
 from synth.pixels import png_bytes
-from synth.teacher import Teacher
+from synth.teacher.teacher import Teacher
 
 METHODS = {"DDS, SGD": ("dds", "sgd"), "DDS, Adam": ("dds", "adam"), "SDS, SGD": ("sds", "sgd")}
 EDIT = {"color": "red", "material": "leather"}

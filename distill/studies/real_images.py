@@ -12,7 +12,7 @@ from distill.examples import photographs
 from distill.settings import EditSettings
 from distill.studies.study import Row, Study, Unit, from_png, sheet, trajectory
 from synth.pixels import open_picture, png_bytes
-from synth.teacher import Teacher
+from synth.teacher.teacher import Teacher
 
 
 @dataclass(frozen=True)

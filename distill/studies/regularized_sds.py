@@ -10,9 +10,9 @@ from distill.examples import drawn_examples
 from distill.settings import EditSettings
 from distill.studies.rows import mean
 from distill.studies.study import Row, Study, Unit, chart, from_png, scored, sheet, stacked, trajectory
-from synth.miniature.readers import FactorReader
+from synth.world.readers import FactorReader
 from synth.pixels import png_bytes
-from synth.teacher import Teacher
+from synth.teacher.teacher import Teacher
 
 WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0)
 EDIT = {"color": "red", "material": "leather"}

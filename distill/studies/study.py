@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from distill.edit import Progress, edit
-from distill.evaluate import Reader, measure
+from distill.zero_shot import Progress, edit
+from distill.counterfactuals import Reader, measure
 from distill.examples import Example
 from distill.settings import EditSettings
-from synth.teacher import Teacher
+from synth.teacher.teacher import Teacher
 
 Row = dict[str, Any]
 """Numbers, text, lists of numbers; a picture as PNG bytes under a name that ends in `png`."""
@@ -68,7 +68,7 @@ def trajectory(
 
 
 def scored(image: NDArray[np.uint8], example: Example, reader: Reader) -> dict[str, float]:
-    """The figures of one edited picture against its truth (`distill.evaluate.measure`)."""
+    """The figures of one edited picture against its truth (`distill.counterfactuals.measure`)."""
     assert example.truth is not None and example.mask is not None, "photographs have no true answer"
     return next(
         measure(image[None], example.image[None], example.truth[None], [example.mask], example.factors, reader)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows.cli.options import FOLDER, teacher_options
-from flows.process import prepare
+from flows.orchestration.environment import prepare
 
 if TYPE_CHECKING:
     from synth.settings import TeacherSettings
@@ -70,8 +70,8 @@ def edit(
         first = error.errors()[0]
         raise click.UsageError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from None
     prepare()
-    from flows.edit import edit_files
-    from flows.synthesize import open_teacher
+    from flows.evaluation.zero_shot import edit_files
+    from flows.stages.synthesize import open_teacher
 
     out.mkdir(parents=True, exist_ok=True)
     for path in edit_files(open_teacher(teacher), images, prompt, source, chosen, out, series):

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from flows.cli.make import recipe_options, resolve
-from flows.process import prepare
+from flows.orchestration.environment import prepare
 
 
 @click.command()
@@ -43,10 +43,10 @@ def init(
     distillery init masks --photos --subject "a photo of a person" --edit "zombie=a photo of a zombie"
     distillery init mine --from sofas --edit "green=color=green, material=velvet"
     """
-    from flows.init import MINIATURE_SIZE, PAPER_SIZE, file_name, new_recipe, write_recipe
-    from flows.words import PhotoWords, Words, photo_words_of, slot_values, words_from, words_of
+    from flows.config.init import MINIATURE_SIZE, PAPER_SIZE, file_name, new_recipe, write_recipe
+    from flows.config.edit_syntax import PhotoWords, Words, photo_words_of, slot_values, words_from, words_of
     from synth.errors import RecipeError
-    from synth.prompts import Template
+    from synth.dataset.prompts import Template
 
     if shipped and (subject is not None or slots or photos):
         raise click.UsageError("--from brings its own subject and slots: leave out --subject, --slot and --photos")
@@ -118,7 +118,7 @@ class _Numbers(click.ParamType[Any]):
 )
 @click.option("--guidance", type=_Numbers(float, 1), default=(), metavar="LIST", help="Scales to try, with commas.")
 @click.option("--iterations", type=_Numbers(int, 1), default=(), metavar="LIST", help="To look at, with commas.")
-@click.option("--num-pictures", type=click.IntRange(1), help="How many pictures share the edits; 12 unless said.")
+@click.option("--num-examples", type=click.IntRange(1), help="How many pictures share the edits; 12 unless said.")
 @click.option("--whole-picture", is_flag=True, help="The edits change all of a picture: weather, a style.")
 @click.option(
     "--dollars-per-hour", type=click.FloatRange(0), help="What this machine costs; 2 for a GPU unless said."
@@ -130,7 +130,7 @@ def preview(
     images: Path | None,
     guidance: tuple[float, ...],
     iterations: tuple[int, ...],
-    num_pictures: int | None,
+    num_examples: int | None,
     whole_picture: bool,
     dollars_per_hour: float | None,
     out: Path | None,
@@ -146,13 +146,13 @@ def preview(
     """
     resolved = resolve(recipe, overrides, teacher=teacher, num_images=num_images)
     prepare()
-    from flows.preview import NUM_PICTURES
-    from flows.preview import preview as look
-    from flows.run_folder import slug
+    from flows.planning.preview import NUM_PICTURES
+    from flows.planning.preview import preview as look
+    from flows.run.folder import slug
 
     path = out or Path(f"{slug(resolved.name)}-preview.html")
     path.parent.mkdir(parents=True, exist_ok=True)
-    number = num_pictures or NUM_PICTURES
+    number = num_examples or NUM_PICTURES
     seen = look(resolved, path, images, guidance, iterations, number, whole_picture, dollars_per_hour)
     click.echo("\n".join([*seen.costs, f"page  {path}", seen.verdict]))
 

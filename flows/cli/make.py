@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from flows.cli.options import FOLDER
-from flows.process import prepare
+from flows.orchestration.environment import prepare
 from synth.errors import TrainingError
 
 _Verb = TypeVar("_Verb", bound=Callable[..., Any])
@@ -66,12 +66,12 @@ def run(recipe: str, out: Path, overrides: tuple[str, ...], pilot: bool, data: s
     if pilot and data is not None:
         raise click.UsageError("--pilot paints a small set of its own: leave --data out, or --pilot")
     prepare()
-    from flows.pipeline import pipeline
-    from flows.run_folder import RunFolder
+    from flows.stages.pipeline import pipeline
+    from flows.run.folder import RunFolder
 
     RunFolder.claim(resolved, out)  # refused before a server is started for it
     if pilot:
-        from flows.pilot import claim_pilot
+        from flows.run.pilot import claim_pilot
 
         small, folder = claim_pilot(resolved, out)
         pipeline(small, folder)
@@ -100,8 +100,8 @@ def synthesize(recipe: str, out: str, overrides: tuple[str, ...], dry_run: bool,
     """
     resolved = resolve(recipe, overrides, **short)
     prepare()
-    from flows.synthesize import plan, synthesize_flow
-    from flows.synthesize import synthesize as paint
+    from flows.stages.synthesize import plan, synthesize_flow
+    from flows.stages.synthesize import synthesize as paint
 
     if dry_run:
         click.echo(plan(resolved))
@@ -138,7 +138,7 @@ def import_photos(source: str, out: str, **settings: Any) -> None:
     except ValidationError as error:
         raise click.UsageError(f"--size: {error.errors()[0]['msg']}") from None
     prepare()
-    from synth.photos import import_photos as make_set
+    from synth.dataset.photographs import import_photos as make_set
 
     click.echo(f"data set  {make_set(source, chosen, out)}")
 
@@ -172,14 +172,14 @@ def distill(
     """
     resolved = resolve(recipe, overrides, **short)
     if preset is not None:
-        from flows.recipe import changed
+        from flows.config.recipe import changed
 
         resolved = changed(resolved, [f"training.preset={json.dumps(preset)}", *overrides])
     prepare()
     from distill import checkpoints
-    from flows.distill import distill as teach
-    from flows.distill import plan
-    from synth.dataset import PaintedSet
+    from flows.stages.distill import distill as teach
+    from flows.stages.distill import plan
+    from synth.dataset.image_dataset import PaintedSet
 
     PaintedSet(data)  # refused before anything is made
     if resume and checkpoints.latest(out) is None:
@@ -213,14 +213,14 @@ def export(folder: Path, formats: str | None, precisions: str | None, vae: str |
     distillery export runs/sofas --format onnx,torchscript,pt2 --precision float32,float16,int8
     distillery export runs/sofas --vae madebyollin/taesd
     """
-    from flows.recipe import changed
+    from flows.config.recipe import changed
 
     wanted = {"formats": formats, "precisions": precisions}
     overrides = [f"export.{key}={json.dumps(value.split(','))}" for key, value in wanted.items() if value is not None]
     overrides += [] if vae is None else [f"export.vae={json.dumps(vae)}"]
     recipe = changed(recipe_of(folder), overrides)
     prepare()
-    from flows.export import export as write_models
+    from flows.stages.export import export as write_models
 
     write_models(recipe, folder)
     for kind in recipe.export.kinds():
@@ -229,7 +229,7 @@ def export(folder: Path, formats: str | None, precisions: str | None, vae: str |
 
 def resolve(recipe: str, overrides: tuple[str, ...], **short: Any) -> Any:
     """The recipe with all that the command line says; --set has the last word."""
-    from flows.recipe import load_recipe
+    from flows.config.recipe import load_recipe
 
     named = {_SHORT[option]: value for option, value in short.items() if value is not None}
     changes = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in named.items()]
@@ -238,15 +238,15 @@ def resolve(recipe: str, overrides: tuple[str, ...], **short: Any) -> Any:
 
 def recipe_of(folder: Path) -> Any:
     """The recipe of a run."""
-    from flows.run_folder import RunFolder
+    from flows.run.folder import RunFolder
 
     return RunFolder(folder).load_recipe()
 
 
 def tell_results(out: Path) -> None:
     """The numbers, and where to look."""
-    from flows.report import text_table
-    from flows.run_folder import RunFolder
+    from flows.reports.report import text_table
+    from flows.run.folder import RunFolder
 
     folder = RunFolder(out)
     if folder.evaluation.exists():

@@ -8,7 +8,7 @@ import click
 
 from flows.cli.make import recipe_of, tell_results
 from flows.cli.options import FOLDER, teacher_options
-from flows.process import prepare
+from flows.orchestration.environment import prepare
 
 if TYPE_CHECKING:
     from synth.settings import TeacherSettings
@@ -52,8 +52,8 @@ def study(
     from pydantic import ValidationError
 
     from distill.settings import EditSettings
-    from flows.study import make_study, run_study
-    from flows.synthesize import open_teacher
+    from flows.evaluation.studies import make_study, run_study
+    from flows.stages.synthesize import open_teacher
 
     try:
         of_edits = EditSettings(**settings)
@@ -117,7 +117,7 @@ def translator(
     recipe = recipe_of(folder)
     prepare()
     if images is not None:
-        from flows import photographs
+        from flows.evaluation import photographs
 
         table, missing = photographs.show_photographs(recipe, folder, images, **judges)
         click.echo(f"{photographs.text_table(table)}\n")
@@ -126,14 +126,14 @@ def translator(
         click.echo(f"sheet   {folder / 'photographs' / 'contact_sheet.png'}")
         return
     if zero_shot is not None:
-        from flows.evaluate import beside_zero_shot
+        from flows.evaluation.scenes import beside_zero_shot
 
         click.echo(beside_zero_shot(recipe, folder, zero_shot))
         _tell(folder / "zero-shot")
         return
-    from flows.evaluate import evaluate as measure
-    from flows.report import text_table, write_report
-    from flows.run_folder import RunFolder
+    from flows.evaluation.scenes import evaluate as measure
+    from flows.reports.report import text_table, write_report
+    from flows.run.folder import RunFolder
 
     figures = measure(recipe, folder, split=split, num_scenes=num_scenes)
     if figures == RunFolder(folder).evaluation:
@@ -158,8 +158,8 @@ def edits(num_scenes: int, teacher: "TeacherSettings", out: Path) -> None:
 
     from distill.studies.benchmark import Benchmark, table
     from distill.studies.methods import METHODS
-    from flows.study import run_study
-    from flows.synthesize import open_teacher
+    from flows.evaluation.studies import run_study
+    from flows.stages.synthesize import open_teacher
 
     finding = run_study(Benchmark(METHODS, num_scenes), open_teacher(teacher), out)
     rows = pq.read_table(out / "rows.parquet").to_pylist()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from flows.process import prepare
+from flows.orchestration.environment import prepare
 
 
 @click.command()

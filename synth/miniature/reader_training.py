@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from synth.miniature.readers import HEADS, NONE, FactorReader, labels_of
+from synth.world.readers import HEADS, NONE, FactorReader, labels_of
 from synth.miniature.stage import Run, generator, rank
 from synth.miniature.vae_training import load_vae
-from synth.miniature.world import FACTORS, MASK_OF, WorldScene, render, sample_scene
+from synth.world.scenes import FACTORS, MASK_OF, WorldScene, render, sample_scene
 from synth.pixels import to_float, to_uint8
 from synth.seeds import derive_seed
 

@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from synth.miniature.captions import full_caption, paraphrase
-from synth.miniature.readers import FactorReader
-from synth.miniature.world import render, sample_scene
+from synth.world.captions import full_caption, paraphrase
+from synth.world.readers import FactorReader
+from synth.world.scenes import render, sample_scene
 from synth.pixels import save_grid, to_float
 
 WEIGHTS = Path(__file__).parent / "weights"

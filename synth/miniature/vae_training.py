@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from synth.errors import TrainingError
 from synth.miniature import models
 from synth.miniature.stage import Run, averaged_network, below, generator, layout
-from synth.miniature.world import render, sample_scene
+from synth.world.scenes import render, sample_scene
 from synth.pixels import save_grid, to_float, to_uint8
 
 DECODER_NOISE = 0.05

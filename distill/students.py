@@ -1,0 +1,291 @@
+"""The student: one pass of a network turns a latent into its edited self, z = z_hat + delta(z_hat, edit).
+
+Two kinds, each a diffusers model: saved, loaded and pushed to the Hub as any other.
+
+    UNetTranslator       the teacher's own U-Net, put to another use: the paper's
+    CompactTranslator    a small convolutional network: for phones, browsers, CPUs, and teachers of any family
+"""
+
+import json
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
+from diffusers.configuration_utils import register_to_config
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from distill.compact import CompactUNet
+from distill.composition import change_of_pixels
+from distill.settings import TrainingSettings
+from synth.errors import TeacherError, TrainingError
+from synth.pixels import to_float, to_uint8
+from synth.seeds import derive_seed
+from synth.teacher.teacher import Teacher
+
+_VECTOR_SIZE = 128  # of what a compact student is told about an edit
+
+# What LoRA adapts: the projections of the attention, the feed-forward layers, the residual blocks' convolutions.
+_ADAPTED = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "conv1", "conv2"]
+
+
+class LatentTranslator(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """What every student is: latent in, change out, and no text encoder once it is trained.
+
+    Untrained it changes nothing at all. An edit's number is its place in `edits`.
+    """
+
+    config_name = "config.json"
+
+    @property
+    def edits(self) -> dict[str, str]:
+        """Name -> an example of the target prompt, in the order of the edits' numbers."""
+        return dict(zip(self.config.edit_names, self.config.edit_prompts, strict=True))
+
+    @abstractmethod
+    def forward(self, latents: Tensor, edit: Tensor) -> Tensor:
+        """The change that an edit makes.
+
+        Args:
+            latents: z_hat, float (N, C, h, w); any h and w, odd ones too.
+            edit: int64 (N,), numbers of edits.
+
+        Returns:
+            delta, float (N, C, h, w): the edited latent is z_hat + delta.
+        """
+
+    def merged(self) -> "LatentTranslator":
+        """The same function without anything that only training needs."""
+        return self
+
+
+class UNetTranslator(LatentTranslator):
+    """The teacher's U-Net with its weights, but for the last layer, which starts at zero.
+
+    The timestep is fixed. In place of a text it has one learned context for each edit, which starts from the
+    embedding of the edit's target prompt.
+
+    Args:
+        unet_config: of the UNet2DConditionModel.
+        edit_names: what the edits are called; an edit's number is its place here.
+        edit_prompts: for each edit an example of its target prompt, from which its context started.
+        context_size: (T, D), tokens and width of a context.
+        timestep: the one that the network is always called with, 0 to 999.
+        lora_rank: 0 trains all weights; otherwise LoRA of that rank, the last layer and the contexts are trained,
+            and the other weights stay the teacher's.
+    """
+
+    _supports_gradient_checkpointing: ClassVar[bool] = True
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(
+        self,
+        unet_config: dict[str, Any],
+        edit_names: list[str],
+        edit_prompts: list[str],
+        context_size: tuple[int, int],
+        timestep: int,
+        lora_rank: int = 0,
+    ) -> None:
+        super().__init__()
+        self.unet = UNet2DConditionModel.from_config(unet_config)
+        self.contexts = nn.Parameter(torch.zeros(len(edit_names), *context_size))  # (K, T, D)
+        if lora_rank:
+            _adapt(self.unet, lora_rank)
+
+    @classmethod
+    def from_teacher(
+        cls, teacher: Teacher, edits: Mapping[str, str], timestep: int = 1, lora_rank: int = 0
+    ) -> "UNetTranslator":
+        """An untrained student in float32, where the teacher is.
+
+        Args:
+            teacher: whose U-Net is copied.
+            edits: name -> an example of the target prompt.
+            timestep: the student's fixed one.
+            lora_rank: 0 for none. LoRA's first weights come from torch's random state.
+
+        Raises:
+            TeacherError: if the teacher has no U-Net, or one that must be told more than a text.
+            TrainingError: for LoRA without peft.
+        """
+        _require_plain_unet(teacher)
+        contexts = teacher.encode_prompt(list(edits.values())).prompt_embeds  # (K, T, D)
+        own = {key: value for key, value in teacher.unet.config.items() if not key.startswith("_")}
+        student: UNetTranslator = cls(own, list(edits), list(edits.values()), tuple(contexts.shape[1:]), timestep)
+        student.unet.load_state_dict(teacher.unet.state_dict())  # copied into float32
+        with torch.no_grad():
+            student.unet.conv_out.weight.zero_()
+            student.unet.conv_out.bias.zero_()
+            student.contexts.copy_(contexts)
+        if lora_rank:
+            _adapt(student.unet, lora_rank)
+            student.register_to_config(lora_rank=lora_rank)
+        return student.to(teacher.device)  # type: ignore[no-any-return]
+
+    def forward(self, latents: Tensor, edit: Tensor) -> Tensor:
+        """See `LatentTranslator.forward`."""
+        contexts = self.contexts[edit]  # (N, T, D)
+        timesteps = torch.full_like(edit, self.config.timestep)  # (N,)
+        delta: Tensor = self.unet(latents, timesteps, encoder_hidden_states=contexts).sample  # (N, C, h, w)
+        return delta
+
+    def merged(self) -> "UNetTranslator":
+        """LoRA's products added to the weights that they belong to: no peft is needed from here on."""
+        if not self.config.lora_rank:
+            return self
+        own = {key: value for key, value in self.config.items() if not key.startswith("_")}
+        plain = UNetTranslator(**own | {"lora_rank": 0})
+        unet = deepcopy(self.unet)
+        unet.fuse_lora()
+        unet.unload_lora()
+        plain.unet.load_state_dict(unet.state_dict())
+        with torch.no_grad():
+            plain.contexts.copy_(self.contexts)
+        return plain.to(self.device).eval()  # type: ignore[no-any-return]
+
+
+class CompactTranslator(LatentTranslator):
+    """A small convolutional U-Net that starts from nothing; it is told by a learned vector which edit to make.
+
+    Args:
+        latent_channels: C of the teacher's latents.
+        edit_names: what the edits are called; an edit's number is its place here.
+        edit_prompts: for each edit an example of its target prompt.
+        widths: channels of the levels, from the finest on.
+    """
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(
+        self,
+        latent_channels: int,
+        edit_names: list[str],
+        edit_prompts: list[str],
+        widths: Sequence[int] = (64, 128, 192),
+    ) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(torch.randn(len(edit_names), _VECTOR_SIZE))  # (K, D)
+        self.unet = CompactUNet(latent_channels, _VECTOR_SIZE, widths)
+
+    @classmethod
+    def from_teacher(cls, teacher: Teacher, edits: Mapping[str, str]) -> "CompactTranslator":
+        """An untrained student where the teacher is, its first weights from torch's random state.
+
+        Args:
+            teacher: of any family.
+            edits: name -> an example of the target prompt.
+        """
+        student: CompactTranslator = cls(teacher.latent_channels, list(edits), list(edits.values()))
+        return student.to(teacher.device)  # type: ignore[no-any-return]
+
+    def forward(self, latents: Tensor, edit: Tensor) -> Tensor:
+        """See `LatentTranslator.forward`."""
+        delta: Tensor = self.unet(latents, self.vectors[edit])  # (N, C, h, w)
+        return delta
+
+
+def new_translator(teacher: Teacher, edits: Mapping[str, str], settings: TrainingSettings) -> LatentTranslator:
+    """The untrained student of a training; the same settings give the same weights.
+
+    Args:
+        teacher: who will teach it.
+        edits: name -> an example of the target prompt.
+        settings: which kind.
+
+    Raises:
+        TeacherError: if the teacher has no U-Net for a student of that kind.
+        TrainingError: for LoRA without peft.
+    """
+    with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU
+        torch.manual_seed(derive_seed(settings.seed, "student"))
+        student: LatentTranslator
+        if settings.student == "compact":
+            student = CompactTranslator.from_teacher(teacher, edits)
+        else:
+            student = UNetTranslator.from_teacher(teacher, edits, settings.student_timestep, settings.lora_rank)
+    if settings.gradient_checkpointing:
+        student.enable_gradient_checkpointing()
+    return student
+
+
+def num_weights(teacher: Teacher, edits: Mapping[str, str], settings: TrainingSettings) -> tuple[int, int]:
+    """How many weights the student of a training has, and how many of them it learns. Nothing is allocated.
+
+    Args:
+        teacher: who will teach it.
+        edits: name -> an example of the target prompt.
+        settings: which kind.
+
+    Raises:
+        TeacherError: if the teacher has no U-Net for a student of that kind.
+        TrainingError: for LoRA without peft.
+    """
+    names, prompts = list(edits), list(edits.values())
+    student: LatentTranslator
+    if settings.student == "compact":
+        with torch.device("meta"):
+            student = CompactTranslator(teacher.latent_channels, names, prompts)
+    else:
+        _require_plain_unet(teacher)
+        size = tuple(teacher.encode_prompt(prompts[:1]).prompt_embeds.shape[1:])
+        own = {key: value for key, value in teacher.unet.config.items() if not key.startswith("_")}
+        with torch.device("meta"):
+            student = UNetTranslator(own, names, prompts, size, settings.student_timestep, settings.lora_rank)
+    weights = list(student.parameters())
+    return sum(weight.numel() for weight in weights), sum(w.numel() for w in weights if w.requires_grad)
+
+
+def load_translator(folder: Path) -> LatentTranslator:
+    """A student from the folder that it was saved in, of whichever kind."""
+    config = json.loads((folder / LatentTranslator.config_name).read_text())
+    kind = CompactTranslator if config["_class_name"] == "CompactTranslator" else UNetTranslator
+    student: LatentTranslator = kind.from_pretrained(folder, use_safetensors=True)
+    return student
+
+
+def translated(
+    teacher: Teacher, student: LatentTranslator, images: NDArray[np.uint8], edit: int
+) -> NDArray[np.uint8]:
+    """Pictures as a student makes them by one edit: decode(z_hat + delta), as `composition` lays it onto them.
+
+    Args:
+        teacher: whose VAE.
+        student: of that teacher.
+        images: uint8 (N, H, W, 3).
+        edit: its number.
+
+    Returns:
+        uint8 (N, H, W, 3).
+    """
+    x = to_float(torch.from_numpy(images)).to(teacher.device)  # (N, 3, H, W)
+    with torch.no_grad():
+        z_hat = teacher.encode(x).float()  # (N, C, h, w)
+        delta = student(z_hat, torch.full((len(x),), edit, device=teacher.device))
+        edited, plain = teacher.decode(z_hat + delta).float(), teacher.decode(z_hat).float()  # (N, 3, H, W)
+        return to_uint8(x + change_of_pixels(x, edited, plain))
+
+
+def _require_plain_unet(teacher: Teacher) -> None:
+    if teacher.unet.config.addition_embed_type:
+        raise TeacherError(
+            f"{teacher.name} has a U-Net that must be told a pooled text and sizes besides, which a student of "
+            "its kind cannot tell it: take a teacher of Stable Diffusion 1.x or 2.x, or training.student=compact"
+        )
+
+
+def _adapt(unet: Any, rank: int) -> None:
+    """Freeze a U-Net but for its last layer, and put LoRA beside its weights."""
+    try:
+        from peft import LoraConfig
+    except ModuleNotFoundError as error:
+        raise TrainingError(
+            'training.lora_rank needs peft: pip install "dds-distillery[lora]", or set it to 0'
+        ) from error
+    unet.requires_grad_(False)
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=_ADAPTED))
+    unet.conv_out.requires_grad_(True)

@@ -1,0 +1,133 @@
+"""A run's model file on one's own photographs: a gallery, and figures that need no true answer."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from flows.evaluation.zero_shot import find_pictures
+from flows.config.recipe import Recipe
+from flows.run.folder import RunFolder, write_whole
+from synth.errors import RunError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_SIDE = 256  # px, of the squares on which pictures are compared
+Figures = dict[str, float | None]
+
+
+def show_photographs(
+    recipe: Recipe,
+    out: Path,
+    images: Path,
+    source: str | None = None,
+    lpips: bool = False,
+    clip: str | None = None,
+    dino: str | None = None,
+) -> tuple[dict[str, Figures], list[str]]:
+    """Translate pictures by every edit of a run; `photographs/` in its folder gets them, contact_sheet.png and
+    figures.json.
+
+    Args:
+        recipe: of the run.
+        out: the run folder, exported.
+        images: a folder of pictures, or one.
+        source: what they show, for CLIP's direction; left out, the recipe's photos.source.
+        lpips: measure LPIPS.
+        clip: a CLIP model's Hub id or folder.
+        dino: a DINO model's Hub id or folder.
+
+    Returns:
+        For each edit its figures, and a line for each figure that was not measured.
+
+    Raises:
+        RunError: if there is no model file yet.
+        EditError: for a folder without pictures.
+        TeacherError: for a model that cannot be opened.
+    """
+    import numpy as np
+
+    from distill.diagnostics import measure as figures_of
+    from inference.runtime import Translator
+    from inference.translate import ContactSheet, plan, translate_all
+
+    run = RunFolder(out)
+    if not run.model.exists():
+        raise RunError(f"{out} has no model file yet: `distillery export {out}` writes one")
+    if source is None and recipe.photos is not None:
+        source = recipe.photos.source
+    measures, missing = _measures(source, lpips, clip, dino)  # refused before anything is translated
+    translator, folder = Translator.load(run.model), out / "photographs"
+    edits = translator.edits
+    problems: list[str] = []
+    sheet = ContactSheet(list(edits))
+    jobs, problems = plan([str(path) for path in find_pictures([images])], list(edits), folder)
+    work = translate_all(translator, jobs, 1.0, sheet, problems)
+    done = [job for job, files in zip(jobs, tqdm(work, total=len(jobs), unit="picture"), strict=True) if files]
+    sheet.write(folder)
+    if not done:
+        raise RunError(f"none of the pictures at {images} could be read: {problems[0]}")
+    table: dict[str, Figures] = {}
+    before = np.stack([_square(job.source) for job in done])  # (N, _SIDE, _SIDE, 3)
+    for edit, text in edits.items():
+        after = np.stack([_square(job.targets[edit]) for job in done])
+        seen = figures_of(before, after)
+        table[edit] = {"changed": seen.changed_share, "variety": seen.variety}
+        table[edit] |= {name: float(measure(before, after, text).mean()) for name, measure in measures.items()}
+    figures = {"num_pictures": len(done), "edits": table, "not_measured": missing, "problems": problems}
+    write_whole(folder / "figures.json", (json.dumps(figures, indent=2) + "\n").encode())
+    return table, [*problems, *missing]
+
+
+def text_table(table: dict[str, Figures]) -> str:
+    """The figures as they are shown in a terminal."""
+    names = list(next(iter(table.values())))
+    width = max(len(edit) for edit in table)
+    lines = [f"{'edit':{width}}  {'  '.join(f'{name:>11}' for name in names)}"]
+    for edit, figures in table.items():
+        cells = ("" if (value := figures[name]) is None else f"{value:.3f}" for name in names)
+        lines.append(f"{edit:{width}}  {'  '.join(f'{cell:>11}' for cell in cells)}")
+    return "\n".join(lines)
+
+
+def _measures(
+    source: str | None, lpips: bool, clip: str | None, dino: str | None
+) -> tuple[dict[str, Callable[..., Any]], list[str]]:
+    """Name -> of (before, after, the target text) a figure a picture; and what is not measured, and why."""
+    from distill.similarity import Clip, Lpips, Structure
+
+    measures: dict[str, Callable[..., Any]] = {}
+    missing = []
+    if lpips:
+        perceptual = Lpips()
+        measures["LPIPS"] = lambda before, after, text: perceptual.distance(before, after)
+    else:
+        missing.append("LPIPS is not measured: add --lpips")
+    if clip is not None:
+        model = Clip(clip)
+        measures["CLIP"] = lambda before, after, text: model.text_score(after, text)
+        if source is not None:
+            measures["directional"] = lambda before, after, text: model.directional(before, after, source, text)
+        else:
+            missing.append("CLIP's direction is not measured: say what the pictures show with --source")
+    else:
+        missing.append("CLIP scores are not measured: name a model, --clip openai/clip-vit-base-patch32 or a folder")
+    if dino is not None:
+        structure = Structure(dino)
+        measures["structure"] = lambda before, after, text: structure.distance(before, after)
+    else:
+        missing.append("DINO's structure distance is not measured: name a model, --dino facebook/dino-vitb8")
+    return measures, missing
+
+
+def _square(path: Path) -> "NDArray[np.uint8]":
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    from synth.pixels import open_picture
+
+    return np.asarray(ImageOps.fit(open_picture(path), (_SIDE, _SIDE), Image.Resampling.LANCZOS))

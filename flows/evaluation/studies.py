@@ -1,0 +1,117 @@
+"""The paper's studies, run piece by piece: rows as Parquet, a figure and a sentence."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from distill.settings import EditSettings
+from flows.evaluation.zero_shot import find_pictures
+from flows.run.folder import digest, write_whole
+from synth.errors import RunError
+
+if TYPE_CHECKING:
+    from distill.studies.study import Study
+    from synth.teacher.teacher import Teacher
+
+
+def make_study(
+    name: str,
+    settings: EditSettings,
+    num_scenes: int | None = None,
+    images: tuple[Path, ...] = (),
+    prompt: str = "",
+    source_prompt: str = "",
+    folder: Path | None = None,
+    num_steps: int | None = None,
+) -> "Study":
+    """A study by its name.
+
+    Args:
+        name: as the command has it.
+        settings: of the zero-shot edits.
+        num_scenes: drawn scenes an edit; None leaves it to the study.
+        images: files or folders, for real-images alone.
+        prompt: what they shall show.
+        source_prompt: what they show.
+        folder: where translator keeps the set that it paints.
+        num_steps: of each of translator's trainings; None leaves it to the study.
+
+    Raises:
+        RunError: for real-images without pictures or prompt.
+    """
+    from distill.studies.benchmark import Sweep
+    from distill.studies.guidance_bias import GuidanceBias
+    from distill.studies.leakage import Leakage
+    from distill.studies.optimizer import Optimizer
+    from distill.studies.real_images import RealImages
+    from distill.studies.regularized_sds import RegularizedSDS
+    from distill.studies.steps import Steps
+    from distill.studies.ablations import Ablations
+
+    if name == "real-images":
+        if not images or not prompt.strip():
+            raise RunError("the study real-images edits pictures of your own: name them, and give --prompt")
+        return RealImages(settings, tuple(find_pictures(images)), prompt, source_prompt)
+    scenes = {} if num_scenes is None else {"num_scenes": num_scenes}
+    if name == "translator":
+        assert folder is not None, "it paints a set"
+        return Ablations(folder, **scenes, **({} if num_steps is None else {"num_steps": num_steps}))
+    if name == "guidance-bias":  # it optimises nothing
+        return GuidanceBias(**scenes)
+    if name == "sweep":  # it chooses the settings
+        return Sweep(**scenes)
+    of_edits: dict[str, Callable[..., Study]] = {
+        "steps": Steps,
+        "optimizer": Optimizer,
+        "regularized-sds": RegularizedSDS,
+        "leakage": Leakage,
+    }
+    return of_edits[name](settings, **scenes)
+
+
+def run_study(study: "Study", teacher: "Teacher", out: Path) -> str:
+    """Do what is missing of a study's pieces, then write `rows.parquet`, `figure.png` and `finding.txt` into `out`.
+
+    Returns:
+        The finding.
+
+    Raises:
+        RunError: if another study's pieces are in `out`.
+        DistilleryError: from the edits.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from synth.pixels import png_bytes
+
+    teacher.require_scorer()
+    pieces = out / "pieces"
+    fingerprint = digest(teacher.fingerprint, study.name, repr(study)).encode()
+    owner = pieces / "study.txt"
+    if owner.exists() and owner.read_bytes() != fingerprint:
+        raise RunError(
+            f"{out} holds another study, or this one of another model, teacher or settings: "
+            "choose another folder, or delete it"
+        )
+    pieces.mkdir(parents=True, exist_ok=True)
+    write_whole(owner, fingerprint)
+    tables = []
+    for place, unit in enumerate(tqdm(study.units(), desc=study.name, unit="piece")):
+        file = pieces / f"{place:03d}-{digest(unit)[:8]}.parquet"
+        if not file.exists():
+            part = file.with_suffix(".part")
+            pq.write_table(pa.Table.from_pylist(study.measure(teacher, unit)), part)
+            part.replace(file)
+        tables.append(pq.read_table(file))
+    # A piece whose values are all missing has a column without a type.
+    rows = pa.concat_tables(tables, promote_options="permissive")
+    part = out / "rows.part"
+    pq.write_table(rows, part)
+    part.replace(out / "rows.parquet")
+    listed = rows.to_pylist()
+    write_whole(out / "figure.png", png_bytes(study.figure(listed)))
+    finding = study.finding(listed)
+    write_whole(out / "finding.txt", f"{study.question}\n{finding}\n".encode())
+    return finding

@@ -1,0 +1,131 @@
+"""Zero-shot edits of files: a teacher, a text, no training."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from distill.settings import EditSettings
+from flows.run.folder import write_whole
+from synth.errors import EditError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from distill.zero_shot import Progress
+    from synth.teacher.teacher import Teacher
+
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+_BATCH = 4  # pictures of one size that are edited together
+_FRAMES = 20  # of a series
+
+
+def edit_files(
+    teacher: "Teacher",
+    paths: Sequence[Path],
+    prompt: str,
+    source_prompt: str,
+    settings: EditSettings,
+    out: Path,
+    series: bool = False,
+) -> list[Path]:
+    """Edit picture files, or all pictures in folders, and write `NAME_edited.png` for each into `out`.
+
+    While it works, `out/preview.png` shows the pictures at hand as they are now. With `series`, each also gets
+    `NAME_series.gif`, from the input to the result.
+
+    Raises:
+        EditError: for a file that is no picture, or one of an absurd size, before anything is edited.
+        TeacherError: if the teacher cannot score, or cannot read a prompt to its end.
+    """
+    from distill.zero_shot import edit
+    from synth.pixels import gif_bytes, open_picture, png_bytes
+
+    batches = _batches(find_pictures(paths))
+    teacher.check_prompts([prompt, source_prompt])
+    written = []
+    num_pictures = sum(len(batch) for batch in batches)
+    with tqdm(total=num_pictures * settings.iterations, desc="editing", unit="iteration") as bar:
+        for batch in batches:
+            frames: list[list[Image.Image]] = []
+            images = [open_picture(path) for path in batch]
+            watch = _watch(images, settings, out, frames, bar)
+            edited = edit(teacher, images, prompt, source_prompt, settings, watch)
+            for place, path in enumerate(batch):
+                write_whole(out / f"{path.stem}_edited.png", png_bytes(edited.images[place]))
+                written.append(out / f"{path.stem}_edited.png")
+                if series:
+                    shown = [images[place], *(frame[place] for frame in frames), edited.images[place]]
+                    times = [600, *[120] * (len(shown) - 2), 1500]  # ms
+                    write_whole(out / f"{path.stem}_series.gif", gif_bytes(shown, times))
+    return written
+
+
+def _watch(
+    images: "list[Image.Image]",
+    settings: EditSettings,
+    out: Path,
+    frames: "list[list[Image.Image]]",
+    bar: "tqdm[Any]",
+) -> "Callable[[Progress], None]":
+    """Progress, a live preview and the frames of the series, a few times on the way."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from synth.pixels import png_bytes
+
+    every = max(1, settings.iterations // _FRAMES)
+
+    def watch(progress: "Progress") -> None:
+        bar.set_postfix(update=f"{float(torch.mean(progress.update_norm)):.3f}")
+        bar.update(len(images))
+        if progress.iteration % every == 0:
+            frames.append(progress.pictures())
+            shown = [np.asarray(picture.convert("RGB")) for picture in (*images, *frames[-1])]
+            rows = [np.concatenate(shown[: len(images)], axis=1), np.concatenate(shown[len(images) :], axis=1)]
+            write_whole(out / "preview.png", png_bytes(Image.fromarray(np.concatenate(rows))))
+
+    return watch
+
+
+def find_pictures(paths: Sequence[Path]) -> list[Path]:
+    """Files as they are, folders as the pictures in them.
+
+    Raises:
+        EditError: for a folder without pictures.
+    """
+    files: list[Path] = []
+    for path in paths:
+        found = (
+            sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES) if path.is_dir() else [path]
+        )
+        if not found:
+            raise EditError(f"{path} has no pictures in it")
+        files += found
+    return files
+
+
+def _batches(files: Sequence[Path]) -> list[list[Path]]:
+    """Pictures of one size together, a few at a time.
+
+    Raises:
+        EditError: for what cannot be edited: it is told before hours go into the others.
+    """
+    from distill.zero_shot import check_size
+    from synth.pixels import open_picture
+
+    by_size: dict[tuple[int, int], list[Path]] = {}
+    stems: set[str] = set()
+    for file in files:
+        size = open_picture(file).size
+        try:
+            check_size(*size)
+        except EditError as error:
+            raise EditError(f"{file}: {error}") from None
+        if file.stem in stems:
+            raise EditError(f"two of the pictures are called {file.stem}: edit them into two folders")
+        stems.add(file.stem)
+        by_size.setdefault(size, []).append(file)
+    return [group[start : start + _BATCH] for group in by_size.values() for start in range(0, len(group), _BATCH)]

@@ -1,0 +1,250 @@
+"""A run as tables, for the terminal and for Prefect, and as one self-contained HTML page."""
+
+import html
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from flows.reports.html import curves, page, picture, wipe
+from flows.config.recipe import Recipe, to_toml
+from flows.run.folder import RunFolder, write_whole
+
+_COLUMNS = {
+    "factor right": ("right", "{:.0%}"),
+    "PSNR": ("psnr_all", "{:.1f}"),
+    "inside": ("psnr_inside", "{:.1f}"),
+    "outside": ("psnr_outside", "{:.1f}"),
+    "outside to input": ("psnr_outside_to_input", "{:.1f}"),
+    "SSIM": ("ssim_all", "{:.3f}"),
+    "SSIM inside": ("ssim_inside", "{:.3f}"),
+    "SSIM outside": ("ssim_outside", "{:.3f}"),
+}
+_NUM_PAINTED = 8  # pictures of the training set that the report shows
+_CURVES = {
+    "dds": "mean square of the delta score; no sign of convergence",
+    "identity": "how far the student moves its input",
+    "grad_norm": "norm of the gradient",
+    "guidance_scale": "guidance scale omega",
+    "lambda_id": "weight of the identity, lambda_id",
+    "learning_rate": "learning rate",
+}
+_LEGEND = (
+    "PSNR in dB and SSIM, to the true counterfactual; inside and outside the silhouettes of the sofa, before and "
+    "after, or of whatever the edit changes. Factor right: the strict reader finds all that the edit asks for. "
+    "Held-out: of the edited, those that show a combination which the teacher never saw. "
+    "No-op: the scene already is what the edit asks for, and the input itself is the truth."
+)
+
+_USE = """distillery translate {folder}/model.onnx photo.jpg --edit {edit} --out edited
+
+from inference.runtime import Translator  # numpy, Pillow and onnxruntime alone
+translator = Translator.load("{folder}/model.onnx")
+translator("photo.jpg", "{edit}", strength=1.0).save("edited.png")"""
+
+
+def text_table(evaluation: Mapping[str, Any]) -> str:
+    """The numbers of evaluation.json for a terminal: the student of each edit, then all means."""
+    header, *rows = _cells(evaluation, short=True)
+    widths = [max(len(row[place]) for row in (header, *rows)) for place in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = [
+            cell.ljust(w) if place < 3 else cell.rjust(w)
+            for place, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join([line(header), "  ".join("-" * w for w in widths), *map(line, rows)])
+
+
+def markdown_table(evaluation: Mapping[str, Any]) -> str:
+    """The same in Markdown, all rows."""
+    header, *rows = _cells(evaluation, short=False)
+    rule = ["---"] * 3 + ["---:"] * (len(header) - 3)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+
+
+def scenes_of(evaluation: Mapping[str, Any]) -> str:
+    """What was measured on, in words."""
+    given = ", ".join(f"{factor} {value}" for factor, value in evaluation["given"].items())
+    whose = f", given {given}" if given else ""
+    return f"{evaluation['num_scenes']} unseen drawn scenes of the {evaluation['split']} split{whose}"
+
+
+def write_report(recipe: Recipe, out: Path) -> Path:
+    """Write the run's report.html from what is in its folder; one file that needs nothing beside it."""
+    run = RunFolder(out)
+    head = [f"<h1>{html.escape(recipe.name)}</h1>", f"<p>Validated on: {html.escape(recipe.validated_on)}.</p>"]
+    if run.promotion.exists():
+        head.append(f"<p>{html.escape(json.loads(run.promotion.read_text())['why'])}</p>")
+    sections = {
+        "Numbers": _numbers(run),
+        "Before and after": _before_and_after(recipe, run),
+        "Unseen scenes": _grid(run),
+        "Painted images, edited by the student at its last step": _samples(recipe, run),
+        f"Some of the {_painted_count(run)} painted images": _painted(run),
+        "Rejected": _rejects(run),
+        "Training": _training(run),
+        "The file beside PyTorch": _parity(run),
+        "Time": _times(run),
+        "How to use it": _use(recipe, run),
+        "Recipe": f"<details><summary>as resolved</summary><pre>{html.escape(to_toml(recipe))}</pre></details>",
+    }
+    body = [f"<h2>{title}</h2>{content}" for title, content in sections.items() if content]
+    write_whole(run.report, page(recipe.name, [*head, *body]))
+    return run.report
+
+
+def _cells(evaluation: Mapping[str, Any], short: bool) -> list[list[str]]:
+    """Header and rows. `short`: of single edits the student's rows alone."""
+    rows = [
+        row for row in evaluation["edits"] if not short or (row["method"] == "student" and row["scenes"] == "edited")
+    ]
+    return [
+        ["edit", "scenes", "method", *_COLUMNS],
+        *([row["edit"], row["scenes"], row["method"], *_figures(row)] for row in [*rows, *evaluation["means"]]),
+    ]
+
+
+def _figures(row: Mapping[str, Any]) -> Iterator[str]:
+    for name, form in _COLUMNS.values():
+        yield "-" if row[name] is None else form.format(row[name])
+
+
+def _numbers(run: RunFolder) -> str:
+    if not run.evaluation.exists():
+        return "<p>Not measured: drawn scenes cannot judge this teacher. Look at the pictures.</p>"
+    evaluation = json.loads(run.evaluation.read_text())
+    means = _html_table({**evaluation, "edits": []})
+    return (
+        f"<p>{html.escape(scenes_of(evaluation))}. {html.escape(_LEGEND)}</p>"
+        f"{means}<details><summary>each edit by itself</summary>{_html_table({**evaluation, 'means': []})}</details>"
+    )
+
+
+def _html_table(evaluation: Mapping[str, Any]) -> str:
+    header, *rows = _cells(evaluation, short=False)
+    lines = ["<tr>" + "".join(f"<th>{cell}</th>" for cell in header) + "</tr>"]
+    for row in rows:
+        mark = ' class="student"' if row[2] == "student" else ""
+        lines.append(f"<tr{mark}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>")
+    return f'<div class="scroll"><table class="numbers">{"".join(lines)}</table></div>'
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table whose first column is words."""
+    header = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in rows[0])
+    lines = ["".join(f"<td>{html.escape(str(cell))}</td>" for cell in row.values()) for row in rows]
+    body = "".join(f"<tr>{line}</tr>" for line in [header, *lines])
+    return f'<div class="scroll"><table class="words">{body}</table></div>'
+
+
+def _before_and_after(recipe: Recipe, run: RunFolder) -> str:
+    """Each edit of a picture of its own, by the file that ships."""
+    if not run.model.exists():
+        return ""
+    from inference.runtime import Translator
+
+    translator, figures = Translator.load(run.model, ["cpu"]), []
+    for place, edit in enumerate(recipe.edits):
+        before = _picture_for(recipe, run, place)
+        figures.append(wipe(before, Image.fromarray(translator(np.asarray(before), edit)), edit))
+    whose = "unseen drawn scenes" if run.evaluation.exists() else "pictures of the painted set"
+    return f'<p>{whose.capitalize()}; move the handle.</p><div class="several">{"".join(figures)}</div>'
+
+
+def _picture_for(recipe: Recipe, run: RunFolder, place: int) -> Image.Image:
+    if run.evaluation.exists():
+        from distill.counterfactuals import choose_scenes
+        from synth.world.scenes import render
+
+        edit, settings = list(recipe.edits.values())[place], recipe.evaluation
+        scenes = choose_scenes(recipe.edits, settings.num_scenes, settings.split, settings.given)
+        others = [scene for scene in scenes if scene.replace(**edit) != scene] or scenes
+        return Image.fromarray(render(others[place % len(others)]).image)
+    from synth.dataset.image_dataset import PaintedSet
+
+    painted = PaintedSet(run.dataset)
+    return Image.fromarray(painted.image(place % len(painted)))
+
+
+def _grid(run: RunFolder) -> str:
+    return picture(run.grid.read_bytes(), "input, translated, true counterfactual") if run.grid.exists() else ""
+
+
+def _samples(recipe: Recipe, run: RunFolder) -> str:
+    samples = sorted(run.samples.glob("step_*.png"))
+    return picture(samples[-1].read_bytes(), "; ".join(["input", *recipe.edits])) if samples else ""
+
+
+def _painted_count(run: RunFolder) -> int:
+    from synth.dataset.image_dataset import PaintedSet
+
+    return len(PaintedSet(run.dataset))
+
+
+def _painted(run: RunFolder) -> str:
+    from synth.dataset.image_dataset import PaintedSet
+
+    painted = PaintedSet(run.dataset)
+    figures = []
+    for index in range(min(_NUM_PAINTED, len(painted))):
+        image = Image.fromarray(painted.image(index))
+        image.thumbnail((256, 256))
+        encoded = io.BytesIO()
+        image.save(encoded, "PNG")
+        figures.append(picture(encoded.getvalue(), painted.prompts[index]))
+    return f'<div class="several">{"".join(figures)}</div>'
+
+
+def _rejects(run: RunFolder) -> str:
+    from synth.dataset.card import count_rejects
+    from synth.dataset.store import Store
+
+    counts = count_rejects(Store(run.dataset))
+    if not counts:
+        return "<p>No picture was rejected.</p>"
+    return _table([{"reason": reason, "pictures": count} for reason, count in counts.most_common()])
+
+
+def _training(run: RunFolder) -> str:
+    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()] if run.metrics.exists() else []
+    if not rows:
+        return "<p>No log.</p>"
+    minutes = sum(row["seconds"] for row in rows) / 60
+    return f"<p>{rows[-1]['step']} steps in {minutes:.1f} minutes.</p>{curves(rows, _CURVES)}"
+
+
+def _parity(run: RunFolder) -> str:
+    if not run.model.exists():
+        return ""
+    from inference.runtime import Translator
+
+    cases = Translator.load(run.model, ["cpu"]).metadata["parity_cases"]
+    rows = [
+        {
+            "input": f"{case['batch']} of {case['height']} x {case['width']}",
+            "largest difference, of 2": f"{case['max_difference']:.1e}",
+            "PSNR, dB": f"{case['psnr_db']:.1f}",
+        }
+        for case in cases
+    ]
+    return f"<p>What model.onnx answers beside PyTorch.</p>{_table(rows)}"
+
+
+def _times(run: RunFolder) -> str:
+    seconds = run.seconds()
+    if not seconds:
+        return ""
+    rows = [{"stage": stage, "time": str(timedelta(seconds=round(took)))} for stage, took in seconds.items()]
+    return f"<p>Attempts that were killed are not counted.</p>{_table(rows)}"
+
+
+def _use(recipe: Recipe, run: RunFolder) -> str:
+    return f"<pre>{html.escape(_USE.format(folder=run.path, edit=next(iter(recipe.edits))))}</pre>"

@@ -1,0 +1,207 @@
+"""A run folder: where each part of a run lies, whose run it is, and which stages are done.
+
+recipe.toml     as resolved           student/          the distilled network, in diffusers' format
+dataset/        Parquet and a card    model.onnx        what ships
+checkpoints/    step_000500/ ...      evaluation.json   the numbers
+metrics.jsonl   one line a step       grid.png          input, translated, true counterfactual
+samples/        step_000500.png       report.html       all of it on one page
+training.gif    the samples, in turn   best/           the best student so far, by its step
+development.json  how good it was there, on its way
+latents/        the set's latents     stages.json       what each output was made from
+dataset.url     where the set is, if not in dataset/
+promotion.json  whether `latest` was moved to this run, and why
+timings.json    seconds that each stage took
+processes-HOST.log  what the processes of a training said, where there were several
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.config.recipe import Recipe, flatten, load_recipe, to_toml
+from synth.errors import RecipeError, RunError
+
+if TYPE_CHECKING:
+    from distill.students import LatentTranslator
+
+RUNS = Path("runs")  # in the working directory
+_MAY_GROW = ("scenes.count", "training.steps")  # a set can be painted further, a training can go on
+_OF_THE_TRAINING = ("training.", "edits.")  # free as long as nothing was trained: no painted picture depends on them
+_MAY_CHANGE = (
+    *("validated_on", "teacher.device", "teacher.allow_cpu", "export.", "evaluation.", "operations."),
+    *("training.checkpoint_every", "training.keep_checkpoints", "training.sample_every", "training.micro_batch_size"),
+    *("training.gradient_checkpointing", "training.tracker", "training.patience"),
+    "training.preset",  # its values are compared
+)
+
+
+class RunFolder:
+    """The paths in a run folder. Nothing is read or written before it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.toml"
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+        self.samples = path / "samples"
+        self.film = path / "training.gif"
+        self.student = path / "student"
+        self.best = path / "best"
+        self.development = path / "development.json"
+        self.model = path / "model.onnx"
+        self.evaluation = path / "evaluation.json"
+        self.grid = path / "grid.png"
+        self.report = path / "report.html"
+        self.stages = path / "stages.json"
+        self.promotion = path / "promotion.json"
+        self.timings = path / "timings.json"
+
+    @property
+    def dataset(self) -> str:
+        """The painted set: the run's own, or the one that `dataset.url` names."""
+        elsewhere = self.path / "dataset.url"
+        return elsewhere.read_text().strip() if elsewhere.exists() else str(self.path / "dataset")
+
+    def use_dataset(self, url: str) -> None:
+        """Take a set that lies elsewhere."""
+        write_whole(self.path / "dataset.url", f"{url}\n".encode())
+
+    @staticmethod
+    def default_path(recipe: Recipe) -> Path:
+        """Where a run goes that nobody named a folder for: the same recipe into the same folder, so that its next run
+        finds all done, and another recipe, though it bears the same name, into another."""
+        matters = {key: value for key, value in flatten(recipe).items() if not key.startswith(_MAY_CHANGE)}
+        return RUNS / f"{slug(recipe.name)}-{digest(matters)[:8]}"
+
+    @classmethod
+    def claim(cls, recipe: Recipe, path: Path) -> "RunFolder":
+        """The folder for this recipe's run: a new one, or one in which the same run was begun. A folder that holds a
+        recipe and nothing made from it is as good as new.
+
+        Raises:
+            RunError: if another recipe's run is in it; the message says what differs.
+        """
+        run = cls(path)
+        made = [entry for entry in path.iterdir() if entry != run.recipe] if path.exists() else []
+        if made and run.recipe.exists():
+            run._refuse_another(recipe)
+        elif made:
+            raise RunError(f"{path} is no run folder, and not empty: choose another --out")
+        path.mkdir(parents=True, exist_ok=True)
+        write_whole(run.recipe, to_toml(recipe).encode())
+        return run
+
+    def load_recipe(self) -> Recipe:
+        """The recipe of the run in this folder.
+
+        Raises:
+            RunError: if there is none.
+        """
+        if not self.recipe.exists():
+            raise RunError(f"{self.path} is no run folder: `distillery run RECIPE --out {self.path}` makes one")
+        return load_recipe(self.recipe)
+
+    def is_done(self, stage: str, fingerprint: str, *outputs: Path) -> bool:
+        """Whether a stage's outputs are there, and were made from what they would be made from now."""
+        return self._stages().get(stage) == fingerprint and all(output.exists() for output in outputs)
+
+    def fingerprint_of(self, stage: str) -> str:
+        """What a stage's outputs were made from, as the next stage's fingerprint needs it; "" if it was not run."""
+        return self._stages().get(stage, "")
+
+    def mark_done(self, stage: str, fingerprint: str) -> None:
+        """Note what a stage's outputs were made from, once they are on disk."""
+        stages = self._stages() | {stage: fingerprint}
+        write_whole(self.stages, (json.dumps(stages, indent=2) + "\n").encode())
+
+    def drop_figures(self) -> bool:
+        """Delete what was measured of a model file that is no more; whether there was anything."""
+        names = [f"{file.stem}*{file.suffix}" for file in (self.evaluation, self.grid)]
+        figures = [file for name in names for file in self.path.glob(name)]
+        for file in figures:
+            file.unlink()
+        return bool(figures)
+
+    def last_work(self) -> int:
+        """When a stage last made something, in ns; 0 for never. A stage that finds all done leaves it as it is."""
+        return self.stages.stat().st_mtime_ns if self.stages.exists() else 0
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time of what is done within to the stage's, if anything was made."""
+        before, started = self.last_work(), time.perf_counter()
+        yield
+        if self.last_work() != before:
+            self.add_seconds(stage, time.perf_counter() - started)
+
+    def add_seconds(self, stage: str, seconds: float) -> None:
+        """A stage took so much longer: a training that goes on, a set that grows."""
+        there = self.seconds()
+        there[stage] = round(there.get(stage, 0.0) + seconds, 3)
+        write_whole(self.timings, (json.dumps(there, indent=2) + "\n").encode())
+
+    def seconds(self) -> dict[str, float]:
+        """What each stage took, by the flows that ended."""
+        there: dict[str, float] = json.loads(self.timings.read_text()) if self.timings.exists() else {}
+        return there
+
+    def _stages(self) -> dict[str, str]:
+        if not self.stages.exists():
+            return {}
+        stages: dict[str, str] = json.loads(self.stages.read_text())
+        return stages
+
+    def _refuse_another(self, recipe: Recipe) -> None:
+        try:
+            there, here = flatten(load_recipe(self.recipe)), flatten(recipe)
+        except RecipeError as error:
+            raise RunError(f"{self.path} holds a run that cannot be read ({error}): choose another --out") from error
+        for key in [*there, *(key for key in here if key not in there)]:
+            before: Any = there.get(key)
+            now: Any = here.get(key)
+            if before == now or key.startswith(_MAY_CHANGE):
+                continue
+            if key in _MAY_GROW and now > before and (key != "scenes.count" or not self.checkpoints.exists()):
+                continue
+            if key.startswith(_OF_THE_TRAINING) and not self.checkpoints.exists():
+                continue
+            raise RunError(
+                f"{self.path} holds another run: its {key} is {before!r}, this recipe's is {now!r}; "
+                "choose another --out, or delete the folder"
+            )
+
+
+def save_student(student: "LatentTranslator", folder: Path) -> None:
+    """Whole or not at all."""
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    student.save_pretrained(part)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(part, folder)
+
+
+def slug(name: str) -> str:
+    """A recipe's name as part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "run"
+
+
+def digest(*parts: Any) -> str:
+    """A fingerprint of JSON values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Beside, flushed, renamed: a reader never sees half a file."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)

@@ -1,0 +1,112 @@
+"""The kinds of model file: how each is opened, and where each keeps what it says about itself.
+
+ONNX has it in its own metadata, one JSON value a property; the archives of PyTorch in an extra file, one JSON object.
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+import torch
+
+from inference.export.parity import Run
+from inference.runtime import METADATA_PREFIX
+from inference.settings import Format
+
+EXTRA_FILE = "distillery.json"
+"""The name of the metadata in a .torchscript or .pt2 file, as torch.jit.load and torch.export.load ask for it."""
+INPUTS = ("image", "edit", "strength")
+PRODUCER = "dds-distillery"
+
+
+def open_file(path: Path, format: Format) -> Run:
+    """The file as a function of its inputs by name, on the CPU."""
+    if format == "onnx":
+        return _open_onnx(path)
+    load: Any = torch.jit.load  # PyTorch does not annotate it
+    # torch.export guards the branches that diffusers' upsampling takes in Python by the size that was traced; the
+    # ones it kept are right for every size (see `inference.export.files`), which is what parity tries.
+    is_script = format == "torchscript"
+    network = load(str(path)) if is_script else torch.export.load(path).module(check_guards=False)
+
+    def run(feeds: dict[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.float32]:
+        with torch.no_grad():
+            translated: npt.NDArray[np.float32] = network(*(torch.from_numpy(feeds[name]) for name in INPUTS)).numpy()
+        return translated
+
+    return run
+
+
+def _open_onnx(path: Path) -> Run:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # its errors come as exceptions
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(feeds: dict[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.float32]:
+        translated: npt.NDArray[np.float32] = session.run(["translated"], feeds)[0]
+        return translated
+
+    return run
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a model file of any kind, told by its name's ending, says about itself."""
+    path = Path(path)
+    extra = {EXTRA_FILE: ""}
+    if path.suffix == ".onnx":
+        model = onnx.load(str(path), load_external_data=False)
+        ours = {entry.key: entry.value for entry in model.metadata_props if entry.key.startswith(METADATA_PREFIX)}
+        return {key.removeprefix(METADATA_PREFIX): json.loads(value) for key, value in ours.items()}
+    if path.suffix == ".torchscript":
+        load: Any = torch.jit.load  # PyTorch does not annotate it
+        load(str(path), _extra_files=extra)
+    else:
+        torch.export.load(path, extra_files=extra)
+    metadata: dict[str, Any] = json.loads(extra[EXTRA_FILE])
+    return metadata
+
+
+def set_properties(path: Path, properties: dict[str, Any]) -> None:
+    """Set metadata properties, each one JSON value, in the ONNX file at `path`; others stay."""
+    model = onnx.load(str(path), load_external_data=False)
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    entries |= {f"{METADATA_PREFIX}{key}": json.dumps(value) for key, value in properties.items()}
+    onnx.helper.set_model_props(model, entries)
+    model.producer_name = PRODUCER
+    onnx.save(model, str(path))
+
+
+def record_metrics(path: str | os.PathLike[str], metrics: dict[str, Any]) -> None:
+    """Put the figures that were measured on the ONNX file at `path` into its metadata, in place of older ones."""
+    path = Path(path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+        draft = Path(scratch) / path.name
+        draft.write_bytes(path.read_bytes())
+        set_properties(draft, {"metrics": metrics})
+        _sync(draft)
+        os.replace(draft, path)  # weights beside it, if any, are the same
+
+
+def publish(draft: Path, path: Path) -> None:
+    """Move a finished file, and its weights if they lie beside it, to where people look for it."""
+    draft_data, data = (file.with_name(file.name + ".data") for file in (draft, path))
+    _sync(draft)
+    if draft_data.exists():
+        _sync(draft_data)
+        path.unlink(missing_ok=True)  # absent for a moment rather than joined to another model's weights
+        os.replace(draft_data, data)
+        os.replace(draft, path)
+    else:
+        os.replace(draft, path)
+        data.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,295 @@
+"""Where a teacher comes from: a folder in diffusers' format, or a Hub id. It is checked by its small files, and what
+cannot work is refused in one line, before the large ones are fetched."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from synth.errors import TeacherError
+from synth.teacher.families import FAMILIES, Family
+from synth.settings import Settings
+
+MINIATURE = Path(__file__).parents[1] / "miniature" / "weights"
+"""Where a checkout keeps the miniature; the environment's DISTILLERY_MINIATURE names another folder."""
+
+UNKNOWN_LICENCE = "unknown: see the teacher's own model card"
+
+_FEW_STEPS = re.compile(r"turbo|lightning|hyper|schnell|(?<![a-z])lcm(?![a-z])", re.IGNORECASE)
+_SMALL_FILES = ["*.json", "*.txt", "README.md", "*/spiece.model"]
+_OTHER_VERSIONS = ["*.fp16.*", "*.fp16-*", "*.non_ema.*", "*.non_ema-*"]
+_HASHED = (".json", ".txt", ".model", ".safetensors")
+
+
+class TeacherDefaults(Settings):
+    """What a recipe may leave to its teacher, from `distillery.json` in its folder or from its family."""
+
+    image_size: int
+    num_inference_steps: int
+    guidance_scale: float
+    edit_guidance_scale: float = 7.5
+    """Of zero-shot edits; the authors' notebook's unless the teacher's own folder knows better."""
+    edit_learning_rate: float = 2.0
+    """Of zero-shot edits; the published one, likewise."""
+    licence: str = UNKNOWN_LICENCE
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model that was found: its small files are on this machine and say that it will do."""
+
+    name: str
+    path: Path
+    family: type[Family]
+    index: dict[str, Any]
+    """model_index.json: part -> library and class."""
+    config: dict[str, Any]
+    """The network's."""
+    commit: str | None
+    """Of a Hub id; None for a folder."""
+
+    @property
+    def few_steps(self) -> bool:
+        """Turbo, lightning and consistency models give themselves away by name, scheduler or guidance embedding."""
+        names = (self.name.rsplit("/", 1)[-1], str(self.index.get("_name_or_path", "")).rsplit("/", 1)[-1])
+        return (
+            any(_FEW_STEPS.search(each) for each in names)
+            or self.index["scheduler"][1] in ("LCMScheduler", "TCDScheduler")
+            or self.config.get("time_cond_proj_dim") is not None
+        )
+
+    def num_parameters(self) -> int:
+        """Of the network, from its config alone: built without memory behind it."""
+        import diffusers
+
+        with torch.device("meta"):
+            network: Any = getattr(diffusers, self.family.network_class).from_config(self.config)
+        return sum(parameter.numel() for parameter in network.parameters())
+
+    def fetch(self) -> "ModelFolder":
+        """The same with its weights on this machine, those that are used and no others.
+
+        Raises:
+            TeacherError: for a part that has no safetensors; on the Hub, before anything is fetched.
+        """
+        weights = self._weights()
+        if self.commit is not None:
+            from huggingface_hub import snapshot_download
+
+            lacking = [part for part in weights if not _has_safetensors(part, _files(self.path, part))]
+            if lacking and (there := self._hub_files()):
+                self._refuse_pickles(lacking, there)
+            patterns = [*_SMALL_FILES, *(f"{part}/*.safetensors" for part in weights)]
+            snapshot_download(
+                self.name, revision=self.commit, allow_patterns=patterns, ignore_patterns=_OTHER_VERSIONS
+            )
+        self._refuse_pickles(weights, [name for part in weights for name in _files(self.path, part)])
+        return self
+
+    def absent(self) -> list[str]:
+        """Parts that are not opened: those that nothing here reads, and optional ones without weights."""
+        parts = [part for part in self.family.unused if part in self.index]
+        for part in self.family.optional:
+            if not _has_safetensors(part, _files(self.path, part)):
+                parts += [part, part.replace("text_encoder", "tokenizer")]
+        return parts
+
+    def fingerprint(self, dtype: torch.dtype) -> str:
+        """Of the configs and the weights themselves, so that no stale name can pass, and of the precision they run
+        in: all that pixels and scores depend on."""
+        digest = hashlib.sha256(str(dtype).encode())
+        encoders = self.family.text_encoders
+        tokenizers = [name.replace("text_encoder", "tokenizer") for name in encoders]
+        parts = {self.family.network_name, "vae", "scheduler", *encoders, *tokenizers} - set(self.absent())
+        for part in sorted(parts):
+            for path in sorted((self.path / part).iterdir()):
+                if path.suffix in _HASHED:
+                    digest.update(f"{part}/{path.name}".encode())
+                    digest.update(_sha256(path))
+        if "force_zeros_for_empty_prompt" in self.index:
+            digest.update(f"null text is zeros: {self.index['force_zeros_for_empty_prompt']}".encode())
+        return digest.hexdigest()[:16]
+
+    def defaults(self) -> TeacherDefaults:
+        """The folder's own, or its family's.
+
+        Raises:
+            TeacherError: for a faulty `distillery.json`, or a model that says no image size.
+        """
+        own = self.path / "distillery.json"
+        if own.exists():
+            try:
+                return TeacherDefaults.model_validate_json(own.read_text())
+            except ValidationError as error:
+                first = error.errors()[0]
+                raise TeacherError(f"{own}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        if not isinstance(self.config.get("sample_size"), int):
+            raise TeacherError(
+                f"{self.name} does not say its image size: put image_size, num_inference_steps and guidance_scale in "
+                f"{own}"
+            )
+        vae = _read_json(self.path / "vae/config.json")
+        num_levels = len(vae.get("block_out_channels") or vae["decoder_block_out_channels"])
+        return TeacherDefaults(
+            image_size=self.config["sample_size"] * 2 ** (num_levels - 1),
+            num_inference_steps=4 if self.few_steps else self.family.num_inference_steps,
+            guidance_scale=1.0 if self.few_steps else self.family.guidance_scale,
+            licence=_licence(self.path / "README.md"),
+        )
+
+    def _weights(self) -> list[str]:
+        """The parts that bring weights and are used."""
+        parts = (self.family.network_name, "vae", *self.family.text_encoders, "safety_checker")
+        return [part for part in parts if self.index.get(part, [None])[0]]
+
+    def _hub_files(self) -> list[str]:
+        """All files of the repository; none if the Hub cannot be asked: the download will say why."""
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+        try:
+            return HfApi().list_repo_files(self.name, revision=self.commit)
+        except (HfHubHTTPError, OfflineModeIsEnabled):
+            return []
+
+    def _refuse_pickles(self, parts: Iterable[str], files: Sequence[str]) -> None:
+        for part in parts:
+            if part not in self.family.optional and not _has_safetensors(part, files):
+                raise TeacherError(
+                    f"{self.name} has no safetensors in {part}/: convert it, or name a revision that has them"
+                )
+
+
+def find(name: str, revision: str | None) -> ModelFolder:
+    """The model of this name, by its small files alone, so that it can be refused before gigabytes come down.
+
+    Args:
+        name: `miniature`, a folder, or a Hub id.
+        revision: of a Hub id: a branch, tag or commit.
+
+    Raises:
+        TeacherError: if it is not there, or no text-to-image model of a family that is known here. What the Hub
+            itself raises, `explain` turns into one.
+    """
+    path, commit = _small_files(name, revision)
+    if not (path / "model_index.json").exists():
+        raise TeacherError(
+            f"{name} has no model_index.json: it is a single network or of another format, "
+            "and a teacher is a whole pipeline in diffusers' format"
+        )
+    index = _read_json(path / "model_index.json")
+    kind = index.get("_class_name")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise TeacherError(
+            f"{name} is a {kind if isinstance(kind, str) else 'pipeline of its own making'}; what paints and teaches "
+            "here is a text-to-image Stable Diffusion 1.x, 2.x, XL or 3"
+        )
+    family = FAMILIES[kind]
+    for part in (family.network_name, "vae", *family.text_encoders):
+        if part not in family.optional and not index.get(part, [None])[0]:
+            raise TeacherError(f"{name} has no {part}: it is no whole pipeline")
+    config = _read_json(path / family.network_name / "config.json")
+    vae = _read_json(path / "vae" / "config.json")
+    if config["in_channels"] != vae["latent_channels"]:
+        raise TeacherError(
+            f"{name} is no text-to-image model: its network takes {config['in_channels']} channels and its VAE makes "
+            f"{vae['latent_channels']} (an inpainting or instruction model does that)"
+        )
+    if fault := family.check_scheduler(_scheduler(index, path)):
+        raise TeacherError(f"{name} {fault}")
+    return ModelFolder(name, path, family, index, config, commit)
+
+
+def explain(name: str, error: Exception) -> TeacherError:
+    """What went wrong when a model could not be opened, and what to do."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return TeacherError(
+            f"{name} is gated: accept its licence at https://huggingface.co/{name}, then run `hf auth login`"
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return TeacherError(
+            f"there is no model {name!r}, neither a folder nor on the Hub (ids move: look it up); "
+            "for a private one, run `hf auth login`"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return TeacherError(f"{name} has no such revision: check teacher.revision")
+    if isinstance(error, errors.LocalEntryNotFoundError | ConnectionError) or _is_transport(error):
+        return TeacherError(
+            f"{name} is not on this machine and the Hub cannot be reached: "
+            "connect, or name a folder in diffusers' format"
+        )
+    if isinstance(error, errors.HFValidationError):
+        return TeacherError(f"{name!r} is neither a folder nor a Hub id (owner/name)")
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return TeacherError(f"{name} cannot be opened as a Stable Diffusion pipeline: {reason}")
+
+
+def _small_files(name: str, revision: str | None) -> tuple[Path, str | None]:
+    """The folder, and the commit if it is a snapshot of the Hub's."""
+    if name == "miniature":
+        folder = Path(os.environ.get("DISTILLERY_MINIATURE", MINIATURE))
+        if not folder.is_dir():
+            raise TeacherError(
+                f"the miniature's weights are not at {folder}: train them with synth/miniature/train.py "
+                "(the README says how), or name a folder or a Hub id with --teacher"
+            )
+        return folder, None
+    if Path(name).is_dir():
+        return Path(name), None
+    from huggingface_hub import snapshot_download
+
+    folder = Path(snapshot_download(name, revision=revision, allow_patterns=_SMALL_FILES))
+    return folder, folder.name  # a snapshot is called after its commit: the weights will be of the same
+
+
+def _scheduler(index: dict[str, Any], path: Path) -> Any:
+    import diffusers
+
+    scheduler: Any = getattr(diffusers, index["scheduler"][1])
+    return scheduler.from_config(_read_json(path / "scheduler" / "scheduler_config.json"))
+
+
+def _files(path: Path, part: str) -> list[str]:
+    folder = path / part
+    return [f"{part}/{file.name}" for file in folder.iterdir()] if folder.is_dir() else []
+
+
+def _has_safetensors(part: str, files: Iterable[str]) -> bool:
+    own = [name for name in files if re.fullmatch(rf"{part}/[^/]*\.safetensors", name)]
+    return any(".fp16" not in name and ".non_ema" not in name for name in own)
+
+
+def _sha256(path: Path) -> bytes:
+    """Of a file's content. The Hub's cache keeps large files under that very name: they need no second reading."""
+    blob = path.resolve()
+    if path.is_symlink() and blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name):
+        return bytes.fromhex(blob.name)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _licence(card: Path) -> str:
+    """From the front matter of a Hub model card."""
+    from huggingface_hub import metadata_load
+
+    metadata = (metadata_load(card) if card.exists() else None) or {}
+    return str(metadata.get("license_name") or metadata.get("license") or UNKNOWN_LICENCE)
+
+
+def _is_transport(error: Exception) -> bool:
+    """The Hub's client has changed its HTTP library, and the new one's errors are no kin of the old one's."""
+    return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content

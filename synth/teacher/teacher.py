@@ -1,0 +1,254 @@
+"""The teacher: a frozen text-to-image diffusion model, seen as the few functions that the scores need.
+
+Any folder or Hub id that diffusers opens as a Stable Diffusion pipeline (1.x, 2.x, XL, 3) will do. `families` holds
+what differs between them, and nothing else in the project asks which model it has.
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from synth.teacher import hub
+from synth.errors import TeacherError
+from synth.teacher.families import FAMILIES, Conditioning, Family
+from synth.teacher.hub import UNKNOWN_LICENCE, TeacherDefaults
+from synth.settings import TeacherSettings
+
+__all__ = ["UNKNOWN_LICENCE", "Conditioning", "Teacher", "TeacherDefaults"]
+
+_FULL_SIZE = 100_000_000  # parameters of a network that nobody runs on a CPU by choice
+
+
+class Teacher:
+    """A frozen diffusion model.
+
+    Latents are float (N, C, h, w), h = H / 8 and w = W / 8, of about unit variance: the VAE's scale and shift are
+    inside. Timesteps are int64 (N,), 0 to 999 of the model's own training schedule; for flow matching
+    sigma = (t + 1) / 1000, before any shift.
+    """
+
+    def __init__(
+        self, pipeline: Any, name: str, fingerprint: str, defaults: TeacherDefaults, few_steps: bool = False
+    ) -> None:
+        self.pipeline = pipeline
+        self.name = name
+        self.fingerprint = fingerprint
+        self.defaults = defaults
+        self.few_steps = few_steps  # distilled to paint in a few steps: its noise predictions are no score
+        self.most_at_once: int | None = None  # pictures painted at a time, once more of them ran out of memory
+        self.family: Family = FAMILIES[type(pipeline).__name__](pipeline)
+        self.network = self.family.network
+        for part in pipeline.components.values():
+            if isinstance(part, torch.nn.Module):
+                part.eval().requires_grad_(False)
+        self.vae = pipeline.vae
+        if self.vae.dtype == torch.float16 and self.vae.config.force_upcast:
+            # It overflows in float16; the pipeline converts its own as it paints.
+            self.vae = deepcopy(self.vae).float()
+        self.vae_scale_factor: int = pipeline.vae_scale_factor
+        self.size_multiple = self.family.size_multiple
+        self.latent_channels: int = self.network.config.in_channels
+        self._null: Conditioning | None = None
+        pipeline.set_progress_bar_config(disable=True)
+
+    @classmethod
+    def load(cls, settings: TeacherSettings) -> "Teacher":
+        """Open a teacher by folder or Hub id.
+
+        Raises:
+            TeacherError: if it is not there, gated, without safetensors, no text-to-image Stable Diffusion, or too
+                large for a CPU.
+        """
+        import diffusers
+
+        device = _device(settings.device)
+        try:
+            model = hub.find(settings.id, settings.revision)
+            full_size = model.num_parameters() > _FULL_SIZE
+            if full_size and device.type == "cpu" and not settings.allow_cpu:
+                raise TeacherError(
+                    f"{settings.id} is a full-size model and there is no GPU: set teacher.allow_cpu=true to wait for "
+                    "hours, or try the miniature first (--teacher miniature)"
+                )
+            model.fetch()
+            defaults = model.defaults()
+            dtype = torch.float32 if device.type == "cpu" or not full_size else torch.bfloat16
+            if settings.dtype != "auto":
+                dtype = getattr(torch, settings.dtype)
+            pipeline = getattr(diffusers, model.family.pipeline_class).from_pretrained(
+                model.path,
+                torch_dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                **dict.fromkeys(model.absent()),
+                **model.family.options,
+            )
+            pipeline.to(device)
+        except TeacherError:
+            raise
+        except Exception as error:
+            raise hub.explain(settings.id, error) from error
+        return cls(pipeline, settings.id, model.fingerprint(dtype), defaults, model.few_steps)
+
+    def require_scorer(self) -> None:
+        """Refuse a teacher that can paint but not teach.
+
+        Raises:
+            TeacherError: for a turbo, lightning or consistency model: it was distilled to jump to an image in a few
+                steps, and what it predicts in between is no longer the noise.
+        """
+        if self.few_steps:
+            raise TeacherError(
+                f"{self.name} paints in a few steps and cannot serve as a scorer: "
+                "distil from the model that it was made from"
+            )
+
+    @property
+    def unet(self) -> Any:
+        """The network, if it is a U-Net.
+
+        Raises:
+            TeacherError: if it is not.
+        """
+        if self.family.network_name != "unet":
+            raise TeacherError(
+                f"{self.name} has no U-Net (its network is a {self.family.network_class}): "
+                "take a teacher of Stable Diffusion 1.x or 2.x, or training.student=compact"
+            )
+        return self.network
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return torch.device(self.network.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The networks' precision."""
+        dtype: torch.dtype = self.network.dtype
+        return dtype
+
+    @torch.no_grad()
+    def encode_prompt(self, prompts: list[str]) -> Conditioning:
+        """What the network is told about N texts; "" is the null text.
+
+        Raises:
+            TeacherError: for a prompt that is longer than the text encoders read; nothing is cut silently.
+        """
+        self.check_prompts(prompts)
+        return self.family.encode_prompt(prompts)
+
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse pictures that the networks cannot take.
+
+        Raises:
+            TeacherError: if a side is no multiple of `size_multiple` pixels.
+        """
+        if height % self.size_multiple or width % self.size_multiple:
+            raise TeacherError(
+                f"{self.name} takes pictures whose sides are multiples of {self.size_multiple} pixels, "
+                f"and these are {width} x {height}"
+            )
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Refuse what would be cut silently.
+
+        Raises:
+            TeacherError: for a prompt that is longer than any of the text encoders reads.
+        """
+        for tokenizer, most in self.family.readers:
+            tokens = tokenizer(list(prompts), padding=False, verbose=False).input_ids
+            for prompt, ids in zip(prompts, tokens, strict=True):
+                if len(ids) > most:
+                    raise TeacherError(
+                        f"the prompt {prompt[:40]!r}... has {len(ids)} tokens and {self.name} reads {most}: "
+                        "shorten it"
+                    )
+
+    @property
+    def null(self) -> Conditioning:
+        """The null text's conditioning, (1, T, D)."""
+        if self._null is None:
+            self._null = self.encode_prompt([""])
+        return self._null
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """float (N, 3, H, W) in [-1, 1] -> latents (N, C, h, w): the posterior's mean, scaled."""
+        shift, scale = self._shift_and_scale()
+        output = self.vae.encode(images.to(self.device, self.vae.dtype))
+        # An AutoencoderTiny has no posterior: it answers with the latents themselves.
+        mean: Tensor = output.latent_dist.mean if hasattr(output, "latent_dist") else output.latents
+        return (mean - shift) * scale
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """latents (N, C, h, w) -> float (N, 3, H, W), about [-1, 1], not clamped."""
+        shift, scale = self._shift_and_scale()
+        images: Tensor = self.vae.decode(latents.to(self.device, self.vae.dtype) / scale + shift).sample
+        return images
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """z_t, the forward process (paper, section 3): float (N, C, h, w) of latents and noise, at int64 (N,)."""
+        return self.family.add_noise(latents, noise, timesteps)
+
+    @torch.no_grad()
+    def predict_noise(
+        self,
+        noisy_latents: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        guidance_scale: float | Tensor,
+    ) -> Tensor:
+        """Classifier-free-guided noise, eps_null + omega (eps_y - eps_null), with both halves in one network call.
+
+        Args:
+            noisy_latents: float (N, C, h, w).
+            timesteps: int64 (N,).
+            conditioning: of N texts.
+            guidance_scale: omega, 1 or more; at 1 the text's own prediction. One for all, or float (N,).
+
+        Returns:
+            float (N, C, h, w), in the precision of `noisy_latents`.
+
+        Raises:
+            TeacherError: if the teacher paints in a few steps (`require_scorer`), or takes no latents of this size.
+        """
+        self.require_scorer()
+        if isinstance(guidance_scale, Tensor):
+            guidance_scale = guidance_scale.to(noisy_latents)[:, None, None, None]  # (N, 1, 1, 1)
+        null = replace(self.null.expand(len(noisy_latents)), time_ids=conditioning.time_ids)
+        texts = Conditioning.cat([null, conditioning])
+        z_t, t = torch.cat([noisy_latents] * 2), torch.cat([timesteps] * 2)  # (2N, C, h, w), (2N,)
+        eps_null, eps_y = self.predict_noise_unguided(z_t, t, texts).chunk(2)
+        return eps_null + guidance_scale * (eps_y - eps_null)
+
+    @torch.no_grad()
+    def predict_noise_unguided(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """One network call as it is, whatever the network predicts turned into noise."""
+        height, width = noisy_latents.shape[2:]
+        self.check_size(height * self.vae_scale_factor, width * self.vae_scale_factor)
+        return self.family.predict_noise(noisy_latents, timesteps, conditioning)
+
+    def _shift_and_scale(self) -> tuple[float, float]:
+        return getattr(self.vae.config, "shift_factor", None) or 0.0, self.vae.config.scaling_factor
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise TeacherError(f"there is no device {name!r}: use auto, cpu or cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise TeacherError(
+            "teacher.device is cuda, but PyTorch sees no GPU: use auto or cpu, or install a CUDA build of torch"
+        )
+    if device.type == "cuda" and device.index is None:  # of several processes each has a GPU of its own
+        return torch.device("cuda", torch.cuda.current_device())
+    return device

@@ -1,0 +1,125 @@
+"""Factor readers: what does a picture show? A small network with one head for each factor of the drawn world.
+
+Strict on purpose. Every head may answer "none of these" (`NONE`), and is trained to do so on pictures that stand
+half-way between two values: a sofa that is neither red nor orange is no red sofa. The readers measure; they never
+take part in the training of a student, nor in choosing what it is trained on.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from synth.world.scenes import FACTORS, WorldScene
+from synth.pixels import to_float
+
+NONE = "?"
+THRESHOLD = 0.6  # an answer that is less sure than this is "none of these"
+WEIGHTS = Path(__file__).parents[1] / "miniature" / "weights" / "reader"
+HEADS: dict[str, tuple[str, ...]] = {
+    "kind": tuple(FACTORS),
+    **{factor: values for factors in FACTORS.values() for factor, values in factors.items()},
+}
+Labels = dict[str, str]
+
+
+class FactorNetwork(nn.Module):
+    """(N, 3, 128, 128) in [-1, 1] -> for each head, logits (N, values + 1); the last stands for "none of these"."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (48, 64, 96, 128)
+        layers: list[nn.Module] = [
+            nn.Conv2d(3, 48, 4, stride=4),
+            nn.BatchNorm2d(48),
+            nn.SiLU(),
+        ]  # 128 -> 32, lossless
+        for before, after in zip((48, *widths), widths, strict=False):
+            if after != before:
+                layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.SiLU()]
+            layers += [nn.Conv2d(after, after, 3, padding=1), nn.BatchNorm2d(after), nn.SiLU()]
+        self.trunk = nn.Sequential(*layers)  # (N, 128, 4, 4)
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(2 * widths[-1], len(values) + 1) for name, values in HEADS.items()}
+        )
+
+    def features(self, images: Tensor) -> Tensor:
+        """(N, 256): what all heads look at."""
+        maps = self.trunk(images)
+        return torch.cat([maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3))], dim=1)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """One logit for each value of each factor."""
+        pooled = self.features(images)
+        return {name: head(pooled) for name, head in self.heads.items()}
+
+
+class FactorReader:
+    """Reads factors off pictures of 128 x 128.
+
+    >>> FactorReader.load().read(images)["color"]  # doctest: +SKIP
+    ['red', '?', 'blue']
+    """
+
+    def __init__(self, network: FactorNetwork) -> None:
+        self.network = network.eval().requires_grad_(False)
+
+    @classmethod
+    def load(cls, folder: Path = WEIGHTS) -> "FactorReader":
+        """From `reader.safetensors` in a folder, in float32."""
+        network = FactorNetwork()
+        weights = load_file(folder / "reader.safetensors")
+        network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
+        return cls(network)
+
+    def save(self, folder: Path) -> None:
+        """Write `reader.safetensors`, in float16."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = self.network.state_dict()
+        half = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+        save_file({key: value.cpu().contiguous() for key, value in half.items()}, folder / "reader.safetensors.part")
+        os.replace(folder / "reader.safetensors.part", folder / "reader.safetensors")
+
+    @torch.no_grad()
+    def read(self, images: NDArray[np.uint8]) -> dict[str, list[str]]:
+        """Each factor's value in each picture, or `NONE`.
+
+        Args:
+            images: uint8 (N, 128, 128, 3).
+
+        Raises:
+            ValueError: for pictures of another size; the readers know this one alone.
+        """
+        answers: dict[str, list[str]] = {name: [] for name in HEADS}
+        for part in self._batches(images):
+            for name, logits in self.network(part).items():
+                sure, best = logits.float().softmax(dim=1).max(dim=1)
+                values = (*HEADS[name], NONE)
+                for probability, index in zip(sure.tolist(), best.tolist(), strict=True):
+                    answers[name].append(values[index] if probability >= THRESHOLD else NONE)
+        return answers
+
+    @torch.no_grad()
+    def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 (N, 128, 128, 3) -> float32 (N, 256), a space to compare sets of pictures in."""
+        features: NDArray[np.float32] = (
+            torch.cat([self.network.features(part) for part in self._batches(images)]).cpu().numpy()
+        )
+        return features
+
+    def _batches(self, images: NDArray[np.uint8]) -> Iterator[Tensor]:
+        if images.ndim != 4 or images.shape[1:] != (128, 128, 3):
+            raise ValueError(f"the factor readers take pictures of 128 x 128, not {images.shape}")
+        device = next(self.network.parameters()).device
+        for part in torch.split(torch.tensor(images), 64):
+            yield to_float(part.to(device))
+
+
+def labels_of(scene: WorldScene) -> Labels:
+    """What a reader ought to say of a scene."""
+    return {name: scene.factors.get(name, NONE) for name in HEADS} | {"kind": scene.kind}

@@ -1,0 +1,155 @@
+"""The students: nothing at first, then whatever they learned, the same after a round trip through a folder."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from agreement import assert_agrees
+
+from distill.settings import TrainingSettings
+from distill.students import (
+    CompactTranslator,
+    LatentTranslator,
+    UNetTranslator,
+    load_translator,
+    new_translator,
+    num_weights,
+)
+from synth.teacher.teacher import Teacher
+
+EDITS = {"red-leather": "a red leather sofa", "blue-fabric": "a blue fabric sofa", "a-first": "a sofa"}
+KINDS = {"unet": {}, "lora": {"lora_rank": 2}, "compact": {"student": "compact"}}
+
+
+def make(kind: str, teacher: Teacher, seed: int = 0) -> LatentTranslator:
+    return new_translator(teacher, EDITS, TrainingSettings(preset="short", seed=seed, **KINDS[kind]))
+
+
+@pytest.fixture(params=list(KINDS))
+def student(request: pytest.FixtureRequest, tiny_teacher: Teacher) -> LatentTranslator:
+    return make(request.param, tiny_teacher)
+
+
+def wake(student: LatentTranslator) -> None:
+    """Give what starts at zero something to say."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in student.parameters():
+            if weight.requires_grad and not weight.any():
+                weight.normal_(0, 0.1)
+        student.eval()
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 13), (7, 16), (1, 5)])
+def test_an_untrained_student_changes_nothing_at_any_size(student: LatentTranslator, size: tuple[int, int]) -> None:
+    z_hat = torch.randn(3, 4, *size)
+    delta = student(z_hat, torch.tensor([0, 1, 2]))
+    assert torch.equal(delta, torch.zeros_like(z_hat))
+
+
+def test_a_unet_starts_as_the_teacher_but_for_its_last_layer(tiny_teacher: Teacher) -> None:
+    student, theirs = make("unet", tiny_teacher), tiny_teacher.unet.state_dict()
+    assert isinstance(student, UNetTranslator)
+    for name, weight in student.unet.state_dict().items():
+        assert weight.dtype == torch.float32
+        if name.startswith("conv_out"):
+            assert not weight.any()
+        else:
+            assert torch.equal(weight, theirs[name].float())
+    assert torch.equal(student.contexts, tiny_teacher.encode_prompt(list(EDITS.values())).prompt_embeds.float())
+    assert all(weight.requires_grad for weight in student.parameters())
+    assert not any(weight.requires_grad for weight in tiny_teacher.unet.parameters())
+
+
+def test_the_copy_is_no_alias_of_the_teacher(tiny_teacher: Teacher) -> None:
+    student, before = make("unet", tiny_teacher), tiny_teacher.unet.conv_in.weight.clone()
+    with torch.no_grad():
+        student.unet.conv_in.weight.add_(1)
+    assert torch.equal(tiny_teacher.unet.conv_in.weight, before)
+
+
+def test_edits_differ_and_samples_do_not_see_each_other(student: LatentTranslator) -> None:
+    wake(student)
+    z_hat = torch.randn(1, 4, 9, 13).repeat(3, 1, 1, 1)
+    delta = student(z_hat, torch.tensor([0, 1, 0]))
+    assert delta.shape == z_hat.shape
+    assert_agrees(delta[0], delta[2])
+    assert (delta[0] - delta[1]).abs().max() > 0.01 * delta.abs().max()
+
+
+def test_save_and_load(student: LatentTranslator, tmp_path: Path) -> None:
+    wake(student)
+    student.save_pretrained(tmp_path / "student")
+    assert {path.suffix for path in (tmp_path / "student").iterdir()} == {".json", ".safetensors"}
+    loaded = load_translator(tmp_path / "student")
+    assert type(loaded) is type(student)
+    assert list(loaded.edits.items()) == list(EDITS.items())  # in their order: it is the edits' numbers
+    assert loaded.config.get("timestep") == student.config.get("timestep")
+    z_hat, edit = torch.randn(2, 4, 9, 13), torch.tensor([1, 2])
+    assert_agrees(loaded(z_hat, edit), student(z_hat, edit))
+    saved = loaded.state_dict()
+    assert all(torch.equal(weight, saved[name]) for name, weight in student.state_dict().items())
+
+
+def test_the_same_seed_gives_the_same_student_and_leaves_torch_s_own_alone(tiny_teacher: Teacher) -> None:
+    before = torch.random.get_rng_state()
+    for kind in KINDS:
+        one, same, other = (make(kind, tiny_teacher, seed).state_dict() for seed in (3, 3, 4))
+        assert all(torch.equal(weight, same[name]) for name, weight in one.items())
+        assert kind == "unet" or any(not torch.equal(weight, other[name]) for name, weight in one.items())
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_lora_learns_little_and_merges_into_a_plain_student(tiny_teacher: Teacher, tmp_path: Path) -> None:
+    student = make("lora", tiny_teacher)
+    learned = {name for name, weight in student.named_parameters() if weight.requires_grad}
+    others = {name for name in learned if "lora_" not in name}
+    assert others == {"contexts", "unet.conv_out.weight", "unet.conv_out.bias"} and len(learned) > 20
+    assert sum(w.numel() for w in student.parameters() if w.requires_grad) < 0.6 * sum(
+        weight.numel() for weight in student.parameters()
+    )  # the real thing is a thousand times wider than this rank
+    wake(student)
+    plain = student.merged()
+    z_hat, edit = torch.randn(2, 4, 9, 13), torch.tensor([1, 2])
+    assert_agrees(plain(z_hat, edit), student(z_hat, edit))
+    assert not any("lora" in name for name in plain.state_dict())
+    assert any("lora" in name for name in student.state_dict()), "the student itself goes on training"
+    plain.save_pretrained(tmp_path)
+    saved = load_translator(tmp_path).state_dict()
+    assert all(torch.equal(weight, saved[name]) for name, weight in plain.state_dict().items())
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}, {"student": "compact"}], ids=["unet", "lora", "compact"])
+def test_weights_are_counted_before_there_are_any(tiny_teacher: Teacher, changes: dict[str, Any]) -> None:
+    settings = TrainingSettings(**changes)
+    student = new_translator(tiny_teacher, EDITS, settings)
+    learned = [weight.numel() for weight in student.parameters() if weight.requires_grad]
+    everything = [weight.numel() for weight in student.parameters()]
+    assert num_weights(tiny_teacher, EDITS, settings) == (sum(everything), sum(learned))
+
+
+def test_a_compact_student_has_a_few_million_weights_and_serves_any_teacher(tiny_3_teacher: Teacher) -> None:
+    student = make("compact", tiny_3_teacher)
+    assert isinstance(student, CompactTranslator)
+    assert 1e6 < sum(weight.numel() for weight in student.parameters()) < 4e6
+    z_hat = torch.randn(1, 6, 5, 7)
+    assert torch.equal(student(z_hat, torch.tensor([0])), torch.zeros_like(z_hat))
+
+
+def test_checkpointing_gives_the_same_gradient(tiny_teacher: Teacher) -> None:
+    gradients = []
+    for on in (False, True):
+        settings = TrainingSettings(preset="short", gradient_checkpointing=on)
+        student = new_translator(tiny_teacher, EDITS, settings)
+        assert student.is_gradient_checkpointing == on
+        wake(student)
+        z_hat = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        student.train()(z_hat, torch.tensor([0, 1])).square().sum().backward()
+        gradients.append(student.contexts.grad)
+    assert_agrees(*gradients)
+
+
+def test_what_a_compact_student_has_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="for the student unet"):
+        TrainingSettings(student="compact", lora_rank=4)

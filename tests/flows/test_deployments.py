@@ -1,0 +1,185 @@
+"""The deployments of prefect.yaml, registered with a real server and run as a worker's process runs them."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.flow_engine import load_flow_and_flow_run, run_flow
+from small_runs import SMALL, small_recipe
+
+from flows.orchestration.deployments import ROOT, automate, deployments, enter_checkout, read_recipes
+from flows.stages.pipeline import pipeline
+from flows.config.recipe import Recipe, load_recipe
+from synth.dataset.image_dataset import PaintedSet
+from synth.errors import RunError
+
+PIPELINES = ("sofas", "flowers", "characters", "weather")
+NAMES = {f"pipeline/{name}" for name in PIPELINES} | {"synthesize/alone", "distill/alone", "export/alone"}
+
+
+@pytest.fixture(scope="module")
+def registered(prefect_server: None) -> dict[str, Any]:
+    ids = {f"{one.flow_name}/{one.name}": one.apply() for one in deployments()}
+    with get_client(sync_client=True) as client:
+        return {name: client.read_deployment(deployment) for name, deployment in ids.items()}
+
+
+def run_deployment(deployment: Any, parameters: Mapping[str, Any]) -> Any:
+    """What a worker's process does with a run: all that it knows comes from the server, as JSON."""
+    with get_client(sync_client=True) as client:
+        made = client.create_flow_run_from_deployment(deployment.id, parameters=dict(parameters))
+    flow_run, flow = load_flow_and_flow_run(made.id)
+    state = run_flow(flow, flow_run=flow_run, return_type="state")
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(made.id), state
+
+
+def test_all_deployments_reach_the_server_as_described(registered: dict[str, Any]) -> None:
+    assert set(registered) == NAMES
+    for name, deployment in registered.items():
+        assert deployment.description and "distillery" in deployment.tags
+        # a set's parts are painted at once; two runs of anything else would write into one folder
+        assert deployment.global_concurrency_limit.limit == (64 if name == "synthesize/alone" else 1)
+        assert deployment.entrypoint.startswith("flows."), "a module: another process has the same one"
+        assert deployment.enforce_parameter_schema
+        if name.startswith("pipeline/"):
+            recipe = name.partition("/")[2]
+            assert Recipe.model_validate(deployment.parameters["recipe"]) == load_recipe(recipe)
+            (nightly,) = deployment.schedules
+            assert (nightly.schedule.cron, nightly.active) == ("0 2 * * *", False)
+
+
+def test_the_form_knows_the_types(registered: dict[str, Any]) -> None:
+    schema = registered["pipeline/sofas"].parameter_openapi_schema
+    assert set(schema["properties"]) == {"recipe", "out", "data", "changes"}
+    assert schema["required"] == ["recipe"]
+    parts = schema["definitions"]
+    assert parts["TrainingSettings"]["properties"]["steps"]["type"] == "integer"
+    assert parts["TeacherSettings"]["properties"]["dtype"]["enum"] == ["auto", "float32", "bfloat16", "float16"]
+    assert schema["properties"]["changes"]["items"] == {"type": "string"}
+    assert "painted set" in schema["properties"]["data"]["description"]
+
+
+def test_the_server_refuses_parameters_of_the_wrong_type(registered: dict[str, Any]) -> None:
+    recipe = read_recipes()["sofas"]
+    wrong: dict[str, dict[str, Any]] = {
+        "a word for a number": {"recipe": recipe | {"training": recipe["training"] | {"steps": "many"}}},
+        "no such number format": {"recipe": recipe | {"teacher": recipe["teacher"] | {"dtype": "float8"}}},
+        "one text for a list of texts": {"changes": "training.steps=4"},
+    }
+    accepted = []
+    with get_client(sync_client=True) as client:
+        for name, parameters in wrong.items():
+            try:
+                client.create_flow_run_from_deployment(registered["pipeline/sofas"].id, parameters=parameters)
+            except PrefectHTTPStatusError as error:
+                assert error.response.status_code in (409, 422)
+            else:
+                accepted.append(name)
+    assert not accepted
+
+
+def test_a_deployment_paints_what_its_changes_say(
+    registered: dict[str, Any], tiny_sd_folder: Path, tmp_path: Path
+) -> None:
+    changes = [*SMALL, f'teacher.id="{tiny_sd_folder}"']
+    painted = {"url": str(tmp_path / "set"), "changes": changes}
+    flow_run, state = run_deployment(registered["synthesize/alone"], painted)
+    assert state.is_completed(), state
+    assert flow_run.name == f"paint sofas into {tmp_path / 'set'}"
+    assert state.result() == 6
+    assert len(PaintedSet(tmp_path / "set")) == 6
+    assert run_deployment(registered["synthesize/alone"], painted)[1].result() == 0
+
+    for part in (1, 0):
+        shares = {"url": str(tmp_path / "shared"), "changes": changes, "part": part, "parts": 2}
+        assert run_deployment(registered["synthesize/alone"], shares)[1].result() == (4, 2)[part]
+    assert not (tmp_path / "shared" / "README.md").exists(), "nobody has looked at all of it"
+    whole = run_deployment(registered["synthesize/alone"], painted | {"url": str(tmp_path / "shared")})
+    assert whole[1].result() == 0
+    for shard in sorted((tmp_path / "set" / "data").iterdir()):
+        assert (tmp_path / "shared" / "data" / shard.name).read_bytes() == shard.read_bytes()
+    assert (tmp_path / "shared" / "README.md").exists()
+    beyond = run_deployment(registered["synthesize/alone"], shares | {"part": 2})[1]
+    assert beyond.is_failed() and "parts are counted from 0 to 1" in beyond.message
+
+    _, failed = run_deployment(registered["synthesize/alone"], painted | {"changes": ["scenes.cuont=6"]})
+    assert failed.is_failed()
+    assert "did you mean 'count'?" in failed.message
+
+
+def test_a_run_done_before_is_left_alone_and_a_changed_export_is_all_that_is_done(
+    registered: dict[str, Any],
+    finished: Path,
+    tiny_sd_folder: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    out = shutil.copytree(finished, tmp_path / "run")
+    kept = [out / "student" / "config.json", *sorted((out / "dataset/data").iterdir()), out / "metrics.jsonl"]
+
+    def times() -> list[int]:
+        return [path.stat().st_mtime_ns for path in kept]
+
+    before, model = times(), (out / "model.onnx").read_bytes()
+    report = (out / "report.html").stat().st_mtime_ns
+    caplog.set_level("INFO")
+    pipeline(small_recipe(tiny_sd_folder), out)
+    assert f"nothing was to do: {out} holds this recipe's run, whole" in caplog.messages
+    assert f"all 6 images are in {out / 'dataset'}: nothing to paint" in caplog.messages
+    assert (out / "report.html").stat().st_mtime_ns == report
+    assert (times(), (out / "model.onnx").read_bytes()) == (before, model)
+
+    caplog.clear()
+    flow_run, state = run_deployment(registered["export/alone"], {"out": str(out), "changes": ["export.opset=21"]})
+    assert state.is_completed(), state
+    assert flow_run.name == f"export sofas in {out}"
+    assert times() == before
+    assert (out / "model.onnx").read_bytes() != model
+    caplog.clear()
+    run_deployment(registered["export/alone"], {"out": str(out)})
+    assert f"{out / 'model.onnx'} is up to date: nothing to export" in caplog.messages
+
+
+def test_the_ui_is_shown_what_came_of_a_run(finished: Path) -> None:
+    with get_client(sync_client=True) as client:
+        there = {artifact.key: artifact for artifact in client.read_artifacts(limit=200) if artifact.key}
+    assert there["sofas-images"].data == 100.0
+    assert there["sofas-steps"].data == 100.0
+    assert "## What varies" in there["sofas-data"].data
+    assert "](data:image/jpeg;base64," in there["sofas-data"].data
+    assert "](data:image/jpeg;base64," in there["sofas-samples"].data
+    assert "max_difference" in there["sofas-parity"].data
+    assert "latest good" in there["sofas-outcome"].data or "takes the place" in there["sofas-outcome"].data
+    for link in ("report", "model", "data-set"):
+        assert there[f"sofas-{link}"].type == "markdown" and "file:///" in there[f"sofas-{link}"].data
+
+
+def test_a_worker_goes_to_its_checkout_or_where_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DISTILLERY_HOME", raising=False)
+    assert enter_checkout() == {"directory": str(ROOT)} and Path.cwd() == ROOT
+    monkeypatch.setenv("DISTILLERY_HOME", str(tmp_path / "new"))
+    assert enter_checkout() == {"directory": str(tmp_path / "new")} and Path.cwd() == tmp_path / "new"
+
+
+def test_without_a_server_one_line_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with (
+        temporary_settings(restore_defaults={PREFECT_API_URL}),
+        pytest.raises(RunError, match="prefect server start"),
+    ):
+        automate()
+
+
+def test_the_automations_replace_their_older_selves(prefect_server: None) -> None:
+    names = automate()
+    assert automate(seconds=90) == names
+    with get_client(sync_client=True) as client:
+        for name in names:
+            assert len(client.read_automations_by_name(name)) == 1

@@ -1,0 +1,161 @@
+"""New recipes from words: what is written is read back as what was meant."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_runs import command
+
+from flows.config.init import MINIATURE_SIZE
+from flows.config.recipe import load_recipe
+from flows.config.edit_syntax import photo_words_of, slot_values, words_from, words_of
+from synth.errors import RecipeError
+from synth.teacher.hub import MINIATURE
+from synth.dataset.prompts import PhotoTexts
+
+
+def prompts(path: Path, edit: str) -> tuple[str, str]:
+    """The first scene's words, before and after."""
+    recipe = load_recipe(path)
+    texts = recipe.texts()
+    if isinstance(texts, PhotoTexts):
+        return texts.source(""), texts.target("", {}, recipe.edits[edit])
+    scene = texts.scene(0)
+    return scene.prompt, texts.edited(scene.slots, recipe.edits[edit])
+
+
+def test_words_give_way_to_others_and_articles_agree(tmp_path: Path) -> None:
+    out = tmp_path / "ice.toml"
+    edit = "ice=summer street -> icy street"
+    result = command("init", "ice", "--subject", "a photo of a summer street", "--edit", edit, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert prompts(out, "ice") == ("a photo of a summer street", "a photo of an icy street")
+    assert result.stdout.splitlines() == [
+        f"recipe  {out}",
+        "note    all pictures have the same words: name what shall vary with slots (docs/prompts.md)",
+        f"then    distillery preview {out}",
+        f"        distillery run {out} --pilot --out {Path('runs/ice')}",
+    ]
+
+
+def test_words_are_added_and_slots_take_other_values(tmp_path: Path) -> None:
+    out = tmp_path / "pots.toml"
+    edits = ["--edit", "snow=in the snow", "--edit", "red=pot=red, plant=roses"]
+    slots = ["--slot", "pot=blue", "--slot", "plant=tulips"]
+    result = command("init", "pots", "--subject", "{plant} in a {pot} pot", *slots, *edits, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert prompts(out, "snow") == ("tulips in a blue pot", "tulips in a blue pot in the snow")
+    assert prompts(out, "red") == ("tulips in a blue pot", "roses in a red pot")
+
+
+@pytest.mark.parametrize("source", ["a photo of a person", ""])
+def test_photographs_have_one_source_text_for_all(source: str, tmp_path: Path) -> None:
+    out = tmp_path / "masks.toml"
+    edit = "zombie=a photo of a zombie"
+    result = command("init", "masks", "--photos", "--subject", source, "--edit", edit, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert prompts(out, "zombie") == (source, "a photo of a zombie")
+    assert load_recipe(out).scenes is None
+    assert f"distillery preview {out} --images PHOTOS\n" in result.stdout
+
+
+def test_each_teacher_gets_its_own_settings(tmp_path: Path) -> None:
+    words = ["--subject", "a summer street", "--edit", "summer -> winter"]
+    for name, teacher in (("small", "miniature"), ("large", "some/model")):
+        command("init", name, *words, "--teacher", teacher, "--out", tmp_path / f"{name}.toml")
+    small, large = (load_recipe(tmp_path / f"{name}.toml") for name in ("small", "large"))
+    assert (small.training.preset, small.scenes.image_size, small.scenes.negative_prompt) == ("short", None, "")
+    assert small.training.steps == small.training.lambda_id_steps == 400
+    assert (large.training.preset, large.training.steps, large.scenes.image_size) == ("paper", 125_000, 512)
+    assert "watermark" in large.scenes.negative_prompt
+    assert (large.scenes.count, large.teacher.id) == (5000, "some/model")
+    assert small.validated_on == large.validated_on == "nothing yet"
+
+
+@pytest.mark.parametrize("shipped", ["sofas", "flowers", "characters", "weather"])
+def test_a_shipped_recipe_is_a_start(shipped: str, tmp_path: Path) -> None:
+    out = tmp_path / "mine.toml"
+    assert command("init", "mine", "--from", shipped, "--out", out).exit_code == 0
+    mine, original = load_recipe(out), load_recipe(shipped)
+    assert mine.name == "mine"
+    assert (mine.scenes, mine.edits, mine.training) == (original.scenes, original.edits, original.training)
+    assert mine.evaluation.given == original.evaluation.given
+
+
+def test_the_miniature_s_size_is_its_own() -> None:
+    own = json.loads((MINIATURE / "distillery.json").read_text())
+    assert own["image_size"] == MINIATURE_SIZE
+
+
+def test_given_edits_replace_the_shipped_ones() -> None:
+    words, recipe = words_from("sofas", ["green=color=green, material=velvet"])
+    assert words.edits == {"green": {"color": "green", "material": "velvet"}}
+    assert words.slots == recipe.scenes.slots
+
+
+def test_nothing_is_overwritten_and_nothing_wrong_is_written(tmp_path: Path) -> None:
+    out = tmp_path / "mine.toml"
+    out.write_text("mine")
+    result = command("init", "mine", "--from", "sofas", "--out", out)
+    assert (result.exit_code, out.read_text()) == (2, "mine")
+    assert result.stderr.startswith(f"error: {out} is there already")
+    wrong = command("init", "x", "--from", "sofas", "--edit", "a=colour=green", "--out", tmp_path / "x.toml")
+    assert wrong.exit_code == 2 and "did you mean 'color'" in wrong.stderr
+    assert not (tmp_path / "x.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("subject", "edit", "message"),
+    [
+        ("a street", "snow -> ice", "does not have the words 'snow'"),
+        ("a street", "in the snow", "has no name"),
+        ("a street", "snow=", "says nothing to change"),
+        ("a street", "snow= -> ice", "no words before the arrow"),
+        ("a {kind} street", "ice=street -> ice", "has the slot {kind}: give its values"),
+    ],
+)
+def test_what_an_edit_cannot_mean(subject: str, edit: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        words_of(subject, [edit])
+
+
+def test_an_edit_s_own_name_is_asked_for() -> None:
+    with pytest.raises(RecipeError, match="names a slot and no edit"):
+        words_of("a {color} sofa", ["color=red"], {"color": ["blue"]})
+    with pytest.raises(RecipeError, match="two edits are called 'red'"):
+        words_of("a blue sofa", ["red=blue -> red", "red=in red"])
+    with pytest.raises(RecipeError, match="two edits are called 'red'"):
+        photo_words_of("", ["red=a", "red=b"])
+    with pytest.raises(RecipeError, match="is no slot"):
+        slot_values(["season"])
+
+
+def test_two_edits_of_the_same_words_share_a_slot_and_parts_of_words_stay() -> None:
+    words = words_of("a summer street in summertime", ["summer -> winter", "fall=summer -> autumn"])
+    assert words.template == "a {summer} street in summertime"
+    assert words.edits == {"winter": {"summer": "winter"}, "fall": {"summer": "autumn"}}
+
+
+def test_what_is_left_out_is_asked_for_on_a_terminal_alone(tmp_path: Path) -> None:
+    refused = command("init", "snow")
+    assert refused.exit_code == 2 and "--subject is missing" in refused.stderr
+    ours, theirs = pty.openpty()
+    program = "import sys; from flows.cli import main; main(sys.argv[1:])"
+    arguments = [sys.executable, "-c", program, "init", "snow", "--out", str(tmp_path / "snow.toml")]
+    with subprocess.Popen(arguments, stdin=theirs, stdout=subprocess.PIPE, text=True) as process:
+        os.write(ours, b"a summer street\nsnow=summer -> snowy\n\n")
+        said, _ = process.communicate(timeout=120)
+    os.close(ours)
+    os.close(theirs)
+    assert process.returncode == 0, said
+    assert prompts(tmp_path / "snow.toml", "snow") == ("a summer street", "a snowy street")
+
+
+def test_names_are_written_in_any_case() -> None:
+    assert words_of("a street", ["Winter=street -> snowy street", "Sunset=at sunset"]).edits.keys() == {
+        *("winter", "sunset")
+    }

@@ -1,0 +1,126 @@
+"""Several processes train what one does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from two_processes import EDITS, SCENES, descend
+from workplace import wait_for
+
+from distill import checkpoints
+from flows.stages.distill import distill_flow
+from flows.config.recipe import load_recipe
+from flows.run.folder import RunFolder
+from synth.dataset.image_dataset import PaintedSet
+from synth.errors import TrainingError
+from synth.dataset.building import synthesize
+from synth.teacher.teacher import Teacher
+
+ROOT = Path(__file__).parents[2]
+# --multi_gpu is its name for torchrun, GPU or not: --cpu would want MPI.
+LAUNCH = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
+
+
+@pytest.fixture(scope="module")
+def painted(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("painted")
+    synthesize(tiny_teacher, SCENES, folder, progress=False)
+    return folder
+
+
+def launch(*command: str | Path, port: int) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    arguments = [*LAUNCH, "--main_process_port", str(port), *map(str, command)]
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_two_processes_have_the_gradient_of_one(
+    tiny_teacher: Teacher, tiny_sd_folder: Path, painted: Path, tmp_path: Path
+) -> None:
+    """Three pictures a step: one process takes one of them, the other two."""
+    file = tmp_path / "two.safetensors"
+    launch(ROOT / "tests" / "two_processes.py", tiny_sd_folder, painted, file, port=29517)
+    two, one = load_file(file), descend(tiny_teacher, PaintedSet(painted), painted / "latents")
+    assert two.keys() == one.keys()
+    for kind in ("gradient", "weight"):
+        ours, theirs = (
+            torch.cat([tensor.flatten() for name, tensor in sorted(found.items()) if name.startswith(kind)])
+            for found in (one, two)
+        )
+        assert ours.norm() > 0
+        assert (theirs - ours).norm() / ours.norm() < 1e-5, kind
+
+
+@pytest.fixture
+def recipe(tiny_sd_folder: Path, tmp_path: Path) -> Path:
+    file = tmp_path / "small.toml"
+    file.write_text(
+        f"""
+        name = "small"
+        [teacher]
+        id = "{tiny_sd_folder}"
+        [scenes]
+        template = "{SCENES.template}"
+        count = 5
+        slots = {{ color = ["red", "blue", "green"], material = ["leather", "fabric"] }}
+        [edits]
+        red-leather = {{ color = "red", material = "leather" }}
+        blue = {{ color = "blue" }}
+        [training]
+        preset = "short"
+        steps = 2
+        batch_size = 3
+        """
+    )
+    return file
+
+
+def test_the_command_trains_in_two_processes(recipe: Path, painted: Path, tmp_path: Path) -> None:
+    script = tmp_path / "distillery.py"
+    script.write_text("from flows.cli import main\n\nmain()\n")
+    out = tmp_path / "run"
+    launch(script, "distill", recipe, "--data", painted, "--out", out, port=29518)
+    assert (out / "student" / "config.json").exists()
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 2  # the main process alone writes
+    checkpoint = checkpoints.latest(out)
+    assert checkpoint is not None and checkpoint.name == "step_000002"
+    assert set(checkpoints.load_student(checkpoint).edits) == set(EDITS)
+
+
+def test_a_flow_starts_them_and_tells_what_stopped_them(
+    prefect_server: None, recipe: Path, painted: Path, tmp_path: Path
+) -> None:
+    wanted, out = load_recipe(recipe, ["operations.processes=2"]), tmp_path / "run"
+    student = distill_flow(wanted, out, str(painted))
+    assert (student / "config.json").exists()
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
+    (log,) = out.glob("processes-*.log")
+    assert "in 2 processes" in log.read_text()
+    with pytest.raises(TrainingError, match="no data set"):
+        distill_flow(wanted, tmp_path / "other", str(tmp_path / "nothing"))
+
+
+def test_they_do_not_outlive_their_flow(recipe: Path, painted: Path, tmp_path: Path) -> None:
+    run = RunFolder.claim(load_recipe(recipe, ["training.steps=100000"]), tmp_path / "run")
+    run.use_dataset(str(painted))
+    command = [sys.executable, "-m", "flows.training.launcher", str(run.path)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdin is not None
+        wait_for(run.metrics.exists, "the first step")
+        process.stdin.close()  # as the system does when the flow is killed
+        assert process.wait(30) == 1
+
+
+def test_what_may_pass_in_a_process_may_pass_in_its_flow(tmp_path: Path) -> None:
+    from flows.training.launcher import _why
+
+    log = tmp_path / "processes.log"
+    log.write_text("W1: torchrun\n\nerror that may pass: the bucket was not reached\nSignal 15\n")
+    assert _why(log) == ("the bucket was not reached", True)
+    log.write_text("error: the set is empty\nerror that may pass: the others were cut off\n")
+    assert _why(log) == ("the set is empty", False)

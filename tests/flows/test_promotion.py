@@ -1,0 +1,134 @@
+"""Which model is the latest good one, and which old runs may go."""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.run.promotion import latest_model, pointer_of, promote
+from flows.config.recipe import Recipe, load_recipe
+from flows.run.retention import clear_old_runs
+from flows.run.folder import RunFolder
+from synth.errors import RunError
+
+
+def ended(recipe: Recipe, out: Path, right: float | None = 0.9, psnr: float = 25.0, scenes: int = 100) -> Path:
+    """What a finished run leaves, as far as promotion and retention look at it."""
+    run = RunFolder.claim(recipe, out)
+    run.model.write_bytes(b"a model")
+    run.mark_done("export", f"made for {out.name}")
+    if right is not None:
+        rows = [
+            {"method": method, "scenes": kind, "right": share, "psnr_all": value}
+            for method, kind, share, value in (
+                ("do nothing", "edited", 0.0, 40.0),
+                ("student", "edited", right, psnr),
+                ("student", "no-op", 1.0, psnr + 5),
+            )
+        ]
+        figures: dict[str, Any] = {"split": "test", "num_scenes": scenes, "given": {}, "edits": [], "means": rows}
+        run.evaluation.write_text(json.dumps(figures))
+    run.report.write_text("a report")
+    return out
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return load_recipe("demo", ["operations.tolerated_right=0.05", "operations.tolerated_psnr=0.5"])
+
+
+def test_latest_moves_to_what_is_as_good_and_stays_where_the_new_is_worse(recipe: Recipe, tmp_path: Path) -> None:
+    pointer = pointer_of(recipe, tmp_path / "a")
+    assert pointer == tmp_path / "demo.latest.json"
+    first = promote(recipe, ended(recipe, tmp_path / "a"))
+    assert (first.promoted, latest_model(pointer)) == (True, tmp_path / "a" / "model.onnx")
+
+    within = promote(recipe, ended(recipe, tmp_path / "b", right=0.86, psnr=24.6))
+    assert within.promoted
+    assert within.why == (
+        "It takes the place of a/model.onnx: edits right 90.0% -> 86.0%; "
+        "PSNR of edits 25.00 dB -> 24.60 dB; PSNR of no-ops 30.00 dB -> 29.60 dB."
+    )
+    assert latest_model(pointer) == tmp_path / "b" / "model.onnx"
+
+    worse = promote(recipe, ended(recipe, tmp_path / "c", right=0.95, psnr=24.0))
+    assert not worse.promoted
+    assert "PSNR of edits 24.60 dB -> 24.00 dB (worse)" in worse.why
+    assert "edits right 86.0% -> 95.0%;" in worse.why
+    assert latest_model(pointer) == tmp_path / "b" / "model.onnx"
+    marked = json.loads((tmp_path / "c" / "promotion.json").read_text())
+    assert marked == {"promoted": False, "why": worse.why}
+    assert (tmp_path / "c" / "model.onnx").exists(), "it is kept"
+
+    fewer_right = promote(recipe, ended(recipe, tmp_path / "d", right=0.7, psnr=30.0))
+    assert not fewer_right.promoted and "edits right 86.0% -> 70.0% (worse)" in fewer_right.why
+
+
+def test_a_model_that_was_made_anew_in_its_place_is_not_held_against_itself(recipe: Recipe, tmp_path: Path) -> None:
+    promote(recipe, ended(recipe, tmp_path / "a"))
+    shutil.rmtree(tmp_path / "a")
+    out = ended(recipe, tmp_path / "a", right=0.5)
+    RunFolder(out).mark_done("export", "made from other settings")
+    again = promote(recipe, out)
+    assert again.promoted and "in the place of the one that was in its folder" in again.why
+    assert json.loads(pointer_of(recipe, out).read_text())["measured"]["means"][1]["right"] == 0.5
+
+
+def test_a_second_verdict_on_the_same_run_writes_nothing(recipe: Recipe, tmp_path: Path) -> None:
+    out = ended(recipe, tmp_path / "a")
+    promote(recipe, out)
+    assert "as before" in promote(recipe, out).why
+    files = [pointer_of(recipe, out), out / "promotion.json"]
+    before = [file.stat().st_mtime_ns for file in files]
+    assert promote(recipe, out).promoted
+    assert [file.stat().st_mtime_ns for file in files] == before
+
+
+def test_what_cannot_be_compared_is_not_promoted(recipe: Recipe, tmp_path: Path) -> None:
+    assert promote(recipe, ended(recipe, tmp_path / "a", right=None)).promoted
+    assert promote(recipe, ended(recipe, tmp_path / "b", right=None)).promoted, "nobody can say that it is worse"
+    assert promote(recipe, ended(recipe, tmp_path / "c")).promoted, "measured beats unmeasured"
+    assert "was not measured" in promote(recipe, ended(recipe, tmp_path / "d", right=None)).why
+    on_fewer = promote(recipe, ended(recipe, tmp_path / "e", right=1.0, psnr=99.0, scenes=2))
+    assert not on_fewer.promoted
+    assert "measured on 2 scenes (test), and c/model.onnx on 100 scenes (test)" in on_fewer.why
+    pointer_of(recipe, tmp_path / "e").unlink()
+    assert promote(recipe, tmp_path / "e").promoted
+
+
+def test_broken_pointers_say_what_to_do(recipe: Recipe, tmp_path: Path) -> None:
+    pointer = pointer_of(recipe, tmp_path / "a")
+    with pytest.raises(RunError, match="no run of the recipe has ended there yet"):
+        latest_model(pointer)
+    with pytest.raises(RunError, match="has no model file yet"):
+        promote(recipe, tmp_path / "a")
+    out = ended(recipe, tmp_path / "a")
+    pointer.write_text('{"model": ')
+    with pytest.raises(RunError, match=r"demo\.latest\.json cannot be read .*: delete it"):
+        promote(recipe, out)
+    pointer.write_text('{"model": "gone/model.onnx", "measured": null}')
+    with pytest.raises(RunError, match="which is gone"):
+        latest_model(pointer)
+
+
+def test_old_runs_go_by_the_recipe_s_rule(recipe: Recipe, tmp_path: Path) -> None:
+    runs = [ended(recipe, tmp_path / name) for name in "abcdef"]
+    for age, out in enumerate(reversed(runs)):
+        then = time.time() - 1000 * age
+        os.utime(out / "report.html", (then, then))
+    promote(recipe, runs[0])  # the oldest is the latest good one
+    (runs[1] / "report.html").unlink()  # not finished, or at work
+    ended(load_recipe("sofas"), tmp_path / "another")
+    os.utime(tmp_path / "another" / "report.html", (1, 1))
+    (tmp_path / "notes").mkdir()
+    (tmp_path / ".old-killed").mkdir()
+
+    assert clear_old_runs(recipe, runs[-1]) == [], "no rule, nothing goes"
+    assert clear_old_runs(load_recipe("demo", ["operations.keep_runs=2"]), runs[2]) == [runs[3]]
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"a", "b", "c", "e", "f", "another", "notes", "demo.latest.json"}
+    assert clear_old_runs(load_recipe("demo", ["operations.keep_runs=1"]), runs[-1]) == [runs[4], runs[2]]

@@ -1,0 +1,192 @@
+"""Which errors are worth another try, and who waits for whom."""
+
+import errno
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import botocore.exceptions
+import httpx
+import pytest
+from huggingface_hub.errors import OfflineModeIsEnabled
+from prefect import flow, task
+from prefect.task_engine import TaskRunTimeoutError
+from small_runs import small_recipe
+
+from flows.orchestration.progress import Bar, for_the_ui, key_of, open_progress, say, show_table
+from flows.orchestration.retries import RETRIES, alone, can_pass, gpu_alone
+from flows.orchestration.flow_run import start
+from synth.errors import DatasetError, DistilleryError, RecipeError, RunError
+from synth.dataset.store import Store
+
+
+def explained(error: Exception) -> DatasetError:
+    """As `Store` puts a library's error into one line of ours."""
+    try:
+        with Store("memory://set")._explained("written"):
+            raise error
+    except DatasetError as ours:
+        return ours
+
+
+class Answer(Exception):
+    def __init__(self, status: int) -> None:
+        self.response = SimpleNamespace(status_code=status)
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (ConnectionResetError(), True),
+        (TimeoutError(), True),
+        (explained(OSError(errno.EBUSY, "SlowDown")), True),
+        (explained(ConnectionRefusedError()), True),
+        (httpx.ConnectError("no route"), True),
+        (httpx.ReadTimeout("slow"), True),
+        (botocore.exceptions.EndpointConnectionError(endpoint_url="http://storage"), True),
+        (Answer(503), True),
+        (Answer(429), True),
+        (Answer(404), False),
+        (Answer(403), False),
+        (RecipeError("a wrong key"), False),
+        (DistilleryError("whatever"), False),
+        (explained(OSError(errno.ENOSPC, "No space left on device")), False),
+        (explained(PermissionError(errno.EACCES, "Permission denied")), False),
+        (explained(FileNotFoundError(errno.ENOENT, "No such file")), False),
+        (ValueError("a bug"), False),
+        (MemoryError(), False),
+        (OfflineModeIsEnabled("somebody wants it so"), False),
+        (TaskRunTimeoutError("48 hours"), False),
+        (KeyboardInterrupt(), False),
+    ],
+    ids=lambda value: repr(value)[:60],
+)
+def test_only_the_network_and_the_storage_are_tried_again(error: BaseException, passes: bool) -> None:
+    assert can_pass(error) is passes
+
+
+def test_a_cause_further_down_decides() -> None:
+    try:
+        try:
+            raise httpx.ConnectError("down")
+        except httpx.ConnectError as error:
+            raise FileNotFoundError("nothing in the cache") from error
+    except FileNotFoundError as error:
+        assert can_pass(error)
+
+
+def test_tasks_retry_what_can_pass_and_nothing_else(prefect_server: None) -> None:
+    tries: list[str] = []
+
+    @task(**{**RETRIES, "retry_delay_seconds": 0})
+    def busy() -> int:
+        tries.append("busy")
+        if len(tries) < 3:
+            raise explained(OSError(errno.EBUSY, "SlowDown"))
+        return len(tries)
+
+    @task(**{**RETRIES, "retry_delay_seconds": 0})
+    def wrong() -> None:
+        tries.append("wrong")
+        raise RecipeError("a wrong key")
+
+    @task(**RETRIES, timeout_seconds=0.2)
+    def slow() -> None:
+        tries.append("slow")
+        time.sleep(30)
+
+    @flow
+    def all_of_them() -> int:
+        number = busy()
+        with pytest.raises(RecipeError, match="a wrong key"):
+            wrong()
+        with pytest.raises(TaskRunTimeoutError):
+            slow()
+        return number
+
+    started = time.monotonic()
+    assert all_of_them() == 3
+    assert tries == ["busy"] * 3 + ["wrong", "slow"]
+    assert time.monotonic() - started < 25
+
+
+def test_two_runs_take_turns_and_the_inner_flow_shares(prefect_server: None) -> None:
+    """The card's slot as two runs see it; there is no card here, so the limit bears another name."""
+    order: list[str] = []
+    inside = threading.Event()
+
+    def first() -> None:
+        with alone("gpu-of-a-test"):
+            inside.set()
+            with gpu_alone("auto"):  # a flow within the one that holds the card must not wait for it
+                order.append("first in")
+                time.sleep(1)
+            order.append("first out")
+
+    def second() -> None:
+        inside.wait(30)
+        with alone("gpu-of-a-test"):
+            order.append("second in")
+
+    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(90)
+    assert order == ["first in", "first out", "second in"]
+
+
+def test_without_a_gpu_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")  # nothing listens there
+    with gpu_alone("cpu"):
+        pass
+    if not torch.cuda.is_available():
+        with gpu_alone("auto"), gpu_alone("no device at all"):
+            pass
+
+
+def test_lines_and_bars_reach_the_ui(prefect_server: None, capsys: pytest.CaptureFixture[str]) -> None:
+    from prefect.client.orchestration import get_client
+
+    assert key_of("My Sofas, v2", "Numbers") == "my-sofas-v2-numbers"
+    assert open_progress("images", "nobody") is None, "there is no run"
+    say("a line for the terminal")
+    assert "a line for the terminal" in capsys.readouterr().out
+
+    @flow
+    def shows() -> None:
+        artifact = open_progress("images", "Sofas of a test")
+        with Bar("painting", 8, "image", initial=2, artifact=artifact) as bar:
+            bar.update(2)  # at once
+            bar.update(1)  # too soon after the first
+            bar.update(3)  # the last is always told
+            assert bar.n == 8
+        show_table("sofas-of-a-test-parity", [{"size": 64, "difference": 1e-5}], "parity")
+
+    shows()
+    with get_client(sync_client=True) as client:
+        there = {artifact.key: artifact for artifact in client.read_artifacts() if artifact.key}
+    assert there["sofas-of-a-test-images"].data == 100.0
+    assert "1e-05" in str(there["sofas-of-a-test-parity"].data)
+
+
+def test_a_server_that_does_not_answer_costs_no_run_its_work(capsys: pytest.CaptureFixture[str]) -> None:
+    with for_the_ui():
+        raise httpx.ConnectError("connection refused")
+    assert "the UI was not told: connection refused" in capsys.readouterr().out
+    with pytest.raises(ValueError), for_the_ui():
+        raise ValueError("a bug")
+
+
+def test_a_run_that_crashes_again_and_again_gives_up(tiny_sd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import flows.orchestration.flow_run
+
+    recipe = small_recipe(tiny_sd_folder)
+    assert start(recipe, ["training.steps=9"]).training.steps == 9
+    crashed = SimpleNamespace(flow_run=SimpleNamespace(run_count=6))
+    monkeypatch.setattr(flows.orchestration.flow_run.FlowRunContext, "get", lambda: crashed)
+    with pytest.raises(RunError, match="begun 6 times and never ended"):
+        start(recipe, [])

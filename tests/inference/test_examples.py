@@ -1,0 +1,114 @@
+"""The examples, run as their readers run them, against the runtime's own answers."""
+
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_model import METADATA, OFFSETS, noise, properties, write_model
+
+from inference.runtime import Translator
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+NODE = EXAMPLES / "node_onnxruntime"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "model.onnx", properties())
+
+
+@pytest.mark.parametrize("size", [(64, 64), (90, 140), (400, 30)])
+def test_python_with_onnxruntime_alone(model: Path, tmp_path: Path, size: tuple[int, int]) -> None:
+    source, target = tmp_path / "room.png", tmp_path / "edited.png"
+    Image.fromarray(noise(*size)).save(source)
+    absent = ["torch", "synth", "distill", "inference", "flows", "onnx", "click", "pydantic", "tqdm"]
+    program = (
+        f"import runpy, sys; sys.modules.update(dict.fromkeys({absent}));"  # importing one of these fails
+        "sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    arguments = [str(EXAMPLES / "python_onnxruntime.py"), str(model), str(source), "red leather", str(target), "0.7"]
+    subprocess.run([sys.executable, "-I", "-c", program, *arguments], check=True, capture_output=True)
+    expected = Translator.load(model, num_threads=1)(source, "red leather", 0.7)
+    assert np.array_equal(Image.open(target), expected)
+
+
+@pytest.mark.slow
+def test_a_clean_environment_gets_the_same_pixels(model: Path, tmp_path: Path) -> None:
+    """Three packages from the index, one file of ours. `python -m pytest -m slow tests/inference/test_examples.py`."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    wanted = [f"{name}=={version(name)}" for name in ("numpy", "Pillow", "onnxruntime")]
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True, capture_output=True)
+    shutil.copy(EXAMPLES.parent / "inference" / "runtime.py", tmp_path / "runtime.py")
+    source, target = tmp_path / "room.png", tmp_path / "edited.png"
+    Image.fromarray(noise(90, 140)).save(source)
+    program = (
+        "import sys; from runtime import Translator; _, model, source, target = sys.argv;"
+        "Translator.load(model, num_threads=1)(source, 'red leather', 0.7).save(target)"
+    )
+    subprocess.run([python, "-c", program, model, source, target], check=True, cwd=tmp_path)
+    expected = Translator.load(model, num_threads=1)(source, "red leather", 0.7)
+    assert np.array_equal(Image.open(target), expected)
+
+
+class TinyNetwork(torch.nn.Module):
+    """The model of `tiny_model`, in torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("offsets", torch.from_numpy(OFFSETS))
+
+    def forward(self, image: torch.Tensor, edit: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
+        change = (self.offsets[edit] * strength[:, None])[:, :, None, None]  # (N, 3, 1, 1)
+        left, right = image.chunk(2, dim=3)
+        return torch.cat([left + change, right], dim=3).clamp(-1, 1)
+
+
+@pytest.fixture(scope="module")
+def torchscript(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model.torchscript"
+    example = torch.zeros(2, 3, 24, 40), torch.tensor([0, 1]), torch.ones(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, which nobody here can mend
+        traced = torch.jit.trace(TinyNetwork(), example)
+        torch.jit.save(traced, path, _extra_files={"distillery.json": json.dumps(METADATA)})
+    return path
+
+
+@pytest.mark.parametrize(("size", "bound"), [((64, 64), 1), ((90, 140), 8), ((400, 30), 8)])
+def test_torchscript_with_torch_alone(
+    model: Path, torchscript: Path, tmp_path: Path, size: tuple[int, int], bound: int
+) -> None:
+    """Where the network's size is the picture's own, the same pixels; else another cubic scales the change."""
+    source, target = tmp_path / "room.ppm", tmp_path / "edited.ppm"
+    Image.fromarray(noise(*size)).save(source)
+    absent = ["numpy", "PIL", "onnxruntime", "synth", "distill", "inference", "flows"]
+    program = (
+        f"import runpy, sys; sys.modules.update(dict.fromkeys({absent}));"
+        "sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    arguments = [str(EXAMPLES / "python_torchscript.py"), str(torchscript), str(source), "red leather", str(target)]
+    subprocess.run([sys.executable, "-I", "-c", program, *arguments, "0.7"], check=True, capture_output=True)
+    expected = np.asarray(Translator.load(model, num_threads=1)(source, "red leather", 0.7)).astype(int)
+    assert np.abs(np.asarray(Image.open(target)) - expected).max() <= bound
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="Node is not installed")
+@pytest.mark.skipif(not (NODE / "node_modules").exists(), reason=f"npm install --ignore-scripts in {NODE.name} first")
+@pytest.mark.parametrize(("size", "bound"), [((64, 64), 1), ((90, 140), 8), ((400, 30), 8)])
+def test_node(model: Path, tmp_path: Path, size: tuple[int, int], bound: int) -> None:
+    """Where the network's size is the picture's own, the same pixels; else another filter scales the change."""
+    source, target = tmp_path / "room.ppm", tmp_path / "edited.ppm"
+    Image.fromarray(noise(*size)).save(source)
+    arguments = [str(NODE / "translate.mjs"), str(model), str(source), "blue fabric", str(target), "0.7"]
+    subprocess.run(["node", *arguments], check=True, capture_output=True)
+    expected = np.asarray(Translator.load(model, num_threads=1)(source, "blue fabric", 0.7)).astype(int)
+    assert np.abs(np.asarray(Image.open(target)) - expected).max() <= bound

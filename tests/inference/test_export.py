@@ -1,0 +1,396 @@
+import json
+import random
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from agreement import assert_agrees, assert_same_pixels
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from torch import nn
+
+from distill.composition import change_of_pixels
+from distill.students import CompactTranslator, UNetTranslator
+from inference.export import files as export
+from inference.export.files import ExportModule, export_files
+from inference.export.formats import open_file, read_metadata, record_metrics
+from inference.export.parity import MAX_DIFFERENCE, ParityReport
+from inference.runtime import Translator
+from inference.settings import MAIN, ExportSettings, Kind, ModelMetadata
+from synth.errors import ExportError
+
+EDITS = {
+    "red-leather": "a living room with a red leather sofa",
+    "blue-fabric": "a living room with a blue fabric sofa",
+    "white-velvet": "a living room with a white velvet sofa",
+}
+METADATA = ModelMetadata(
+    name="sofas",
+    edits=EDITS,
+    training_size=128,
+    teacher="tiny",
+    licence="apache-2.0",
+    data_fingerprint="0123abcd",
+    validated_on="nothing: a test",
+)
+SMALL = METADATA.model_copy(update={"training_size": 32})
+
+
+def make_vae(levels: int) -> AutoencoderKL:
+    torch.manual_seed(0)
+    return AutoencoderKL(
+        block_out_channels=(8, 16, 16, 16)[:levels],
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        mid_block_add_attention=levels > 1,  # a third of the tracing
+        scaling_factor=0.7,
+        shift_factor=0.1,
+    )
+
+
+def make_student(levels: int) -> UNetTranslator:
+    """A student whose zeroed layer and contexts were moved, as training does: it changes every pixel."""
+    torch.manual_seed(1)
+    unet = UNet2DConditionModel(
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(8, 16, 16)[:levels],
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D")[:levels],
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D")[-levels:],
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        norm_num_groups=4,
+    )
+    config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
+    student = UNetTranslator(config, list(EDITS), list(EDITS.values()), context_size=(5, 16), timestep=100)
+    nn.init.normal_(student.contexts)
+    nn.init.normal_(student.unet.conv_out.weight, std=0.3)
+    return student
+
+
+def make_gentle_vae() -> AutoencoderKL:
+    """A VAE whose pixels few bits can hold: random networks are rougher than trained ones."""
+    vae = make_vae(1)
+    with torch.no_grad():
+        vae.decoder.conv_out.weight *= 0.1
+    return vae
+
+
+def make_tiny_vae() -> AutoencoderTiny:
+    torch.manual_seed(4)
+    channels, blocks = (8, 8, 8, 8), (1, 1, 1, 1)
+    return AutoencoderTiny(
+        encoder_block_out_channels=channels,
+        decoder_block_out_channels=channels,
+        num_encoder_blocks=blocks,
+        num_decoder_blocks=blocks,
+    )
+
+
+class ConvStudent(nn.Module):
+    """The least that can stand in a student's place."""
+
+    def __init__(self, gain: float = 1.0) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.gain = nn.Parameter(gain * torch.linspace(0.5, 1.5, len(EDITS)))
+
+    def forward(self, latents: torch.Tensor, edit: torch.Tensor) -> torch.Tensor:
+        delta: torch.Tensor = self.conv(latents) * self.gain[edit][:, None, None, None]
+        return delta
+
+
+class FickleStudent(ConvStudent):
+    """Takes its gain from a draw that a trace freezes."""
+
+    def forward(self, latents: torch.Tensor, edit: torch.Tensor) -> torch.Tensor:
+        return super().forward(latents, edit) * random.uniform(1, 2)
+
+
+class BranchingStudent(ConvStudent):
+    """Decides by the values in a tensor, which no trace can follow."""
+
+    def forward(self, latents: torch.Tensor, edit: torch.Tensor) -> torch.Tensor:
+        return super().forward(latents, edit) if latents.mean() > 0 else latents
+
+
+def export_onnx(vae, student, metadata, path, images, settings=None) -> ParityReport:
+    """The main file alone."""
+    ((_, report),) = export_files(vae, student, metadata, {MAIN: path}, images, settings=settings)
+    return report
+
+
+def pictures(num: int, height: int, width: int) -> np.ndarray:
+    """Smooth colours with some noise on them."""
+    rng = np.random.default_rng(num * height * width)
+    ramp = np.linspace(0, 200, width)[None, None, :, None] + rng.uniform(0, 40, (num, height, width, 3))
+    return ramp.astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def parts() -> tuple[AutoencoderKL, UNetTranslator]:
+    return make_vae(levels=4), make_student(levels=3)
+
+
+@pytest.fixture(scope="module")
+def exported(
+    parts: tuple[AutoencoderKL, UNetTranslator], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, ParityReport]:
+    path = tmp_path_factory.mktemp("export") / "new" / "model.onnx"
+    report = export_onnx(*parts, METADATA, path, pictures(3, 128, 128))
+    return path, report
+
+
+@pytest.mark.parametrize(
+    ("num", "height", "width"),
+    [(1, 128, 128), (2, 72, 104), (5, 56, 88), (1, 136, 64), (1, 8, 40), (3, 64, 96)],
+)
+def test_file_agrees_with_pytorch_at_any_batch_and_size(parts, exported, num, height, width):
+    image = torch.from_numpy(pictures(num, height, width)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    edit = torch.arange(num) % len(EDITS)
+    strength = torch.linspace(1.0, 0.3, num)
+    with torch.no_grad():
+        expected = ExportModule(*parts)(image, edit, strength).numpy()
+    session = ort.InferenceSession(str(exported[0]))
+    feeds = {"image": image.numpy(), "edit": edit.numpy(), "strength": strength.numpy()}
+    (actual,) = session.run(None, feeds)
+    assert np.abs(actual - expected).max() < 1e-4
+    assert np.abs(actual - image.numpy()).mean() > 0.01  # it does edit
+    (untouched,) = session.run(None, feeds | {"strength": np.zeros(num, np.float32)})
+    assert np.array_equal(untouched, image.numpy())
+
+
+def test_module_lays_the_edited_decode_onto_the_picture(parts):
+    vae, student = (part.eval() for part in parts)
+    image = torch.from_numpy(pictures(2, 72, 104)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    edit, strength = torch.tensor([2, 0]), torch.tensor([0.5, 1.0])
+    with torch.no_grad():
+        z = (vae.encode(image).latent_dist.mean - 0.1) * 0.7
+        z_edited = z + strength.view(2, 1, 1, 1) * student(z, edit)
+        plain, edited = (vae.decode(latents / 0.7 + 0.1).sample for latents in (z, z_edited))
+        translated = ExportModule(vae, student)(image, edit, strength)
+    expected = (image + change_of_pixels(image, edited, plain, strength)).clamp(-1, 1)
+    assert_agrees(translated, expected)
+    assert translated.abs().max() <= 1
+
+
+def test_module_leaves_its_parts_alone():
+    vae, student = make_vae(2).to(torch.bfloat16).train(), ConvStudent().to(torch.bfloat16).train()
+    module = ExportModule(vae, student)
+    assert {value.dtype for value in module.state_dict().values()} == {torch.float32}
+    assert vae.dtype == student.conv.weight.dtype == torch.bfloat16
+    assert vae.training and student.training
+    assert not module.vae.training and not module.student.training
+
+
+def test_report_covers_odd_sizes_and_batches(exported):
+    report = exported[1]
+    assert report.max_difference < MAX_DIFFERENCE["float32"]
+    assert len({case.batch for case in report.cases}) >= 2
+    odd = [case for case in report.cases if case.height // 8 % 2 and case.width // 8 % 2]
+    assert odd and any(case.height != case.width for case in odd)
+    assert (72, 104) in {(case.height, case.width) for case in report.cases}
+
+
+def test_file_tells_what_it_is(exported):
+    path, report = exported
+    model = onnx.load(path)
+    onnx.checker.check_model(model)
+    properties = {entry.key: json.loads(entry.value) for entry in model.metadata_props if "distillery" in entry.key}
+    assert properties["distillery.schema_version"] == 1
+    assert list(properties["distillery.edits"].items()) == list(EDITS.items())
+    assert properties["distillery.size_multiple"] == 8
+    assert properties["distillery.training_size"] == 128
+    assert properties["distillery.teacher"] == "tiny"
+    assert properties["distillery.licence"] == "apache-2.0"
+    assert properties["distillery.data_fingerprint"] == "0123abcd"
+    assert properties["distillery.validated_on"] == "nothing: a test"
+    assert properties["distillery.parity_max_difference"] == report.max_difference
+    assert [opset.version for opset in model.opset_import if opset.domain == ""] == [20]
+    assert [path.name for path in path.parent.iterdir()] == ["model.onnx"]
+
+
+def test_runtime_runs_it(parts, exported):
+    translator = Translator.load(exported[0])
+    images = pictures(2, 128, 128)
+    edited = translator(images, "white-velvet")
+    image = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        expected = ExportModule(*parts)(image, torch.tensor([2, 2]), torch.ones(2))
+    expected_uint8 = ((expected + 1) * 127.5).permute(0, 2, 3, 1).numpy()
+    assert np.abs(edited - expected_uint8).max() <= 0.51  # rounding, and parity
+    assert np.array_equal(translator(images, "white-velvet", strength=0.0), images)
+
+
+def test_metrics_are_recorded_in_place(exported):
+    path = exported[0]
+    before = Translator.load(path).metadata
+    record_metrics(path, {"red-leather": {"psnr": 25.0}})
+    assert Translator.load(path).metadata == before | {"metrics": {"red-leather": {"psnr": 25.0}}}
+    assert [path.name for path in path.parent.iterdir()] == ["model.onnx"]
+
+
+def test_broken_parity_is_refused_and_leaves_the_old_file(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"an older model")
+    with pytest.raises(ExportError, match=r"differs from PyTorch by .* at 32x32, batch 1"):
+        export_onnx(make_vae(1), FickleStudent(), SMALL, path, pictures(1, 32, 32))
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+    assert path.read_bytes() == b"an older model"
+
+
+def test_a_trace_at_even_sizes_would_be_caught(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(export, "TRACE_LATENTS", (16, 24))
+    with pytest.raises(ExportError, match=r"the float32 onnx file fails at \d+x\d+, batch 3"):
+        export_onnx(make_vae(1), make_student(2), SMALL, tmp_path / "model.onnx", pictures(1, 32, 32))
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_edits_in_another_order_than_the_students_are_refused(parts, tmp_path):
+    metadata = METADATA.model_copy(update={"edits": dict(reversed(EDITS.items()))})
+    with pytest.raises(ExportError, match="the student knows red-leather, blue-fabric, white-velvet"):
+        export_onnx(*parts, metadata, tmp_path / "model.onnx", pictures(1, 32, 32))
+
+
+def test_a_tiny_vae_is_exported_like_any_other(tmp_path):
+    path = tmp_path / "model.onnx"
+    report = export_onnx(make_tiny_vae(), ConvStudent(gain=100.0), SMALL, path, pictures(1, 32, 32))
+    assert report.max_difference < MAX_DIFFERENCE["float32"]
+    image = pictures(1, 40, 24)
+    model = Translator.load(path)
+    assert np.array_equal(model(image, "red-leather", strength=0.0), image)
+    assert not np.array_equal(model(image, "red-leather"), image)
+
+
+def test_a_compact_student_is_exported_like_any_other(tmp_path):
+    torch.manual_seed(2)
+    student = CompactTranslator(4, list(EDITS), list(EDITS.values()), widths=(16, 32, 48))
+    nn.init.normal_(student.unet.last.weight, std=0.05)
+    kinds = (MAIN, Kind("torchscript", "float32"), Kind("pt2", "float32"))
+    files = {kind: tmp_path / kind.file_name for kind in kinds}
+    reports = dict(export_files(make_gentle_vae(), student, METADATA, files, pictures(2, 32, 32)))
+    assert set(reports) == set(kinds)
+    assert all(report.max_difference < MAX_DIFFERENCE["float32"] for report in reports.values())
+    model, image = Translator.load(files[MAIN]), pictures(1, 27, 21)
+    red, blue = (model(image, edit) for edit in list(EDITS)[:2])
+    assert not np.array_equal(red, image) and not np.array_equal(red, blue)
+
+
+def test_a_unet_student_is_a_pt2_file_for_every_size(parts, tmp_path):
+    """Parity tries sizes that divide by what the U-Net halves, square ones among them, and others."""
+    kind = Kind("pt2", "float32")
+    ((_, report),) = export_files(*parts, METADATA, {kind: tmp_path / kind.file_name}, pictures(2, 64, 64))
+    assert report.max_difference < MAX_DIFFERENCE["float32"]
+    assert any(case.height == case.width for case in report.cases)
+
+
+def test_untraceable_student_is_one_clear_line(tmp_path):
+    with pytest.raises(ExportError, match="the float32 onnx file cannot be made of the student: ") as caught:
+        export_onnx(make_vae(1), BranchingStudent(), SMALL, tmp_path / "model.onnx", pictures(1, 32, 32))
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_large_weights_lie_beside_the_file_and_the_console_stays_quiet(tmp_path, monkeypatch, capfd):
+    path, half, eight = (tmp_path / name for name in ("model.onnx", "half.onnx", "eight.onnx"))
+    files = {MAIN: path, Kind("onnx", "float16"): half, Kind("onnx", "int8"): eight}
+    parts = make_gentle_vae(), ConvStudent(), SMALL
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "MAX_INLINE_BYTES", 0)
+        assert len(list(export_files(*parts, files, pictures(1, 32, 32), pictures(4, 32, 32)))) == 3
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "eight.onnx",  # none of its tensors is worth a place outside: they have less than a kilobyte each
+        *("half.onnx", "half.onnx.data", "model.onnx", "model.onnx.data"),
+    ]
+    images = pictures(1, 32, 32)
+    beside = Translator.load(path)(images, "red-leather")
+    assert np.abs(Translator.load(half)(images, "red-leather").astype(int) - beside).max() <= 1
+    record_metrics(path, {"psnr": 30.0})
+    assert_same_pixels(Translator.load(path)(images, "red-leather"), beside)
+
+    # Again, without: and a student whose edits are too much for eight bits, which stops no other file.
+    rough = {MAIN: path, Kind("onnx", "int8"): eight}
+    with pytest.raises(ExportError, match=r"the int8 onnx file comes within \d\d\.\d dB of float32 at 32x32"):
+        list(
+            export_files(
+                *(make_vae(1), ConvStudent(4.0), SMALL, rough, pictures(1, 32, 32), pictures(4, 32, 32)),
+                ExportSettings(opset=18),
+            )
+        )
+    assert not path.with_name("model.onnx.data").exists()
+    assert read_metadata(path)["opset"] == 18
+    assert read_metadata(eight)["opset"] == 20, "the file that was there before stays"
+    assert capfd.readouterr() == ("", "")
+
+
+TORCH_KINDS = [Kind(format, precision) for format in ("torchscript", "pt2") for precision in ("float32", "float16")]
+
+
+@pytest.fixture(scope="module")
+def torch_files(tmp_path_factory: pytest.TempPathFactory) -> dict[Kind, tuple[Path, ParityReport]]:
+    folder = tmp_path_factory.mktemp("torch")
+    files = {kind: folder / kind.file_name for kind in TORCH_KINDS}
+    written = export_files(make_gentle_vae(), ConvStudent(), SMALL, files, pictures(2, 32, 32))
+    return {kind: (files[kind], report) for kind, report in written}
+
+
+@pytest.mark.parametrize("kind", TORCH_KINDS, ids=lambda kind: kind.file_name)
+def test_torch_files_agree_with_pytorch_and_say_what_they_are(torch_files, kind):
+    path, report = torch_files[kind]
+    module = ExportModule(make_gentle_vae(), ConvStudent())
+    image = torch.from_numpy(pictures(3, 24, 40)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    edit, strength = torch.tensor([2, 0, 1]), torch.tensor([1.0, 0.5, 0.0])
+    with torch.no_grad():
+        expected = module(image, edit, strength).numpy()
+    actual = open_file(path, kind.format)(
+        {"image": image.numpy(), "edit": edit.numpy(), "strength": strength.numpy()}
+    )
+    assert actual.dtype == np.float32
+    assert np.abs(actual - expected).max() <= MAX_DIFFERENCE[kind.precision]
+    assert np.array_equal(actual[2], image[2].numpy())
+    assert not np.array_equal(actual[0], image[0].numpy())
+
+    metadata = read_metadata(path)
+    assert list(metadata["edits"].items()) == list(EDITS.items())
+    assert metadata["precision"] == kind.precision
+    assert metadata["parity_max_difference"] == report.max_difference
+    assert metadata["training_size"] == 32 and metadata["schema_version"] == 1 and "opset" not in metadata
+
+
+def test_weights_of_a_float16_file_are_float16_but_for_the_norms(torch_files):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, which nobody here can mend
+        script = torch.jit.load(torch_files[Kind("torchscript", "float16")][0])
+    program = torch.export.load(torch_files[Kind("pt2", "float16")][0])
+    for weights in (script.named_parameters(), program.named_parameters()):
+        kinds = {(".norm." in name, weight.dtype) for name, weight in weights}
+        assert kinds == {(True, torch.float32), (False, torch.float16)}
+
+
+def test_settings_say_which_files_there_are():
+    assert ExportSettings().kinds() == [MAIN]
+    assert [kind.file_name for kind in ExportSettings(formats=("pt2",), precisions=("float16",)).kinds()] == [
+        "model.onnx",
+        "model-float16.pt2",
+    ]
+    every = ExportSettings(formats=("onnx", "torchscript", "pt2"), precisions=("float32", "float16", "int8")).kinds()
+    assert len(every) == 7 and [kind.format for kind in every if kind.precision == "int8"] == ["onnx"]
+    with pytest.raises(ValueError, match="int8 is for the format onnx alone"):
+        ExportSettings(formats=("pt2",), precisions=("int8",))
+
+
+def test_int8_wants_pictures_to_be_calibrated_on(tmp_path):
+    files = {Kind("onnx", "int8"): tmp_path / "model.onnx"}
+    for images in (None, pictures(1, 32, 32)[:0]):
+        with pytest.raises(ExportError, match="int8 needs"):
+            list(export_files(make_vae(1), ConvStudent(), SMALL, files, pictures(1, 32, 32), images))
+    assert list(tmp_path.iterdir()) == []

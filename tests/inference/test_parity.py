@@ -1,0 +1,95 @@
+"""The gate itself, with files that are wrong in one way each."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from inference.export import parity
+from inference.export.parity import ParityError
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+
+
+class Darken(nn.Module):
+    """Stands for a student and its VAE."""
+
+    def forward(self, image: Tensor, edit: Tensor, strength: Tensor) -> Tensor:
+        return (image - 0.1 * strength[:, None, None, None] * (1 + edit[:, None, None, None])).clamp(-1, 1)
+
+
+def right(feeds: dict[str, Any]) -> np.ndarray:
+    inputs = {name: torch.from_numpy(value) for name, value in feeds.items()}
+    return Darken()(**inputs).numpy()
+
+
+def off_by(error: float) -> Callable[[dict[str, Any]], np.ndarray]:
+    """Wrong in one pixel by `error`, but not at strength 0."""
+
+    def run(feeds: dict[str, Any]) -> np.ndarray:
+        answer = right(feeds)
+        answer[0, 0, 0, 0] += error * bool(feeds["strength"][0])
+        return answer
+
+    return run
+
+
+def check(run: Callable[[dict[str, Any]], np.ndarray], precision: Any = "float32") -> parity.ParityReport:
+    return parity.check(Darken(), run, "the file", precision, IMAGES, 2, 32, 8)
+
+
+def test_a_right_file_passes_and_the_largest_difference_is_reported() -> None:
+    report = check(right)
+    assert report.max_difference == 0 and report.min_psnr_db == 200
+    assert [(case.batch, case.height, case.width) for case in report.cases] == [
+        *((1, 32, 32), (3, 24, 24), (2, 40, 32), (1, 32, 24))
+    ]
+    assert check(off_by(9e-4)).max_difference == pytest.approx(9e-4, rel=1e-3)
+
+
+def test_psnr_is_that_of_the_worst_case() -> None:
+    report = check(off_by(0.02), "int8")
+    mean_squares = [0.02**2 / (3 * case.batch * case.height * case.width) for case in report.cases]
+    assert report.min_psnr_db == pytest.approx(10 * np.log10(4 / max(mean_squares)), abs=1e-3)
+
+
+@pytest.mark.parametrize(("precision", "passes", "fails"), [("float32", 9e-4, 1.1e-3), ("float16", 0.0077, 0.008)])
+def test_each_precision_has_its_bound(precision: str, passes: float, fails: float) -> None:
+    check(off_by(passes), precision)
+    with pytest.raises(ParityError, match=r"the file differs from PyTorch by .* at 32x32, batch 1, more than"):
+        check(off_by(fails), precision)
+
+
+def test_int8_is_held_to_35_db() -> None:
+    def noisy(scale: float) -> Callable[[dict[str, Any]], np.ndarray]:
+        def run(feeds: dict[str, Any]) -> np.ndarray:
+            answer = right(feeds)
+            signs = np.where(np.indices(answer.shape).sum(0) % 2, 1, -1)
+            return answer + np.float32(scale) * signs * (feeds["strength"] != 0)[:, None, None, None]
+
+        return run
+
+    check(noisy(2 * 10 ** (-35.1 / 20)), "int8")
+    with pytest.raises(ParityError, match=r"comes within 34\.9 dB of float32 .*, less than 35 dB"):
+        check(noisy(2 * 10 ** (-34.9 / 20)), "int8")
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_numbers_that_overflow_are_refused(precision: str) -> None:
+    with pytest.raises(ParityError):
+        check(off_by(float("nan")), precision)
+
+
+def test_a_file_that_fails_or_has_another_shape_or_touches_the_image_at_strength_0_is_refused() -> None:
+    def broken(feeds: dict[str, Any]) -> np.ndarray:
+        raise RuntimeError("no kernel\nfor this")
+
+    with pytest.raises(ParityError, match=r"the file fails at 32x32, batch 1, it was not written: no kernel$"):
+        check(broken)
+    with pytest.raises(ParityError, match=r"gives \(1, 3, 31, 32\) for PyTorch's \(1, 3, 32, 32\)"):
+        check(lambda feeds: right(feeds)[:, :, 1:])
+    with pytest.raises(ParityError, match="changes the image at strength 0"):
+        check(lambda feeds: right(feeds) + np.float32(1e-6))

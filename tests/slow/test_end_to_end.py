@@ -1,0 +1,95 @@
+"""What the README says, with the real parts: Postgres, a server, a worker, the miniature, and a person's commands.
+
+python -m pytest -m slow tests/slow/test_end_to_end.py
+"""
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import pytest
+from small_runs import SMALL
+from workplace import Workplace, kill, parameter, wait_for
+
+from synth.dataset.image_dataset import PaintedSet
+
+pytestmark = pytest.mark.slow
+TINY = [*SMALL, "scenes.num_inference_steps=8", "training.batch_size=1"]  # of the miniature: it paints, and is judged
+
+
+@pytest.fixture
+def manned(workplace: Workplace) -> Iterator[Workplace]:
+    """With a worker."""
+    worker = workplace.start_worker()
+    yield workplace
+    kill(worker)
+
+
+def test_all_deployments_are_registered_from_the_checkout(workplace: Workplace) -> None:
+    assert workplace.deployed.count("successfully created") == 7, workplace.deployed
+
+
+def test_a_run_that_a_person_starts_and_watches(manned: Workplace) -> None:
+    run = ["prefect", "deployment", "run", "pipeline/sofas", *parameter("changes", TINY), "--watch"]
+    manned.type(*run)
+    (out,) = (manned.home / "runs").glob("sofas-????????")
+    assert (out / "report.html").exists() and (out.parent / "sofas.latest.json").exists()
+    model = (out / "model.onnx").read_bytes()
+
+    shown = manned.artifacts()
+    assert shown["sofas-images"] == shown["sofas-steps"] == 100.0
+    assert "## What varies" in shown["sofas-data"]
+    for pictures in ("sofas-data", "sofas-samples", "sofas-grid"):
+        assert "](data:image/jpeg;base64," in shown[pictures]
+    assert "psnr_inside" in shown["sofas-numbers"] and "max_difference" in shown["sofas-parity"]
+    assert "first model of its recipe" in shown["sofas-outcome"]
+    for link, place in {"report": "report.html", "model": "model.onnx", "data-set": "dataset"}.items():
+        assert (out / place).as_uri() in shown[f"sofas-{link}"]
+
+    manned.type(*run)  # the same recipe: the same folder, and nothing to do
+    assert (out / "model.onnx").read_bytes() == model
+    assert f"nothing was to do: {out.relative_to(manned.home)} holds this recipe's run, whole" in manned.said()
+
+
+def test_a_run_that_its_schedule_starts(manned: Workplace) -> None:
+    """The deployment's own schedule, switched on as a person does it, and set to every minute, not the night."""
+    changes = [*TINY, "scenes.seed=7", "training.steps=2"]
+    deployment = httpx.get(f"{manned.api}/deployments/name/pipeline/sofas", timeout=60).json()
+    (nightly,) = deployment["schedules"]
+    assert nightly["active"] is False
+    assert nightly["id"][:8] in manned.type("prefect", "deployment", "schedule", "ls", "pipeline/sofas")
+    switched = datetime.now(UTC).isoformat()
+    manned.type("prefect", "deployment", "schedule", "resume", "pipeline/sofas", nightly["id"])
+    httpx.patch(  # as the form in the UI does it
+        f"{manned.api}/deployments/{deployment['id']}/schedules/{nightly['id']}",
+        json={
+            "active": True,
+            "schedule": {"cron": "* * * * *", "timezone": "UTC"},
+            "parameters": {"changes": changes, "out": "by-itself"},
+        },
+        timeout=60,
+    ).raise_for_status()
+
+    def ended() -> bool:
+        runs = [run for run in manned.runs("pipeline/sofas") if run["auto_scheduled"]]
+        return any(run["state_type"] == "COMPLETED" for run in runs)
+
+    wait_for(ended, "the run that starts by itself")
+    manned.type("prefect", "deployment", "schedule", "pause", "pipeline/sofas", nightly["id"])
+    (done, *_) = [run for run in manned.runs("pipeline/sofas") if run["state_type"] == "COMPLETED"]
+    assert done["auto_scheduled"] and done["created"] > switched
+    assert re.fullmatch(r"sofas: 6 images, 2 steps, in .*by-itself", done["name"])
+    assert len(PaintedSet(manned.home / "by-itself" / "dataset")) == 6
+    assert (manned.home / "by-itself" / "report.html").exists()
+
+
+def test_one_command_stands_in_for_the_worker(workplace: Workplace, tiny_sd_folder: Path) -> None:
+    served = workplace.start("python", "-m", "flows.orchestration.deployments", "serve")
+    changes = [*SMALL, f'teacher.id="{tiny_sd_folder}"']
+    run = ["prefect", "deployment", "run", "synthesize/alone", *parameter("changes", changes)]
+    workplace.type(*run, *parameter("url", "served"), "--watch")
+    assert len(PaintedSet(workplace.home / "served")) == 6
+    kill(served)
+    workplace.type("prefect", "--no-prompt", "deploy", "--all")  # which gives the deployments back to the pool

@@ -1,0 +1,36 @@
+"""Whole runs, small enough for a test: six painted images, four steps."""
+
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+
+from flows.cli import main
+from flows.config.recipe import Recipe, load_recipe
+
+SMALL = [
+    *("scenes.count=6", "scenes.shard_size=4", "scenes.batch_size=2", "scenes.num_inference_steps=2"),
+    *(
+        "training.preset=short",
+        "training.steps=4",
+        "training.batch_size=2",
+        "training.checkpoint_every=2",
+        "training.sample_every=4",
+    ),
+    *("evaluation.num_scenes=2", "evaluation.num_no_op_scenes=1"),
+]
+
+
+def command(*arguments: str | Path) -> Result:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def run_command(teacher: Path, out: Path, *more: str) -> Result:
+    overrides = [part for override in (*SMALL, *more) for part in ("--set", override)]
+    return command("run", "sofas", "--teacher", teacher, *overrides, "--out", out)
+
+
+def small_recipe(teacher: Path, *more: str) -> Recipe:
+    return load_recipe("sofas", [f'teacher.id="{teacher}"', *SMALL, *more])

@@ -1,0 +1,92 @@
+"""Whatever is rejected, vetoed, killed or grown: the set is the one that an undisturbed run paints."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tqdm import tqdm
+
+from benchmarks.growing import Painter
+from synth.dataset.image_dataset import PaintedSet
+from synth.dataset.building import Painting, excluded_seeds, fingerprint, synthesize
+from synth.dataset.prompts import Scene
+from synth.settings import SceneSettings
+from synth.dataset.store import Store
+
+PAINTER: Any = Painter()
+
+
+def fussy(scene: Scene, picture: np.ndarray) -> str | None:
+    """Rejects two of five, by what the picture looks like."""
+    return "dull" if picture[0, 0, 0] % 5 < 2 else None
+
+
+def scenes(**changes: Any) -> SceneSettings:
+    base: dict[str, Any] = {
+        "template": "a {color} {thing}",
+        "slots": {"color": ["red", "blue", "green"], "thing": ["sofa", "chair"]},
+        "count": 12,
+        "batch_size": 3,
+        "shard_size": 4,
+        "filters": {"python": "test_streams:fussy", "near_duplicates": 15, "max_attempts": 60},
+    }
+    return SceneSettings(**{**base, **changes})
+
+
+def shards(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((folder / "data").glob("*"))}
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.data())
+def test_every_way_to_a_set_ends_in_the_same_bytes(data: st.DataObject) -> None:
+    count, seed = data.draw(st.integers(1, 14)), data.draw(st.integers(0, 99))
+    wanted = scenes(count=count, seed=seed)
+    with tempfile.TemporaryDirectory() as name:
+        straight, crooked = Path(name) / "straight", Path(name) / "crooked"
+        synthesize(PAINTER, wanted, straight, progress=False)
+        for step in sorted(data.draw(st.lists(st.integers(1, count), max_size=3))):
+            synthesize(PAINTER, scenes(count=step, seed=seed), crooked, progress=False)
+            for path in sorted((crooked / "data").glob("*")):
+                if data.draw(st.booleans()):
+                    path.unlink()  # lost, with all that was painted for it
+        worker = Painting(PAINTER, wanted, crooked)
+        with tqdm(disable=True) as bar:
+            for number in data.draw(st.permutations(list(worker.unfinished()))):
+                Painting(PAINTER, wanted, crooked).paint_shard(number, bar)
+        worker.finish(0.0)
+        assert shards(crooked) == shards(straight)
+        assert PaintedSet(crooked).fingerprint == PaintedSet(straight).fingerprint
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.sets(st.integers(0, 11), max_size=5), st.integers(0, 99))
+def test_a_veto_holds_and_moves_nothing_else(vetoed: set[int], seed: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        plain = scenes(seed=seed, filters={"python": "test_streams:fussy", "max_attempts": 60})
+        synthesize(PAINTER, plain, folder, progress=False)
+        before = {row["index"]: row["seed"] for path in sorted((folder / "data").glob("*")) for row in rows(path)}
+        (folder / "exclude.txt").write_text("".join(f"{before[index]}\n" for index in vetoed))
+        assert excluded_seeds(Store(folder)) == {before[index] for index in vetoed}
+        synthesize(PAINTER, plain, folder, progress=False)
+        after = {row["index"]: row["seed"] for path in sorted((folder / "data").glob("*")) for row in rows(path)}
+        assert {index for index in before if before[index] != after[index]} == vetoed
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return pq.read_table(path, columns=["index", "seed"]).to_pylist()
+
+
+@given(st.sampled_from([
+    {"seed": 1}, {"template": "the {color} {thing}"}, {"slots": {"color": ["red"], "thing": ["sofa"]}},
+    {"guidance_scale": 2.0}, {"num_inference_steps": 3}, {"image_size": 24}, {"negative_prompt": "ugly"},
+    {"batch_size": 4}, {"shard_size": 5}, {"filters": {"min_contrast": 1.0}},
+]))  # fmt: skip
+def test_all_that_pixels_depend_on_is_in_the_fingerprint_and_the_count_is_not(change: dict[str, Any]) -> None:
+    assert fingerprint(PAINTER, scenes(**change)) != fingerprint(PAINTER, scenes())
+    assert fingerprint(PAINTER, scenes(count=99)) == fingerprint(PAINTER, scenes())
