@@ -8,10 +8,10 @@
     model.*    each file that the run has, by ONNX Runtime or by torch; not torch's in float16, for which a CPU
                takes a hundred times as long
     encoder, student, decoder      the parts of the eager call, as shares of its time
-    zero-shot  200 iterations of DDS on a picture, with all that lies around them, over the eager call; and the
+    zero-shot  200 iterations of DDS on an image, with all that lies around them, over the eager call; and the
                iterations alone over the student alone
 
-Latency is of one picture, throughput of a batch, both at the training size. All take turns, so that whatever else the
+Latency is of one image, throughput of a batch, both at the training size. All take turns, so that whatever else the
 machine does falls on all.
 """
 
@@ -26,9 +26,9 @@ import torch
 from PIL import Image
 from turns import medians
 
-from distill.zero_shot import edit, optimize
 from distill.settings import EditSettings
-from distill.students import CompactTranslator, load_translator
+from distill.students import CompactStudent, load_student
+from distill.zero_shot import edit, optimize
 from flows.run.folder import RunFolder
 from flows.stages.synthesize import open_teacher
 from inference.export.files import ExportModule
@@ -54,9 +54,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
 
     run = RunFolder(args.run)
-    teacher, student = open_teacher(run.load_recipe().teacher), load_translator(run.student)
+    teacher, student = open_teacher(run.load_recipe().teacher), load_student(run.student)
     module = ExportModule(teacher.vae, student)
-    compact = ExportModule(teacher.vae, CompactTranslator.from_teacher(teacher, student.edits))
+    compact = ExportModule(teacher.vae, CompactStudent.from_teacher(teacher, student.edits))
     size, num_edits = read_metadata(run.model)["training_size"], len(student.edits)
     ways: Works = {"eager": _eager(module), "compact": _eager(compact)}
     for kind in EVERY_KIND:
@@ -76,7 +76,7 @@ def main() -> None:
     slow: Works = _zero_shot(teacher, next(iter(student.edits.values())), size)
     quick: Works = {"eager": ways["eager"], "student": parts["student"]}
     times = _medians({**slow, **quick}, _feeds(1, size, num_edits), _ZERO_SHOT_ROUNDS)
-    print(f"zero-shot takes {times['edit'] / times['eager']:.0f} times the eager call of one picture, ", end="")
+    print(f"zero-shot takes {times['edit'] / times['eager']:.0f} times the eager call of one image, ", end="")
     print(f"its iterations alone {times['iterations'] / times['student']:.0f} times the student alone")
 
 

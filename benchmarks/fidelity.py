@@ -9,7 +9,7 @@
     model.*    each file that the run has
 
 Means over edits and scenes; in brackets the difference to PyTorch in per cent of its value.
-With --sheet a picture to look at: some inputs, and what plain, difference and PyTorch make of them.
+With --sheet an image to look at: some inputs, and what plain, difference and PyTorch make of them.
 """
 
 import argparse
@@ -25,15 +25,15 @@ from tqdm import tqdm
 
 from distill.counterfactuals import Images, Translate, average, choose_scenes, evaluate_edits
 from distill.examples import SIZE
-from distill.students import load_translator
+from distill.students import load_student
 from flows.run.folder import RunFolder
 from flows.stages.synthesize import open_teacher
 from inference.export.files import ExportModule
 from inference.export.formats import open_file
 from inference.settings import EVERY_KIND
+from synth.pixels import to_float, to_uint8
 from synth.world.readers import FactorReader
 from synth.world.scenes import WorldScene, render
-from synth.pixels import to_float, to_uint8
 
 _SHOWN = ("psnr_all", "psnr_inside", "psnr_outside_to_input", "ssim_all", "ssim_inside", "sharpness_inside", "right")
 _ON_SHEET = 8
@@ -51,7 +51,7 @@ def main() -> None:
 
     run = RunFolder(args.run)
     recipe = run.load_recipe()
-    teacher, student = open_teacher(recipe.teacher), load_translator(run.student)
+    teacher, student = open_teacher(recipe.teacher), load_student(run.student)
     names = list(student.edits)
     module = ExportModule(teacher.vae, student)
     ways = {

@@ -6,7 +6,7 @@
     checkpointed  the same with gradient checkpointing
     lora          LoRA of rank 16, with gradient checkpointing
     compact       training the compact student
-    zero-shot     iterations of DDS on as many pictures as --batch-size says
+    zero-shot     iterations of DDS on as many images as --batch-size says
 
 Each has a process to itself, so that its peak is its own. On a CPU the peak is the process's, in float32; on a GPU it
 is what torch held there. Random weights cost what trained ones do and show nothing.
@@ -27,16 +27,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from distill.zero_shot import optimize
 from distill.settings import EditSettings, TrainingSettings
 from distill.train import train
+from distill.zero_shot import optimize
 from synth.cpu import keep_freed_memory
-from synth.dataset.image_dataset import PaintedSet
-from synth.teacher.hub import TeacherDefaults
-from synth.miniature.score import WEIGHTS
+from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.photographs import import_photos
 from synth.dataset.prompts import PhotoTexts
+from synth.miniature.score import WEIGHTS
 from synth.settings import PhotoSettings, PhotoTextSettings
+from synth.teacher.hub import TeacherDefaults
 from synth.teacher.teacher import Teacher
 
 _SIDE = 512
@@ -92,7 +92,7 @@ def _train(teacher: Teacher, settings: TrainingSettings, steps: int, num_edits: 
             Image.fromarray(rng.integers(0, 256, (_SIDE, _SIDE, 3), np.uint8)).save(source / f"{number}.png")
         import_photos(str(source), PhotoSettings(image_size=_SIDE), Path(scratch) / "set", progress=False)
         texts = PhotoTexts(PhotoTextSettings(source="a grey sofa"))
-        painted = PaintedSet(Path(scratch) / "set")
+        painted = ImageDataset(Path(scratch) / "set")
         records = train(teacher, painted, texts, edits, settings, Path(scratch) / "run", progress=False)
         return [next(records).seconds for _ in range(steps)][1:]  # one step remains, which would write a checkpoint
 

@@ -6,9 +6,9 @@
     compact        the compact student there
     compact-tiny   the compact student between a VAE of TAESD's shape
 
-Each is exported and held to parity as any file is; then one picture goes through PyTorch and through ONNX Runtime, in
+Each is exported and held to parity as any file is; then one image goes through PyTorch and through ONNX Runtime, in
 turns: on a CPU in float32, on a GPU in float16. Random weights cost what trained ones do and show nothing. Each has a
-process to itself. Beside it stands what others publish: img2img-turbo takes 0.11 s a picture on an A100.
+process to itself. Beside it stands what others publish: img2img-turbo takes 0.11 s an image on an A100.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from full_size import full_size_teacher
 from torch import nn
 from turns import Work, medians
 
-from distill.students import CompactTranslator, LatentTranslator, UNetTranslator
+from distill.students import CompactStudent, Student, UNetStudent
 from inference.export.files import ExportModule, export_files
 from inference.export.formats import INPUTS
 from inference.runtime import Translator
@@ -49,12 +49,12 @@ def main() -> None:
 
 def _measure(what: str, rounds: int) -> str:
     teacher = full_size_teacher("cpu")
-    student: LatentTranslator
+    student: Student
     if what == "unet":
-        student = UNetTranslator.from_teacher(teacher, _EDITS)
+        student = UNetStudent.from_teacher(teacher, _EDITS)
         last = student.unet.conv_out
     else:
-        student = CompactTranslator.from_teacher(teacher, _EDITS)
+        student = CompactStudent.from_teacher(teacher, _EDITS)
         last = next(part for part in reversed(list(student.modules())) if isinstance(part, nn.Conv2d))
     nn.init.normal_(last.weight, std=0.02)  # an untrained student changes nothing, which no parity could miss
     vae = AutoencoderTiny().eval() if what.endswith("tiny") else teacher.vae
@@ -81,7 +81,7 @@ def _measure(what: str, rounds: int) -> str:
         seconds = medians(_ways(ExportModule(vae, student), path, cuda), rounds)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
     return (
-        f"{what:13} {seconds['PyTorch']:.2f} s a picture in PyTorch, {seconds['ONNX Runtime']:.2f} in ONNX Runtime; "
+        f"{what:13} {seconds['PyTorch']:.2f} s an image in PyTorch, {seconds['ONNX Runtime']:.2f} in ONNX Runtime; "
         f"{num_bytes / 2**20:.0f} MiB, within {report.max_difference:.1e} of PyTorch; exported and checked in "
         f"{exported:.0f} s, {peak:.1f} GiB at most"
     )

@@ -2,7 +2,7 @@
 
     python benchmarks/growing.py [--num-images 200000]
 
-The painter's pictures are noise of 16 px. What is left is ours: filters, refills, shards, gallery, card, near
+The painter's images are noise of 16 px. What is left is ours: filters, refills, shards, gallery, card, near
 duplicates.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from synth.dataset.building import Painting
+from synth.dataset.building import DatasetBuilder
 from synth.settings import SceneSettings
 from synth.teacher.teacher import TeacherDefaults
 
@@ -40,7 +40,7 @@ class Painter:
         """All will do."""
 
     def __call__(self, prompts: list[str], generator: list[torch.Generator], **_: Any) -> Any:
-        """Noise that follows from each picture's own seed."""
+        """Noise that follows from each image's own seed."""
         images = [np.random.default_rng(each.initial_seed()).random((16, 16, 3)) for each in generator]
         return SimpleNamespace(images=np.stack(images), nsfw_content_detected=None)
 
@@ -66,7 +66,7 @@ def main() -> None:
     from tqdm import tqdm
 
     with tempfile.TemporaryDirectory() as folder, tqdm(total=args.num_images, unit="image") as bar:
-        painting = Painting(Painter(), settings, folder)  # type: ignore[arg-type]
+        painting = DatasetBuilder(Painter(), settings, folder)  # type: ignore[arg-type]
         started = time.perf_counter()
         for number in painting.unfinished():
             painting.paint_shard(number, bar)

@@ -1,8 +1,8 @@
-"""Painting a data set against a bare diffusers loop: the same pipeline, batch, steps and threads, in one run.
+"""DatasetBuilder a data set against a bare diffusers loop: the same pipeline, batch, steps and threads, in one run.
 
     python benchmarks/painting.py [--num-images 60] [--teacher miniature]
 
-Both take turns, so that whatever else the machine does falls on both. The bare loop keeps its pictures in memory and
+Both take turns, so that whatever else the machine does falls on both. The bare loop keeps its images in memory and
 writes nothing; ours judges, encodes and writes shards, gallery and card.
 """
 
@@ -15,8 +15,8 @@ import torch
 from tqdm import tqdm
 
 from flows.config.recipe import load_recipe
-from synth.dataset.generate import completed
 from synth.dataset.building import synthesize
+from synth.dataset.generate import completed
 from synth.dataset.prompts import Template
 from synth.settings import SceneSettings, TeacherSettings
 from synth.teacher.teacher import Teacher

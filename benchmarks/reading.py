@@ -1,8 +1,8 @@
-"""From a data set on disk to batches in memory: ours, `datasets` and webdataset, over the same pictures, in one run.
+"""From a data set on disk to batches in memory: ours, `datasets` and webdataset, over the same images, in one run.
 
     python benchmarks/reading.py [--num-images 2000]
 
-Each reader is a process of its own, so that its peak memory is its own. `ours` decodes pictures in the set's order,
+Each reader is a process of its own, so that its peak memory is its own. `ours` decodes images in the set's order,
 as an encoding of latents does; `latents` is what a training then reads, in a shuffled order.
 """
 
@@ -28,7 +28,7 @@ _SIDE = 256
 
 
 def make(folder: Path, num_images: int) -> None:
-    """The pictures as our shards, as a tar, and as latents."""
+    """The images as our shards, as a tar, and as latents."""
     draws = np.random.default_rng(0)
     store = Store(folder / "set")
     with tarfile.open(folder / "set.tar", "w") as tar:
@@ -50,9 +50,9 @@ def make(folder: Path, num_images: int) -> None:
 
 def ours(folder: Path) -> Iterator[np.ndarray]:
     """uint8 (n, H, W, 3)."""
-    from synth.dataset.image_dataset import PaintedSet
+    from synth.dataset.image_dataset import ImageDataset
 
-    images = PaintedSet(folder / "set")
+    images = ImageDataset(folder / "set")
     for start in range(0, len(images), _BATCH):
         yield np.stack([images.image(index) for index in range(start, min(start + _BATCH, len(images)))])
 

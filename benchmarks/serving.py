@@ -3,10 +3,10 @@
     python benchmarks/serving.py runs/demo/model.onnx [--clients 16] [--requests 160] [--rounds 3]
 
     bare      the session alone, on batches as large as the server's, input ready as the network wants it
-    runtime   the Translator, on lists of as many pictures
+    runtime   the Translator, on lists of as many images
     server    parallel clients, each sending a PNG and reading the answer before it sends the next
 
-Each turn makes the same number of pictures of the training size; the rounds' medians are compared.
+Each turn makes the same number of images of the training size; the rounds' medians are compared.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def main() -> None:
         server.should_exit = True
         thread.join()
     seconds = {name: float(np.median(times)) for name, times in spent.items()}
-    print(f"bare     {num_batches * MAX_BATCH / seconds['bare']:.1f} pictures a second, {size} px")
+    print(f"bare     {num_batches * MAX_BATCH / seconds['bare']:.1f} images a second, {size} px")
     for name in ("runtime", "server"):
         print(f"{name:8} {seconds['bare'] / seconds[name]:.2f} of the bare session's throughput")
 

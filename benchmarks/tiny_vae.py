@@ -5,8 +5,8 @@
     distillery evaluate translator runs/sofas        # the figures of that file
 
 For Stable Diffusion there are such VAEs on the Hub (madebyollin/taesd); the miniature has none. An AutoencoderTiny
-learns on the run's painted pictures: its encoder to give the latents that the teacher's gives, its decoder to give
-the pictures back. Printed are both on drawn test scenes, and how long both take, as a ratio.
+learns on the run's painted images: its encoder to give the latents that the teacher's gives, its decoder to give
+the images back. Printed are both on drawn test scenes, and how long both take, as a ratio.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from turns import medians
 from distill.examples import drawn_examples
 from flows.run.folder import RunFolder
 from flows.stages.synthesize import open_teacher
-from synth.dataset.image_dataset import PaintedSet
+from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.latents import encode
 from synth.pixels import to_float
 
@@ -44,7 +44,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     run = RunFolder(args.run)
     recipe = run.load_recipe()
-    teacher, painted = open_teacher(recipe.teacher), PaintedSet(run.dataset)
+    teacher, painted = open_teacher(recipe.teacher), ImageDataset(run.dataset)
     latents = encode(teacher, painted, args.run / "latents")
     levels = len(teacher.vae.config.block_out_channels)
     torch.manual_seed(0)
@@ -71,7 +71,7 @@ def main() -> None:
     print(f"there and back the tiny one takes {seconds['tiny'] / seconds[next(iter(ways))]:.2f} of the time")
 
 
-def _train(vae: AutoencoderTiny, painted: PaintedSet, latents: Tensor, steps: int) -> None:
+def _train(vae: AutoencoderTiny, painted: ImageDataset, latents: Tensor, steps: int) -> None:
     optimizer = torch.optim.Adam(vae.parameters(), lr=_LEARNING_RATE)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     order = np.random.default_rng(0)

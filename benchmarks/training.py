@@ -25,10 +25,10 @@ from turns import Work, in_turns, median_ratio
 from distill.objective import autocast_of
 from distill.scores import Score, dds, shared_source_dds
 from distill.settings import TrainingSettings
+from distill.students import new_student
 from distill.train import train
-from distill.students import new_translator
 from synth.cpu import keep_freed_memory
-from synth.dataset.image_dataset import PaintedSet
+from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.photographs import import_photos
 from synth.dataset.prompts import PhotoTexts
 from synth.settings import PhotoSettings, PhotoTextSettings, TeacherSettings
@@ -90,7 +90,7 @@ def plain_dds(
     return dds(teacher, edited, z_hat[each], y, y_hat[each], t[each], eps[each], omega).reshape(z.shape)
 
 
-def _step(teacher: Teacher, painted: PaintedSet, settings: TrainingSettings, score: Score, folder: Path) -> Work:
+def _step(teacher: Teacher, painted: ImageDataset, settings: TrainingSettings, score: Score, folder: Path) -> Work:
     texts = PhotoTexts(PhotoTextSettings(source=_SOURCE))
     records = train(teacher, painted, texts, _EDITS, settings, folder, progress=False, score=score)
     return lambda: next(records)
@@ -99,7 +99,7 @@ def _step(teacher: Teacher, painted: PaintedSet, settings: TrainingSettings, sco
 def _floor(teacher: Teacher, settings: TrainingSettings) -> Work:
     """No line of ours but the networks': what one step must call, on tensors that are there already."""
     num = settings.batch_size * len(_EDITS)
-    student = new_translator(teacher, {name: edit["target"] for name, edit in _EDITS.items()}, settings)
+    student = new_student(teacher, {name: edit["target"] for name, edit in _EDITS.items()}, settings)
     averaged = deepcopy(student).requires_grad_(False)
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-5)
     autocast = autocast_of(settings, teacher.device)
@@ -145,15 +145,15 @@ def _latents(teacher: Teacher, num: int) -> Tensor:
     return torch.randn((num, teacher.latent_channels, side, side), generator=generator).to(teacher.device)
 
 
-def _noise(folder: Path, size: int) -> PaintedSet:
-    """Eight pictures that cost nothing."""
+def _noise(folder: Path, size: int) -> ImageDataset:
+    """Eight images that cost nothing."""
     source = folder / "noise"
     source.mkdir()
     rng = np.random.default_rng(0)
     for number in range(8):
         Image.fromarray(rng.integers(0, 256, (size, size, 3), np.uint8)).save(source / f"{number}.png")
     import_photos(str(source), PhotoSettings(image_size=size), folder / "set", progress=False)
-    return PaintedSet(folder / "set")
+    return ImageDataset(folder / "set")
 
 
 if __name__ == "__main__":

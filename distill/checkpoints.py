@@ -21,15 +21,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from distill.students import LatentTranslator, load_translator
+from distill.students import Student, load_student
 from synth.errors import TrainingError
 
 
 def save(
     run_dir: Path,
     step: int,
-    student: LatentTranslator,
-    averaged: LatentTranslator | None,
+    student: Student,
+    averaged: Student | None,
     optimizer: torch.optim.Optimizer,
     depends_on: Mapping[str, Any],
     keep: int,
@@ -77,10 +77,10 @@ def latest(run_dir: Path) -> Path | None:
     return next(reversed(_all(run_dir)), None)
 
 
-def load_student(checkpoint: Path) -> LatentTranslator:
+def restore_student(checkpoint: Path) -> Student:
     """The network to use, merged: the moving average where there is one, else the student itself."""
     averaged = checkpoint / "averaged"
-    return load_translator(averaged if averaged.exists() else checkpoint / "student").merged()
+    return load_student(averaged if averaged.exists() else checkpoint / "student").merged()
 
 
 def trained_on(checkpoint: Path) -> str:
@@ -90,8 +90,8 @@ def trained_on(checkpoint: Path) -> str:
 
 def restore(
     checkpoint: Path,
-    student: LatentTranslator,
-    averaged: LatentTranslator | None,
+    student: Student,
+    averaged: Student | None,
     optimizer: torch.optim.Optimizer,
     depends_on: Mapping[str, Any],
 ) -> int:
@@ -108,9 +108,9 @@ def restore(
                 f"{checkpoint} is of another training: its {name} is {stored.get(name)!r}, this one's is "
                 f"{wanted.get(name)!r}; restore the setting or choose another run folder"
             )
-    student.load_state_dict(load_translator(checkpoint / "student").state_dict())
+    student.load_state_dict(load_student(checkpoint / "student").state_dict())
     if averaged is not None:
-        averaged.load_state_dict(load_translator(checkpoint / "averaged").state_dict())
+        averaged.load_state_dict(load_student(checkpoint / "averaged").state_dict())
     moments = load_file(checkpoint / "adam.safetensors")
     slots: dict[int, dict[str, Tensor]] = {}
     for number, name in enumerate(_learned(student)):
@@ -122,14 +122,14 @@ def restore(
 _KINDS = ("step", "exp_avg", "exp_avg_sq")
 
 
-def _moments(student: LatentTranslator, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _moments(student: Student, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Adam's state under the parameters' names; its one group holds all that the student learns, in their order."""
     state = optimizer.state_dict()["state"]
     names = _learned(student)
     return {f"{kind}/{names[number]}": slot[kind].contiguous() for number, slot in state.items() for kind in _KINDS}
 
 
-def _learned(student: LatentTranslator) -> list[str]:
+def _learned(student: Student) -> list[str]:
     return [name for name, weight in student.named_parameters() if weight.requires_grad]
 
 

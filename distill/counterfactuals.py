@@ -1,6 +1,6 @@
 """The counterfactual benchmark: in the drawn world every edit has a true answer, so an edit is measured against it.
 
-Methods come as callables, pictures in and pictures out, so that a student, an exported file and a zero-shot edit are
+Methods come as callables, images in and images out, so that a student, an exported file and a zero-shot edit are
 all measured by the same lines. No torch here.
 
 What is measured, per edit and method, as means over scenes:
@@ -33,7 +33,7 @@ from synth.world.scenes import FACTORS, MASK_OF, WorldScene, render, sample_scen
 
 Images = NDArray[np.uint8]  # (N, H, W, 3)
 Mask = NDArray[np.bool_]  # (H, W)
-Translate = Callable[[Images, str], Images]  # pictures and an edit's name -> as many pictures of the same size
+Translate = Callable[[Images, str], Images]  # images and an edit's name -> as many images of the same size
 Roundtrip = Callable[[Images], Images]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -43,7 +43,7 @@ _CHUNK = 25  # scenes held at once
 
 
 class Reader(Protocol):
-    """Says what pictures show: factor -> a value for each picture, or "?" for none that it knows."""
+    """Says what images show: factor -> a value for each image, or "?" for none that it knows."""
 
     def read(self, images: Images) -> dict[str, list[str]]:
         """Read uint8 (N, H, W, 3)."""
@@ -125,13 +125,13 @@ def evaluate_edits(
     """Measure `translate` beside the two baselines.
 
     Args:
-        translate: uint8 (N, size, size, 3) and an edit's name -> the edited pictures, of the same shape.
+        translate: uint8 (N, size, size, 3) and an edit's name -> the edited images, of the same shape.
         edits: name -> the factors that it sets, as in {"color": "red", "material": "leather"}.
         scenes: each must have all the factors; see `choose_scenes`.
-        vae_roundtrip: pictures through the teacher's encoder and decoder.
+        vae_roundtrip: images through the teacher's encoder and decoder.
         reader: the strict factor reader.
         num_no_op_scenes: of `scenes`, how many are also shown to the student as they look after the edit.
-        size: side of the pictures in pixels; the miniature's reader knows 128 alone.
+        size: side of the images in pixels; the miniature's reader knows 128 alone.
         method: what the rows of `translate` are called.
 
     Returns:
@@ -177,14 +177,14 @@ def average(rows: Sequence[Scores]) -> list[Scores]:
 
 
 def psnr(a: Images, b: Images, mask: Mask | None = None) -> float:
-    """Of two pictures, uint8 (H, W, 3), in dB, over a region of at least one pixel; at most MAX_PSNR."""
+    """Of two images, uint8 (H, W, 3), in dB, over a region of at least one pixel; at most MAX_PSNR."""
     error = (a.astype(np.float64) - b.astype(np.float64)) ** 2
     mse = float(error.mean() if mask is None else error[mask].mean())
     return float(min(MAX_PSNR, 10 * np.log10(255.0**2 / max(mse, 1e-12))))
 
 
 def ssim_map(a: Images, b: Images) -> NDArray[np.float64]:
-    """Structural similarity at each pixel of two pictures, uint8 (H, W, 3) -> (H, W), averaged over channels."""
+    """Structural similarity at each pixel of two images, uint8 (H, W, 3) -> (H, W), averaged over channels."""
     from skimage.metrics import structural_similarity
 
     _, similarity = structural_similarity(  # type: ignore[no-untyped-call]
@@ -241,7 +241,7 @@ def _draw(
 def measure(
     images: Images, inputs: Images, truths: Images, masks: Sequence[Mask], factors: Mapping[str, str], reader: Reader
 ) -> Iterator[dict[str, float]]:
-    """The figures of each edited picture; a region without pixels has none.
+    """The figures of each edited image; a region without pixels has none.
 
     Args:
         images: uint8 (N, H, W, 3), edited.

@@ -1,8 +1,8 @@
-"""Signs that an edit goes wrong, read off pictures before and after it. Pure: arrays in, figures and advice out.
+"""Signs that an edit goes wrong, read off images before and after it. Pure: arrays in, figures and advice out.
 
-A preview reads them off zero-shot edits, before a training; a training off its own pictures, on its way. They find
+A preview reads them off zero-shot edits, before a training; a training off its own images, on its way. They find
 the faults that waste a training, not the edit itself: whether a sofa is purple velvet now is for a person
-to see. Each threshold is a round number, set by eye on edits of the miniature's pictures; none was tried on others
+to see. Each threshold is a round number, set by eye on edits of the miniature's images; none was tried on others
 yet.
 """
 
@@ -18,48 +18,48 @@ Images = NDArray[np.uint8]
 NOTHING_MOVES = "nothing moves"
 
 VISIBLE = 16.0
-"""Of 255, in any channel: a change that one sees when two pictures are laid beside each other. What a VAE loses is no
+"""Of 255, in any channel: a change that one sees when two images are laid beside each other. What a VAE loses is no
 part of it where an edit changes little, for there it is laid onto its original (`distill.composition`)."""
 
-LEAST_CHANGED_SHARE = 0.01
-"""Nothing moves if less of the picture changes visibly: a hundredth is a square of a tenth of each side, and what
+MIN_CHANGED_SHARE = 0.01
+"""Nothing moves if less of the image changes visibly: a hundredth is a square of a tenth of each side, and what
 people name in a text is seldom smaller."""
 
-MOST_BACKGROUND_CHANGE = 8.0
-"""The background is lost if the quietest quarter of a picture changes by more than this, of 255, which is half of
-what one sees: an edit of a thing leaves a quarter of the picture alone. Edits of the miniature's rooms that please
+MAX_BACKGROUND_CHANGE = 8.0
+"""The background is lost if the quietest quarter of an image changes by more than this, of 255, which is half of
+what one sees: an edit of a thing leaves a quarter of the image alone. Edits of the miniature's rooms that please
 the eye stayed below 6; at guidance 40 they came to between 8 and 20."""
 
-MOST_CLIPPED_SHARE = 0.05
-"""Colours saturate if so much more of the picture than before has a channel at an end of its range: too strong a
-guidance pushes latents out of the range that the VAE can show, and a twentieth of a picture is a patch one sees."""
+MAX_CLIPPED_SHARE = 0.05
+"""Colours saturate if so much more of the image than before has a channel at an end of its range: too strong a
+guidance pushes latents out of the range that the VAE can show, and a twentieth of an image is a patch one sees."""
 
-LEAST_VARIETY = 0.5
-"""There is one output for all if edited pictures differ from each other by less than half of what the inputs did: an
+MIN_VARIETY = 0.5
+"""There is one output for all if edited images differ from each other by less than half of what the inputs did: an
 edit that sets one thing in common leaves most of the differences in place."""
 
 _SAME = 1.0  # of 255: inputs that differ less from their mean are too much alike to tell a collapse by
 _END = 2  # of 255: how near the ends of the range count as the end
-_CELLS = 16  # a picture is compared with others at so many cells a side
+_CELLS = 16  # an image is compared with others at so many cells a side
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What a set of edited pictures looks like beside its inputs."""
+    """What a set of edited images looks like beside its inputs."""
 
     changed_share: float
     """Of the pixels, those that changed visibly."""
     background_change: float
-    """Mean change of the quietest quarter of each picture, of 255."""
+    """Mean change of the quietest quarter of each image, of 255."""
     clipped_share: float
     """How much more of the pixels than before have a channel at an end of its range."""
     variety: float | None
-    """How far the edited pictures differ from each other, as a share of how far the inputs did; None for one, or for
+    """How far the edited images differ from each other, as a share of how far the inputs did; None for one, or for
     inputs that are too much alike to tell."""
 
 
 @dataclass(frozen=True)
-class Sign:
+class Diagnostic:
     """Something that speaks against an edit's settings, with what to turn."""
 
     name: str
@@ -68,7 +68,7 @@ class Sign:
 
 
 def measure(before: Images, after: Images) -> Figures:
-    """The figures of pictures before and after an edit.
+    """The figures of images before and after an edit.
 
     Args:
         before: uint8 (N, H, W, 3).
@@ -84,48 +84,48 @@ def measure(before: Images, after: Images) -> Figures:
     )
 
 
-def signs_of(figures: Figures, whole_picture: bool = False) -> list[Sign]:
+def diagnose(figures: Figures, whole_image: bool = False) -> list[Diagnostic]:
     """What speaks against an edit; nothing, if none of the thresholds is passed.
 
     Args:
-        figures: of the pictures.
-        whole_picture: the edit is meant to change all of the picture, as weather and styles do: then the background's
+        figures: of the images.
+        whole_image: the edit is meant to change all of the image, as weather and styles do: then the background's
             change says nothing.
     """
     found = []
-    if figures.changed_share < LEAST_CHANGED_SHARE:
+    if figures.changed_share < MIN_CHANGED_SHARE:
         found.append(
-            Sign(
+            Diagnostic(
                 NOTHING_MOVES,
-                f"{figures.changed_share:.1%} of the picture changes visibly",
+                f"{figures.changed_share:.1%} of the image changes visibly",
                 "raise the guidance (training.guidance_end) or the iterations; say more plainly in the edit what "
                 "differs from the source text",
             )
         )
-    if not whole_picture and figures.background_change > MOST_BACKGROUND_CHANGE:
+    if not whole_image and figures.background_change > MAX_BACKGROUND_CHANGE:
         found.append(
-            Sign(
+            Diagnostic(
                 "background lost",
                 f"the quietest quarter changes by {figures.background_change:.0f} of 255",
                 "lower the guidance (training.guidance_end) or raise training.lambda_id_end; let the source text "
                 "name what is around, and differ from the target in the edit alone",
             )
         )
-    if figures.clipped_share > MOST_CLIPPED_SHARE:
+    if figures.clipped_share > MAX_CLIPPED_SHARE:
         found.append(
-            Sign(
+            Diagnostic(
                 "colours saturate",
-                f"{figures.clipped_share:.0%} more of the picture is at an end of its range",
+                f"{figures.clipped_share:.0%} more of the image is at an end of its range",
                 "lower the guidance (training.guidance_end), or take fewer iterations (training.steps)",
             )
         )
-    if figures.variety is not None and figures.variety < LEAST_VARIETY:
+    if figures.variety is not None and figures.variety < MIN_VARIETY:
         found.append(
-            Sign(
+            Diagnostic(
                 "one output for all",
                 f"the results differ from each other {figures.variety:.0%} as much as the inputs",
                 "lower the guidance, lengthen training.guidance_warmup_steps; let the source text be true of each "
-                "picture, with slots for what varies",
+                "image, with slots for what varies",
             )
         )
     return found
@@ -147,18 +147,18 @@ def _clipped(images: Images) -> float:
 
 
 def variety(before: Images, after: Images) -> float | None:
-    """How far edited pictures differ from each other, as a share of how far their inputs did; None where the inputs
+    """How far edited images differ from each other, as a share of how far their inputs did; None where the inputs
     cannot tell."""
-    inputs = _spread(before)  # 0 for a single picture
+    inputs = _spread(before)  # 0 for a single image
     return _spread(after) / inputs if inputs >= _SAME else None
 
 
 def _spread(images: Images) -> float:
-    """How far pictures lie from their common mean, in small."""
+    """How far images lie from their common mean, in small."""
     small = np.stack([_cells(channel) for channel in np.moveaxis(images.astype(np.float32), 3, 0)])  # (3, N, h, w)
     return float(np.abs(small - small.mean(axis=1, keepdims=True)).mean())
 
 
-def summary(found: Sequence[Sign]) -> str:
+def summary(found: Sequence[Diagnostic]) -> str:
     """The signs' names, or that there are none."""
     return ", ".join(sign.name for sign in found) or "no sign against it"

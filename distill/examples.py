@@ -1,4 +1,4 @@
-"""Edits to try methods on: pictures with their texts, and where the world is drawn the true answers."""
+"""Edits to try methods on: images with their texts, and where the world is drawn the true answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ SIZE = 128
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One edit of one picture. A photograph has no truth, no mask, no factors and no scene."""
+    """One edit of one image. A photograph has no truth, no mask, no factors and no scene."""
 
     edit: str
     """What the edit is called."""
@@ -93,5 +93,5 @@ def drawn_examples(factors: Mapping[str, str], num: int, split: str, **given: st
 
 
 def photographs(pictures: Sequence[Image.Image], source_prompt: str, prompt: str) -> list[Example]:
-    """One edit of one's own pictures."""
+    """One edit of one's own images."""
     return [Example(prompt, np.asarray(picture.convert("RGB")), source_prompt, prompt) for picture in pictures]

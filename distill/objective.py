@@ -1,11 +1,11 @@
-"""What a training step minimises, and its gradient: a batch of pictures, each taken through all edits.
+"""What a training step minimises, and its gradient: a batch of images, each taken through all edits.
 
-For each picture z_hat with its source prompt y_hat, and each edit with its target prompt y, the student proposes
+For each image z_hat with its source prompt y_hat, and each edit with its target prompt y, the student proposes
 z = z_hat + delta(z_hat, edit), and moves along
 
     (eps^omega(z_t, y, t) - eps^omega(z_hat_t, y_hat, t) + lambda_id (z - z_hat)) dz/dtheta,
 
-averaged over all elements of all the latents of a step (pictures x edits x C x h x w), so that a learning rate means
+averaged over all elements of all the latents of a step (images x edits x C x h x w), so that a learning rate means
 the same at every resolution, batch size and number of processes.
 """
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from distill.pairs import Pairs
 from distill.scores import Score, identity_loss, surrogate_loss
 from distill.settings import TrainingSettings
-from distill.students import LatentTranslator
+from distill.students import Student
 from synth.seeds import derive_seed
 from synth.teacher.teacher import Conditioning, Teacher
 
@@ -44,7 +44,7 @@ class Objective:
     def __init__(
         self,
         teacher: Teacher,
-        student: LatentTranslator,
+        student: Student,
         pairs: Pairs,
         settings: TrainingSettings,
         score: Score,
@@ -57,7 +57,7 @@ class Objective:
     def backward(self, step: int, omega: float, lambda_id: float) -> tuple[float, float]:
         """Add a step's gradient to the student's weights, the same on every process.
 
-        Each process takes its share of the batch, some pictures at a time.
+        Each process takes its share of the batch, some images at a time.
 
         Returns:
             The mean squares of the delta score and of z - z_hat, over the whole batch.
@@ -73,7 +73,7 @@ class Objective:
         return (dds, identity) if parts == 1 else self._sum_over_processes(dds, identity)
 
     def _backward(self, step: int, samples: range, omega: float, lambda_id: float) -> tuple[float, float]:
-        """The part that some of the batch's pictures have in its gradient and in its figures."""
+        """The part that some of the batch's images have in its gradient and in its figures."""
         pairs, settings, device = self._pairs, self._settings, self._teacher.device
         num_edits, shape = len(pairs.target_prompts[0]), pairs.latents.shape[1:]
         num_elements = settings.batch_size * num_edits * shape.numel()

@@ -1,4 +1,4 @@
-"""What a training looks at: every picture's latent, its own text, and for each edit the text that it shall fit."""
+"""What a training looks at: every image's latent, its own text, and for each edit the text that it shall fit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,39 +6,39 @@ from pathlib import Path
 
 from torch import Tensor
 
-from synth.dataset.image_dataset import PaintedSet
-from synth.errors import RecipeError, TrainingError
+from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.latents import encode
 from synth.dataset.prompts import PhotoTexts, Template
+from synth.errors import RecipeError, TrainingError
 from synth.settings import Substitution
 from synth.teacher.teacher import Teacher
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """The training set: M pictures, K edits."""
+    """The training set: M images, K edits."""
 
     latents: Tensor
     """z_hat, float32 (M, C, h, w), mapped from a file."""
     source_prompts: list[str]
-    """M, what each picture shows."""
+    """M, what each image shows."""
     target_prompts: list[list[str]]
     """M x K."""
 
 
 def prepare(
     teacher: Teacher,
-    painted: PaintedSet,
+    painted: ImageDataset,
     texts: Template | PhotoTexts,
     edits: Mapping[str, Substitution],
     folder: Path,
     progress: bool,
 ) -> Pairs:
-    """Every picture's latent and prompts, checked.
+    """Every image's latent and prompts, checked.
 
     Args:
-        teacher: whose VAE encodes the pictures.
-        painted: the pictures, with their prompts and slots.
+        teacher: whose VAE encodes the images.
+        painted: the images, with their prompts and slots.
         texts: the template that their prompts were made from, or the texts of photographs.
         edits: name -> what it replaces.
         folder: where the latents are kept.
@@ -46,7 +46,7 @@ def prepare(
 
     Raises:
         TrainingError: for an empty set, no edits, an edit that does not fit the set's texts or changes none of them.
-        DatasetError: for pictures of several sizes, or of one that the VAE cannot take.
+        DatasetError: for images of several sizes, or of one that the VAE cannot take.
         TeacherError: for a teacher that cannot score, or prompts that it cannot read to their end.
     """
     teacher.require_scorer()
@@ -69,7 +69,7 @@ def prepare(
             raise TrainingError(f"the edit {name!r} does not fit the template: {error}") from error
         if fitted == sources:
             raise TrainingError(
-                f"the edit {name!r} changes no picture's text: there is nothing to learn from it; "
+                f"the edit {name!r} changes no image's text: there is nothing to learn from it; "
                 f"the first text is {sources[0]!r}, and {dict(edit)} leaves it as it is"
             )
         for prompts, prompt in zip(targets, fitted, strict=True):

@@ -1,8 +1,8 @@
 """The Delta Denoising Score (Hertz, Aberman, Cohen-Or, ICCV 2023, arXiv 2304.07090), and the score it came from.
 
 A frozen text-to-image model looks at a noised latent and a text, and predicts the noise. What it predicts beyond the
-noise that was really added (SDS) says how the picture should change to fit the text better. That direction is noisy:
-it is not zero for a picture that already fits. DDS asks the same question about a reference picture and the
+noise that was really added (SDS) says how the image should change to fit the text better. That direction is noisy:
+it is not zero for an image that already fits. DDS asks the same question about a reference image and the
 text that describes it, with the same noise at the same time, and takes the difference: what is wrong in both cancels.
 
 Symbols are the paper's.

@@ -120,7 +120,7 @@ class TrainingSettings(Settings):
     patience: Annotated[int, Field(ge=0)] = 0
     """Stop after so many looks at the edits, one every `sample_every` steps, without a better one, and take the best
     network; 0 trains to the end and takes the last. What is better: nearer to the truth on drawn development scenes,
-    or where nobody knows the truth, pictures that still change and show no damage (`flows/training/early_stopping.py`)."""
+    or where nobody knows the truth, images that still change and show no damage (`flows/training/early_stopping.py`)."""
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
     """Where each step's figures go besides `metrics.jsonl`, through accelerate; its package must be installed."""
 
@@ -153,11 +153,11 @@ class EvaluationSettings(Settings):
     split: Literal["development", "test", "shifted"] = "test"
     """Settings are chosen on `development` and reported on `test`; `shifted` is drawn in styles never trained on."""
     given: dict[str, str] = Field(default_factory=dict)
-    """What all scenes show before the edit, as `{ weather = "clear" }`, if the network is for such pictures."""
+    """What all scenes show before the edit, as `{ weather = "clear" }`, if the network is for such images."""
 
 
 class EditSettings(Settings):
-    """How a single picture is edited without training. With Stable Diffusion the defaults are the published ones."""
+    """How a single image is edited without training. With Stable Diffusion the defaults are the published ones."""
 
     method: Literal["dds", "sds", "regularized-sds"] = "dds"
     optimizer: Literal["sgd", "adam"] = "sgd"

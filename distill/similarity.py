@@ -1,11 +1,11 @@
 """How edited photographs are judged, for want of a true answer: by other people's networks.
 
-All take pictures as uint8 (N, H, W, 3), before and after the edit, and give float (N,). The networks are named by Hub
+All take images as uint8 (N, H, W, 3), before and after the edit, and give float (N,). The networks are named by Hub
 id or folder; what cannot be opened is a TeacherError, and no figure is ever made up in its place.
 
     LPIPS         Zhang et al. 2018: perceptual distance before to after; 0 is the same
-    CLIP          cosine of the edited picture and the target text; more is better
-    directional   Gal et al. 2021: cosine of the change of the picture and the change of the text, in CLIP's space
+    CLIP          cosine of the edited image and the target text; more is better
+    directional   Gal et al. 2021: cosine of the change of the image and the change of the text, in CLIP's space
     structure     Tumanyan et al. 2022: mean squared change of the self-similarity of DINO's keys; 0 is the same
 """
 
@@ -45,7 +45,7 @@ class Lpips:
 
 
 class Clip:
-    """Pictures and texts as directions in CLIP's space."""
+    """Images and texts as directions in CLIP's space."""
 
     def __init__(self, name: str) -> None:
         from transformers import CLIPModel, CLIPTokenizer
@@ -59,16 +59,16 @@ class Clip:
             raise _not_opened(name, "CLIP", error) from None
 
     def text_score(self, after: Images, text: str) -> Figures:
-        """The cosine of each picture and the text."""
-        return _figures(self._pictures(after) @ self._text(text))
+        """The cosine of each image and the text."""
+        return _figures(self._images(after) @ self._text(text))
 
     def directional(self, before: Images, after: Images, source: str, text: str) -> Figures:
-        """The cosine of each picture's way and the texts'; 0 for a picture that did not change."""
+        """The cosine of each image's way and the texts'; 0 for an image that did not change."""
         way = F.normalize(self._text(text) - self._text(source), dim=0)  # (D,)
-        return _figures(F.normalize(self._pictures(after) - self._pictures(before), dim=1) @ way)
+        return _figures(F.normalize(self._images(after) - self._images(before), dim=1) @ way)
 
     @torch.no_grad()
-    def _pictures(self, images: Images) -> Tensor:
+    def _images(self, images: Images) -> Tensor:
         """(N, D), of length 1."""
         pixels = self._processor(images=list(map(Image.fromarray, images)), return_tensors="pt").pixel_values
         return F.normalize(self._model.visual_projection(self._model.vision_model(pixels).pooler_output), dim=1)
@@ -82,7 +82,7 @@ class Clip:
 
 
 class Structure:
-    """What is where, whatever it looks like: how alike the places of a picture are to DINO's last layer."""
+    """What is where, whatever it looks like: how alike the places of an image are to DINO's last layer."""
 
     def __init__(self, name: str) -> None:
         from transformers import AutoModel
@@ -106,7 +106,7 @@ class Structure:
 
     @torch.no_grad()
     def _self_similarity(self, images: Images) -> Tensor:
-        """(N, T, T): the cosine of the keys of any two of a picture's T tokens."""
+        """(N, T, T): the cosine of the keys of any two of an image's T tokens."""
         size = (_DINO_SIDE, _DINO_SIDE)
         resized = [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)) for image in images]
         x = torch.from_numpy(np.stack(resized)).float() / 255  # (N, 224, 224, 3)

@@ -2,8 +2,8 @@
 
 Two kinds, each a diffusers model: saved, loaded and pushed to the Hub as any other.
 
-    UNetTranslator       the teacher's own U-Net, put to another use: the paper's
-    CompactTranslator    a small convolutional network: for phones, browsers, CPUs, and teachers of any family
+    UNetStudent       the teacher's own U-Net, put to another use: the paper's
+    CompactStudent    a small convolutional network: for phones, browsers, CPUs, and teachers of any family
 """
 
 import json
@@ -34,7 +34,7 @@ _VECTOR_SIZE = 128  # of what a compact student is told about an edit
 _ADAPTED = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "conv1", "conv2"]
 
 
-class LatentTranslator(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class Student(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """What every student is: latent in, change out, and no text encoder once it is trained.
 
     Untrained it changes nothing at all. An edit's number is its place in `edits`.
@@ -59,12 +59,12 @@ class LatentTranslator(ModelMixin, ConfigMixin):  # type: ignore[misc]
             delta, float (N, C, h, w): the edited latent is z_hat + delta.
         """
 
-    def merged(self) -> "LatentTranslator":
+    def merged(self) -> "Student":
         """The same function without anything that only training needs."""
         return self
 
 
-class UNetTranslator(LatentTranslator):
+class UNetStudent(Student):
     """The teacher's U-Net with its weights, but for the last layer, which starts at zero.
 
     The timestep is fixed. In place of a text it has one learned context for each edit, which starts from the
@@ -101,7 +101,7 @@ class UNetTranslator(LatentTranslator):
     @classmethod
     def from_teacher(
         cls, teacher: Teacher, edits: Mapping[str, str], timestep: int = 1, lora_rank: int = 0
-    ) -> "UNetTranslator":
+    ) -> "UNetStudent":
         """An untrained student in float32, where the teacher is.
 
         Args:
@@ -117,7 +117,7 @@ class UNetTranslator(LatentTranslator):
         _require_plain_unet(teacher)
         contexts = teacher.encode_prompt(list(edits.values())).prompt_embeds  # (K, T, D)
         own = {key: value for key, value in teacher.unet.config.items() if not key.startswith("_")}
-        student: UNetTranslator = cls(own, list(edits), list(edits.values()), tuple(contexts.shape[1:]), timestep)
+        student: UNetStudent = cls(own, list(edits), list(edits.values()), tuple(contexts.shape[1:]), timestep)
         student.unet.load_state_dict(teacher.unet.state_dict())  # copied into float32
         with torch.no_grad():
             student.unet.conv_out.weight.zero_()
@@ -129,18 +129,18 @@ class UNetTranslator(LatentTranslator):
         return student.to(teacher.device)  # type: ignore[no-any-return]
 
     def forward(self, latents: Tensor, edit: Tensor) -> Tensor:
-        """See `LatentTranslator.forward`."""
+        """See `Student.forward`."""
         contexts = self.contexts[edit]  # (N, T, D)
         timesteps = torch.full_like(edit, self.config.timestep)  # (N,)
         delta: Tensor = self.unet(latents, timesteps, encoder_hidden_states=contexts).sample  # (N, C, h, w)
         return delta
 
-    def merged(self) -> "UNetTranslator":
+    def merged(self) -> "UNetStudent":
         """LoRA's products added to the weights that they belong to: no peft is needed from here on."""
         if not self.config.lora_rank:
             return self
         own = {key: value for key, value in self.config.items() if not key.startswith("_")}
-        plain = UNetTranslator(**own | {"lora_rank": 0})
+        plain = UNetStudent(**own | {"lora_rank": 0})
         unet = deepcopy(self.unet)
         unet.fuse_lora()
         unet.unload_lora()
@@ -150,7 +150,7 @@ class UNetTranslator(LatentTranslator):
         return plain.to(self.device).eval()  # type: ignore[no-any-return]
 
 
-class CompactTranslator(LatentTranslator):
+class CompactStudent(Student):
     """A small convolutional U-Net that starts from nothing; it is told by a learned vector which edit to make.
 
     Args:
@@ -173,23 +173,23 @@ class CompactTranslator(LatentTranslator):
         self.unet = CompactUNet(latent_channels, _VECTOR_SIZE, widths)
 
     @classmethod
-    def from_teacher(cls, teacher: Teacher, edits: Mapping[str, str]) -> "CompactTranslator":
+    def from_teacher(cls, teacher: Teacher, edits: Mapping[str, str]) -> "CompactStudent":
         """An untrained student where the teacher is, its first weights from torch's random state.
 
         Args:
             teacher: of any family.
             edits: name -> an example of the target prompt.
         """
-        student: CompactTranslator = cls(teacher.latent_channels, list(edits), list(edits.values()))
+        student: CompactStudent = cls(teacher.latent_channels, list(edits), list(edits.values()))
         return student.to(teacher.device)  # type: ignore[no-any-return]
 
     def forward(self, latents: Tensor, edit: Tensor) -> Tensor:
-        """See `LatentTranslator.forward`."""
+        """See `Student.forward`."""
         delta: Tensor = self.unet(latents, self.vectors[edit])  # (N, C, h, w)
         return delta
 
 
-def new_translator(teacher: Teacher, edits: Mapping[str, str], settings: TrainingSettings) -> LatentTranslator:
+def new_student(teacher: Teacher, edits: Mapping[str, str], settings: TrainingSettings) -> Student:
     """The untrained student of a training; the same settings give the same weights.
 
     Args:
@@ -203,11 +203,11 @@ def new_translator(teacher: Teacher, edits: Mapping[str, str], settings: Trainin
     """
     with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU
         torch.manual_seed(derive_seed(settings.seed, "student"))
-        student: LatentTranslator
+        student: Student
         if settings.student == "compact":
-            student = CompactTranslator.from_teacher(teacher, edits)
+            student = CompactStudent.from_teacher(teacher, edits)
         else:
-            student = UNetTranslator.from_teacher(teacher, edits, settings.student_timestep, settings.lora_rank)
+            student = UNetStudent.from_teacher(teacher, edits, settings.student_timestep, settings.lora_rank)
     if settings.gradient_checkpointing:
         student.enable_gradient_checkpointing()
     return student
@@ -226,32 +226,30 @@ def num_weights(teacher: Teacher, edits: Mapping[str, str], settings: TrainingSe
         TrainingError: for LoRA without peft.
     """
     names, prompts = list(edits), list(edits.values())
-    student: LatentTranslator
+    student: Student
     if settings.student == "compact":
         with torch.device("meta"):
-            student = CompactTranslator(teacher.latent_channels, names, prompts)
+            student = CompactStudent(teacher.latent_channels, names, prompts)
     else:
         _require_plain_unet(teacher)
         size = tuple(teacher.encode_prompt(prompts[:1]).prompt_embeds.shape[1:])
         own = {key: value for key, value in teacher.unet.config.items() if not key.startswith("_")}
         with torch.device("meta"):
-            student = UNetTranslator(own, names, prompts, size, settings.student_timestep, settings.lora_rank)
+            student = UNetStudent(own, names, prompts, size, settings.student_timestep, settings.lora_rank)
     weights = list(student.parameters())
     return sum(weight.numel() for weight in weights), sum(w.numel() for w in weights if w.requires_grad)
 
 
-def load_translator(folder: Path) -> LatentTranslator:
+def load_student(folder: Path) -> Student:
     """A student from the folder that it was saved in, of whichever kind."""
-    config = json.loads((folder / LatentTranslator.config_name).read_text())
-    kind = CompactTranslator if config["_class_name"] == "CompactTranslator" else UNetTranslator
-    student: LatentTranslator = kind.from_pretrained(folder, use_safetensors=True)
+    config = json.loads((folder / Student.config_name).read_text())
+    kind = CompactStudent if config["_class_name"] == "CompactStudent" else UNetStudent
+    student: Student = kind.from_pretrained(folder, use_safetensors=True)
     return student
 
 
-def translated(
-    teacher: Teacher, student: LatentTranslator, images: NDArray[np.uint8], edit: int
-) -> NDArray[np.uint8]:
-    """Pictures as a student makes them by one edit: decode(z_hat + delta), as `composition` lays it onto them.
+def translated(teacher: Teacher, student: Student, images: NDArray[np.uint8], edit: int) -> NDArray[np.uint8]:
+    """Images as a student makes them by one edit: decode(z_hat + delta), as `composition` lays it onto them.
 
     Args:
         teacher: whose VAE.

@@ -22,10 +22,10 @@ from distill.pairs import prepare
 from distill.schedules import cosine, linear_warmup
 from distill.scores import Score, shared_source_dds
 from distill.settings import FREE, TrainingSettings
-from distill.students import LatentTranslator, new_translator
-from synth.dataset.image_dataset import PaintedSet
-from synth.errors import TrainingError
+from distill.students import Student, new_student
+from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.prompts import PhotoTexts, Template
+from synth.errors import TrainingError
 from synth.settings import Substitution
 from synth.teacher.teacher import Teacher
 
@@ -53,7 +53,7 @@ class StepRecord:
     """Of all processes."""
     peak_memory_gib: float
     """The most that was held so far: on a GPU by torch there, else by the process. Of the main process."""
-    student: LatentTranslator = field(repr=False, compare=False)
+    student: Student = field(repr=False, compare=False)
     """The network to look at now (the moving average, where one is kept). It goes on changing."""
 
     def row(self) -> dict[str, float]:
@@ -63,7 +63,7 @@ class StepRecord:
 
 def train(
     teacher: Teacher,
-    painted: PaintedSet,
+    painted: ImageDataset,
     texts: Template | PhotoTexts,
     edits: Mapping[str, Substitution],
     settings: TrainingSettings,
@@ -74,7 +74,7 @@ def train(
     """Train until `settings.steps`, going on from the last checkpoint in `run_dir`, and yield once a step.
 
     Checkpoints are written every `checkpoint_every` steps and at the end, before the step is yielded;
-    `checkpoints.load_student` reads the result. Every draw follows from (seed, step, sample), so that a training
+    `checkpoints.restore_student` reads the result. Every draw follows from (seed, step, sample), so that a training
     which was stopped and goes on gives the very weights of one that was not: to the bit on a CPU with the same
     number of threads, and up to the kernels' own rounding on a GPU. Among several processes the main one writes;
     all must see the same `run_dir`.
@@ -95,9 +95,9 @@ def train(
         TeacherError: if the teacher cannot score, or cannot read a prompt to its end.
     """
     processes = PartialState(cpu=teacher.device.type == "cpu")
-    with processes.main_process_first():  # it encodes the pictures for all
+    with processes.main_process_first():  # it encodes the images for all
         pairs = prepare(teacher, painted, texts, edits, run_dir / "latents", progress)
-    student = new_translator(teacher, dict(zip(edits, pairs.target_prompts[0], strict=True)), settings)
+    student = new_student(teacher, dict(zip(edits, pairs.target_prompts[0], strict=True)), settings)
     frozen = {id(weight): weight for weight in student.parameters() if not weight.requires_grad}
     learned = [weight for weight in student.parameters() if weight.requires_grad]
     averaged = (
@@ -155,7 +155,7 @@ def train(
     processes.wait_for_everyone()  # the last checkpoint is on disk
 
 
-def _average(averaged: LatentTranslator, student: LatentTranslator, decay: float, step: int) -> None:
+def _average(averaged: Student, student: Student, decay: float, step: int) -> None:
     """Moving average; the decay rises to its value, so that the first steps do not weigh for ever."""
     decay = min(decay, (1 + step) / (10 + step))
     with torch.no_grad():

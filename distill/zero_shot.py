@@ -1,8 +1,8 @@
-"""Zero-shot editing: one picture's latent is optimised until it fits another text (paper, section 4).
+"""Zero-shot editing: one image's latent is optimised until it fits another text (paper, section 4).
 
     z <- z - eta_n g(z),    g = eps^omega(z_t, y, t) - eps^omega(z_hat_t, y_hat, t),    z = z_hat at the start,
 
-with t and eps drawn anew in every iteration. No network is trained, and the picture is all the data there is.
+with t and eps drawn anew in every iteration. No network is trained, and the image is all the data there is.
 
 The step's size. eta multiplies the score itself, element by element, so that it means the same at every resolution.
 The supplement gives "learning rate 2"; the authors' notebook takes SGD at 0.1 on 2000 sum(z g) / (64 * 64), which is
@@ -22,7 +22,7 @@ from torch import Tensor
 from distill.composition import change_of_pixels
 from distill.scores import dds, sds
 from distill.settings import EditSettings
-from synth.errors import EditError
+from synth.errors import ImageInputError
 from synth.pixels import to_float, to_uint8
 from synth.seeds import derive_seed
 from synth.teacher.teacher import Conditioning, Teacher
@@ -30,7 +30,7 @@ from synth.teacher.teacher import Conditioning, Teacher
 STEP = 0.1 * 2000 / 64**2 / 2
 """What a learning rate of 1 multiplies the score by."""
 
-_MOST_PIXELS = 64_000_000
+_MAX_PIXELS = 64_000_000
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Progress:
     update_norm: Tensor
     """float32 (N,): the Euclidean norm of this iteration's change of z."""
     pictures: Callable[[], list[Image.Image]]
-    """The pictures as they are now, composed when it is called; none where latents alone are optimised."""
+    """The images as they are now, composed when it is called; none where latents alone are optimised."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Edited:
     """The outcome."""
 
     images: Any
-    """As large as what came in: PIL pictures; for `output_type` "np" float32 (N, H, W, 3), for "pt" float32
+    """As large as what came in: PIL images; for `output_type` "np" float32 (N, H, W, 3), for "pt" float32
     (N, 3, H, W), both in [0, 1]; for "latent" the latents, not decoded."""
     latents: Tensor
     """z, float32 (N, C, h, w)."""
@@ -73,7 +73,7 @@ def edit(
     output_type: Literal["pil", "np", "pt", "latent"] = "pil",
     **changes: Any,
 ) -> Edited:
-    """Edit pictures of one size together.
+    """Edit images of one size together.
 
         teacher = Teacher.load(TeacherSettings(id="stable-diffusion-v1-5/stable-diffusion-v1-5"))
         edited = edit(teacher, image=room, source_prompt="a grey sofa", prompt="a red sofa", guidance_scale=7.5)
@@ -81,8 +81,8 @@ def edit(
 
     Args:
         teacher: the frozen model.
-        image: RGB pictures of any size; they are worked on near the teacher's own size, and the change is laid onto
-            the original, so that a large picture keeps its detail.
+        image: RGB images of any size; they are worked on near the teacher's own size, and the change is laid onto
+            the original, so that a large image keeps its detail.
         prompt: what they shall show; one for all, or one each.
         source_prompt: what they show now; "" is the null text.
         settings: method, optimiser, steps; by default the published ones, or what the teacher says of itself.
@@ -92,11 +92,11 @@ def edit(
         changes: any of EditSettings by name, such as guidance_scale, learning_rate or iterations, over `settings`.
 
     Returns:
-        The pictures, as large as they were.
+        The images, as large as they were.
 
     Raises:
         pydantic.ValidationError: for settings that do not exist or are out of range.
-        EditError: for an empty prompt, no picture, pictures of several sizes or of absurd ones, or when the score is
+        ImageInputError: for an empty prompt, no image, images of several sizes or of absurd ones, or when the score is
             no longer a number.
         TeacherError: if the teacher cannot score, or cannot read a prompt to its end.
     """
@@ -137,7 +137,7 @@ def completed(settings: EditSettings, teacher: Teacher) -> EditSettings:
 
 
 def working_pixels(teacher: Teacher, images: Sequence[Image.Image]) -> Tensor:
-    """Pictures of one size as float (N, 3, H, W) in [-1, 1], near the teacher's own area and shaped as they are; H
+    """Images of one size as float (N, 3, H, W) in [-1, 1], near the teacher's own area and shaped as they are; H
     and W are multiples of what it can take."""
     factor = teacher.size_multiple
     scale = teacher.defaults.image_size / (images[0].width * images[0].height) ** 0.5
@@ -147,13 +147,13 @@ def working_pixels(teacher: Teacher, images: Sequence[Image.Image]) -> Tensor:
 
 
 def check_size(width: int, height: int) -> None:
-    """Refuse a picture that no edit is meant for.
+    """Refuse an image that no edit is meant for.
 
     Raises:
-        EditError: above 64 million pixels, or if one side is more than eight times the other.
+        ImageInputError: above 64 million pixels, or if one side is more than eight times the other.
     """
-    if width * height > _MOST_PIXELS or max(width, height) > 8 * min(width, height):
-        raise EditError(f"a picture of {width} x {height} cannot be edited: too large, or too long and narrow")
+    if width * height > _MAX_PIXELS or max(width, height) > 8 * min(width, height):
+        raise ImageInputError(f"a picture of {width} x {height} cannot be edited: too large, or too long and narrow")
 
 
 def optimize(
@@ -168,7 +168,7 @@ def optimize(
 
     Args:
         teacher: the frozen model.
-        z_hat: float (N, C, h, w), the pictures'.
+        z_hat: float (N, C, h, w), the images'.
         y: of N texts, what they shall show.
         y_hat: of N texts, what they show.
         settings: how.
@@ -178,7 +178,7 @@ def optimize(
         z, float32 (N, C, h, w). The draws follow from (seed, iteration) alone, see `draw`.
 
     Raises:
-        EditError: when the score is no longer a number.
+        ImageInputError: when the score is no longer a number.
     """
     settings = completed(settings, teacher)
     assert settings.learning_rate is not None
@@ -194,7 +194,7 @@ def optimize(
         before = z.detach().clone()
         z.grad = _gradient(teacher, before, z_hat, y, y_hat, t, eps, settings)
         if not bool(torch.isfinite(z.grad).all()):
-            raise EditError(
+            raise ImageInputError(
                 f"the score is no number at iteration {iteration + 1}: lower the learning rate or the guidance, "
                 "or run the teacher in float32"
             )
@@ -229,7 +229,7 @@ def firmly_thresholded(z: Tensor, z_hat: Tensor, threshold: float) -> Tensor:
 def draw(settings: EditSettings, iteration: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """t, int64 (N,), and eps, shaped as `like`, of one iteration: drawn on the CPU, the same everywhere.
 
-    All samples get the same, so that a picture's edit does not depend on which others it is edited with.
+    All samples get the same, so that an image's edit does not depend on which others it is edited with.
     """
     generator = torch.Generator().manual_seed(derive_seed(settings.seed, "edit", iteration))
     t = torch.randint(settings.min_timestep, settings.max_timestep + 1, (1,), generator=generator)
@@ -283,14 +283,20 @@ def _for_each(text: str | Sequence[str], num: int) -> list[str]:
 
 def _check(images: Sequence[Image.Image], prompts: Sequence[str], sources: Sequence[str]) -> None:
     if not images:
-        raise EditError("there is no picture to edit")
+        raise ImageInputError("there is no image to edit")
     if len(prompts) != len(images):
-        raise EditError(f"there are {len(images)} pictures and {len(prompts)} prompts: give one for all, or one each")
+        raise ImageInputError(
+            f"there are {len(images)} images and {len(prompts)} prompts: give one for all, or one each"
+        )
     if len(sources) != len(images):
-        raise EditError(f"there are {len(images)} pictures and {len(sources)} sources: give one for all, or one each")
+        raise ImageInputError(
+            f"there are {len(images)} images and {len(sources)} sources: give one for all, or one each"
+        )
     if not all(prompt.strip() for prompt in prompts):
-        raise EditError("the prompt is empty: say what the picture shall show")
+        raise ImageInputError("the prompt is empty: say what the image shall show")
     sizes = sorted({picture.size for picture in images})
     if len(sizes) > 1:
-        raise EditError(f"the pictures are of several sizes ({sizes[0]} and {sizes[1]}): edit those of one together")
+        raise ImageInputError(
+            f"the images are of several sizes ({sizes[0]} and {sizes[1]}): edit those of one together"
+        )
     check_size(*sizes[0])

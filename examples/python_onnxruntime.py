@@ -1,9 +1,9 @@
-"""Edit a picture with a model file, with numpy, Pillow and onnxruntime alone.
+"""Edit an image with a model file, with numpy, Pillow and onnxruntime alone.
 
     python python_onnxruntime.py model.onnx room.jpg red-leather edited.png [strength]
 
-The network sees the picture at about the size that it was trained on, in whole multiples of `size_multiple`. What it
-changes there is scaled up and added to the picture, which so keeps its own size and detail.
+The network sees the image at about the size that it was trained on, in whole multiples of `size_multiple`. What it
+changes there is scaled up and added to the image, which so keeps its own size and detail.
 """
 
 import json
@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 
 def main(model: str, source: str, edit: str, target: str, strength: str = "1") -> None:
-    """Translate the picture `source` by one edit, and write `target`."""
+    """Translate the image `source` by one edit, and write `target`."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     properties = session.get_modelmeta().custom_metadata_map
     edits, size, multiple = (

@@ -1,10 +1,10 @@
-"""Edit a picture with a TorchScript file, with torch alone.
+"""Edit an image with a TorchScript file, with torch alone.
 
     python python_torchscript.py model.torchscript room.ppm red-leather edited.ppm [strength]
 
-Pictures are binary PPM here (`magick room.jpg room.ppm`): use your own program's reader and writer instead. The
-network sees the picture at about the size that it was trained on, in whole multiples of `size_multiple`. What it
-changes there is scaled up and added to the picture, which so keeps its own size and detail.
+Images are binary PPM here (`magick room.jpg room.ppm`): use your own program's reader and writer instead. The
+network sees the image at about the size that it was trained on, in whole multiples of `size_multiple`. What it
+changes there is scaled up and added to the image, which so keeps its own size and detail.
 """
 
 import json
@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 
 
 def main(model: str, source: str, edit: str, target: str, strength: str = "1") -> None:
-    """Translate the picture `source` by one edit, and write `target`."""
+    """Translate the image `source` by one edit, and write `target`."""
     extra = {"distillery.json": ""}
     network = torch.jit.load(model, _extra_files=extra)
     metadata = json.loads(extra["distillery.json"])

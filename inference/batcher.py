@@ -1,6 +1,6 @@
 """Join the calls that many threads make at the same time into few passes of the network.
 
-On a GPU eight pictures take little longer than one. So a call waits a few milliseconds for others of its size, and
+On a GPU eight images take little longer than one. So a call waits a few milliseconds for others of its size, and
 while one pass runs, those that arrive meanwhile gather for the next.
 """
 

@@ -1,4 +1,4 @@
-"""Run a model file: pictures in, edited pictures out, with numpy, Pillow and onnxruntime alone.
+"""Run a model file: images in, edited images out, with numpy, Pillow and onnxruntime alone.
 
     translator = Translator.load("model.onnx")  # or hf://owner/name
     translator("room.jpg", "red leather").save("room-red.png")
@@ -8,7 +8,7 @@ Copy this one file into a program of your own; it needs nothing else of the proj
     TranslatorError          bad input; its message is one line that says what was wrong and what to do
     ├── ModelFileError       a model file that is missing, broken, foreign or cannot be fetched
     ├── ProviderError        an execution provider that ONNX Runtime does not have here
-    ├── ImageError           a picture that cannot be read or has the wrong shape or type
+    ├── ImageError           an image that cannot be read or has the wrong shape or type
     └── EditError            an edit that the model does not know, or a strength that is no number
 """
 
@@ -45,7 +45,7 @@ PROVIDERS = {
 
 MAX_STRENGTH = 10.0  # an edit ten times over is noise already, and far beyond it the network's numbers overflow
 MAX_BATCH = 8  # images in one pass of the network: bounds memory whatever the length of a list
-MAX_ASPECT = 4.0  # longer pictures are squeezed to this for the network alone; their own size returns
+MAX_ASPECT = 4.0  # longer images are squeezed to this for the network alone; their own size returns
 
 UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
@@ -64,7 +64,7 @@ class ProviderError(TranslatorError):
 
 
 class ImageError(TranslatorError):
-    """A picture cannot be read or has the wrong shape or type."""
+    """An image cannot be read or has the wrong shape or type."""
 
 
 class EditError(TranslatorError):
@@ -72,8 +72,8 @@ class EditError(TranslatorError):
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """A picture as it came in, opened: what the network edits, and what goes back untouched."""
+class _Image:
+    """An image as it came in, opened: what the network edits, and what goes back untouched."""
 
     rgb: UInt8Array  # (H, W, 3)
     alpha: Image.Image | None
@@ -147,7 +147,7 @@ class Translator:
     def __call__(self, images: list[Any] | tuple[Any, ...], edit: str, strength: float = 1.0) -> list[Any]: ...
 
     def __call__(self, images: Any, edit: str, strength: float = 1.0) -> Any:
-        """Make `edit` in one picture or several, of any size.
+        """Make `edit` in one image or several, of any size.
 
         images: a path, a PIL image, a uint8 array (H, W, 3) or (N, H, W, 3), or a list of these.
         edit: one of the names in `edits`.
@@ -156,11 +156,11 @@ class Translator:
 
         Returns the same kind at the same size, a PIL image for a path. Orientation tags are applied, alpha
         and colour profile kept, greyscale and palettes become RGB; of an animation the first frame is taken. The
-        network sees the picture near its training size; only the *difference* that it makes is scaled up onto the
-        original, which so keeps its detail. All pictures of a list are held in memory: hand over long lists piece
+        network sees the image near its training size; only the *difference* that it makes is scaled up onto the
+        original, which so keeps its detail. All images of a list are held in memory: hand over long lists piece
         by piece.
 
-        Raises EditError for an unknown edit or a strength out of range, ImageError for a bad picture.
+        Raises EditError for an unknown edit or a strength out of range, ImageError for a bad image.
         """
         index = self._edit_index(edit)
         _check_strength(strength)
@@ -182,8 +182,8 @@ class Translator:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise EditError(f"unknown edit {edit!r}: {hint}this model has {_quoted(names)}")
 
-    def _translate(self, pictures: Sequence[_Picture], edit: int, strength: float) -> list[Any]:
-        """Batch the pictures that the network sees at the same size, and put each difference on its own."""
+    def _translate(self, pictures: Sequence[_Image], edit: int, strength: float) -> list[Any]:
+        """Batch the images that the network sees at the same size, and put each difference on its own."""
         edited = [picture.rgb.copy() for picture in pictures]
         by_size: dict[tuple[int, int], list[int]] = {}
         for i, picture in enumerate(pictures):
@@ -329,38 +329,38 @@ def _read_metadata(session: ort.InferenceSession, path: Path) -> dict[str, Any]:
     return metadata
 
 
-def _open(source: Any) -> _Picture:
-    """Any accepted picture -> upright 8-bit RGB, and alpha and colour profile aside."""
+def _open(source: Any) -> _Image:
+    """Any accepted image -> upright 8-bit RGB, and alpha and colour profile aside."""
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or source.size == 0:
             raise ImageError(
-                f"an array of shape {source.shape} and type {source.dtype} is no picture: "
+                f"an array of shape {source.shape} and type {source.dtype} is no image: "
                 "give uint8 values of shape (H, W, 3) or (N, H, W, 3), and open other kinds with Pillow"
             )
-        return _Picture(source, alpha=None, icc_profile=None, as_array=True)
+        return _Image(source, alpha=None, icc_profile=None, as_array=True)
     if not isinstance(source, Image.Image | str | os.PathLike):
-        raise ImageError(f"{type(source).__name__} is no picture: give a path, a PIL image or a uint8 array")
-    name = "the picture" if isinstance(source, Image.Image) else str(source)
+        raise ImageError(f"{type(source).__name__} is no image: give a path, a PIL image or a uint8 array")
+    name = "the image" if isinstance(source, Image.Image) else str(source)
     try:
         if isinstance(source, Image.Image):
             return _from_pil(source, name)
         with Image.open(source) as image:
             return _from_pil(image, name)
     except FileNotFoundError as error:
-        raise ImageError(f"no picture at {name}: check the path") from error
+        raise ImageError(f"no image at {name}: check the path") from error
     except ImageError:
         raise
     except Exception as error:  # Pillow's readers raise whatever a broken file makes them stumble over
-        raise ImageError(f"{name} cannot be read as a picture: {_first_line(error)}") from error
+        raise ImageError(f"{name} cannot be read as an image: {_first_line(error)}") from error
 
 
-def _from_pil(image: Image.Image, name: str) -> _Picture:
-    """A PIL image of any mode -> _Picture; its orientation tag is applied, so that up is up."""
+def _from_pil(image: Image.Image, name: str) -> _Image:
+    """A PIL image of any mode -> _Image; its orientation tag is applied, so that up is up."""
     if 0 in image.size:
         raise ImageError(f"{name} is empty: its size is {image.width}x{image.height}")
     if image.mode in ("I", "F"):
         raise ImageError(
-            f"{name} has mode {image.mode}, numbers without a known range: convert it to an 8-bit picture first"
+            f"{name} has mode {image.mode}, numbers without a known range: convert it to an 8-bit image first"
         )
     icc_profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None  # else of other inks
     image = ImageOps.exif_transpose(image)
@@ -368,7 +368,7 @@ def _from_pil(image: Image.Image, name: str) -> _Picture:
         image = Image.fromarray(np.rint(np.asarray(image) / 257.0).astype(np.uint8))
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     rgb = np.asarray(image.convert("RGBA").convert("RGB") if alpha else image.convert("RGB"))  # (H, W, 3)
-    return _Picture(rgb, alpha, icc_profile, as_array=False)
+    return _Image(rgb, alpha, icc_profile, as_array=False)
 
 
 def _resize(rgb: UInt8Array, height: int, width: int) -> UInt8Array:
@@ -379,7 +379,7 @@ def _resize(rgb: UInt8Array, height: int, width: int) -> UInt8Array:
 
 
 def _add_difference(rgb: UInt8Array, difference: FloatArray) -> UInt8Array:
-    """The picture (H, W, 3) plus the difference (3, h, w), scaled up to the picture's size."""
+    """The image (H, W, 3) plus the difference (3, h, w), scaled up to the image's size."""
     height, width = rgb.shape[:2]
     edited = np.empty_like(rgb)
     for channel in range(3):  # one at a time and in place: a plane of a large photograph is 100 MB

@@ -1,14 +1,14 @@
-"""Model files over HTTP: a picture in, the edited picture out as PNG, and a page that does it in the browser.
+"""Model files over HTTP: an image in, the edited image out as PNG, and a page that does it in the browser.
 
-    GET  /               the page: the picture stays in the browser, only the model comes from here
-    POST /v1/translate   the picture as multipart field `image` or as the raw body; model, edit and strength as query
+    GET  /               the page: the image stays in the browser, only the model comes from here
+    POST /v1/translate   the image as multipart field `image` or as the raw body; model, edit and strength as query
                          or form fields
     GET  /v1/models      what is served, each with its edits
     GET  /healthz        is it up
     GET  /docs           the same for people, and /openapi.json for programs
 
 It refuses early and with a reason, `{"detail": "one line"}`: 401 wrong token, 408 upload too slow, 413 too many bytes
-or pixels, 415 no picture in a format it reads, 422 a broken picture or a field that makes no sense, 429 too many
+or pixels, 415 no image in a format it reads, 422 a broken image or a field that makes no sense, 429 too many
 requests at once, 503 waited too long. Made for a trusted network; towards the open internet put a
 reverse proxy with TLS before it.
 """
@@ -151,9 +151,9 @@ def create_app(
         try:
             ask = parse_fields(dict(request.query_params) | form)
             translator = _choose(translators, ask.model)
-            translator([], ask.edit, ask.strength)  # no picture: a wrong edit is told before it waits in line
+            translator([], ask.edit, ask.strength)  # no image: a wrong edit is told before it waits in line
             if num_waiting >= limits.max_waiting:
-                raise Refused(429, f"{num_waiting} pictures are in line already: try again in a moment")
+                raise Refused(429, f"{num_waiting} images are in line already: try again in a moment")
             num_waiting += 1
             try:
                 async with asyncio.timeout(limits.waiting_s):
@@ -189,18 +189,18 @@ def _choose(translators: Mapping[str, Translator], name: str | None) -> Translat
 
 
 def _edit(file: BinaryIO, translator: Translator, ask: Ask, max_pixels: int) -> bytes:
-    """The uploaded picture edited, as PNG. Runs in a thread of the pool."""
+    """The uploaded image edited, as PNG. Runs in a thread of the pool."""
     if not file.read(1):
-        raise Refused(422, "there is no picture: its length is 0")
+        raise Refused(422, "there is no image: its length is 0")
     file.seek(0)
     try:
         image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
-        raise Refused(415, f"this is no picture, or in none of the formats {', '.join(FORMATS)}") from None
+        raise Refused(415, f"this is no image, or in none of the formats {', '.join(FORMATS)}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise Refused(413, f"these are more than {max_pixels} pixels") from None
     except Exception as error:  # Pillow's readers raise whatever a broken header makes them stumble over
-        raise Refused(422, f"the picture cannot be read: {' '.join(str(error).split())}") from None
+        raise Refused(422, f"the image cannot be read: {' '.join(str(error).split())}") from None
     with image:
         if image.width * image.height > max_pixels:
             raise Refused(413, f"{image.width}x{image.height} are more than {max_pixels} pixels")
@@ -259,12 +259,12 @@ def serve(app: FastAPI, listener: socket.socket, tell: Callable[[str], None]) ->
 
 _TEXT = {"application/json": {"schema": {"type": "object", "properties": {"detail": {"type": "string"}}}}}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The edited picture.", "content": {"image/png": {}}},
+    200: {"description": "The edited image.", "content": {"image/png": {}}},
     401: {"description": "The token is missing or wrong.", "content": _TEXT},
     408: {"description": "The upload took too long.", "content": _TEXT},
     413: {"description": "Too many bytes or pixels.", "content": _TEXT},
-    415: {"description": "No picture, or in a format that is not read here.", "content": _TEXT},
-    422: {"description": "A broken picture, an unknown edit or model, a strength out of range.", "content": _TEXT},
+    415: {"description": "No image, or in a format that is not read here.", "content": _TEXT},
+    422: {"description": "A broken image, an unknown edit or model, a strength out of range.", "content": _TEXT},
     429: {"description": "Too many requests at once.", "content": _TEXT},
     503: {"description": "It waited too long for its turn, or there are too many connections.", "content": _TEXT},
 }

@@ -1,4 +1,4 @@
-"""Pictures on disk through a model: which files are meant, where each result goes, and a sheet to look at."""
+"""Images on disk through a model: which files are meant, where each result goes, and a sheet to look at."""
 
 import glob
 import os
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from inference.runtime import ImageError, Translator, TranslatorError
 
 SHEET = "contact_sheet.png"
-CELL = 192  # side of a picture on the sheet, in pixels
+CELL = 192  # side of an image on the sheet, in pixels
 MARGIN = 8
 LINE = 20  # height of a line of text
 MAX_ROWS = 50  # of the sheet: it is there to be looked at
@@ -24,26 +24,26 @@ class OutputError(TranslatorError):
 
 @dataclass(frozen=True)
 class Job:
-    """One picture, and where each of its edits goes."""
+    """One image, and where each of its edits goes."""
 
     source: Path
     targets: dict[str, Path]
 
 
 def plan(inputs: Sequence[str], edits: Sequence[str], out: Path) -> tuple[list[Job], list[str]]:
-    """What there is to do for `inputs`: a job a picture, and one line for each input that leads nowhere.
+    """What there is to do for `inputs`: a job an image, and one line for each input that leads nowhere.
 
-    inputs: files, folders (all pictures in them, and below; their order of folders is kept under `out`), and globs
+    inputs: files, folders (all images in them, and below; their order of folders is kept under `out`), and globs
         such as "photos/**/*.jpg". What lies in `out` already is no input of a folder or a glob.
 
     Raises OutputError when two results would be one file.
     """
-    sources: dict[Path, Path] = {}  # the picture -> its name under `out`, without ending
+    sources: dict[Path, Path] = {}  # the image -> its name under `out`, without ending
     problems = []
     for given in inputs:
         found = _find(given, out)
         if not found:
-            problems.append(f"no picture at {given}: check the path")
+            problems.append(f"no image at {given}: check the path")
         for source, name in found.items():
             sources.setdefault(source, name.with_suffix(""))
     jobs: list[Job] = []
@@ -59,10 +59,10 @@ def plan(inputs: Sequence[str], edits: Sequence[str], out: Path) -> tuple[list[J
 
 
 def _find(given: str, out: Path) -> dict[Path, Path]:
-    """The pictures that one input means, sorted, each with its name under `out`."""
+    """The images that one input means, sorted, each with its name under `out`."""
     path = Path(given)
     if path.is_dir():
-        paths = [file for file in sorted(path.rglob("*")) if _is_picture(file.relative_to(path)) and file.is_file()]
+        paths = [file for file in sorted(path.rglob("*")) if _is_image(file.relative_to(path)) and file.is_file()]
         return {file: file.relative_to(path) for file in paths if not _is_below(file, out)}
     if path.exists() or not glob.has_magic(given):
         return {path: Path(path.name)} if path.exists() else {}
@@ -70,7 +70,7 @@ def _find(given: str, out: Path) -> dict[Path, Path]:
     return {file: Path(file.name) for file in paths if file.is_file() and not _is_below(file, out)}
 
 
-def _is_picture(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
     """By its name; hidden files and what lies in hidden folders are none."""
     hidden = any(part.startswith(".") for part in path.parts)
     return not hidden and Image.registered_extensions().get(path.suffix.lower()) in Image.OPEN
@@ -85,10 +85,10 @@ def _file_name(edit: str) -> str:
     return re.sub(r"[^\w.-]+", "-", edit)
 
 
-def translate_picture(translator: Translator, job: Job, strength: float) -> list[Image.Image]:
+def translate_image(translator: Translator, job: Job, strength: float) -> list[Image.Image]:
     """Make all edits of a job and write each, whole or not at all; returns the sheet's row: input, then edits.
 
-    Raises ImageError when the picture cannot be read, OutputError when a result cannot be written.
+    Raises ImageError when the image cannot be read, OutputError when a result cannot be written.
     """
     row: list[Image.Image] = []
     for edit, target in job.targets.items():
@@ -121,7 +121,7 @@ def _thumbnail(image: Image.Image) -> Image.Image:
 
 
 class ContactSheet:
-    """Input and edits side by side, one row a picture, each under its name; further rows are left out."""
+    """Input and edits side by side, one row an image, each under its name; further rows are left out."""
 
     def __init__(self, edits: Sequence[str]):
         self._edits = edits
@@ -129,7 +129,7 @@ class ContactSheet:
         self._num_left_out = 0
 
     def add(self, name: str, pictures: list[Image.Image]) -> None:
-        """One more row: the input, then each edit, as `translate_picture` returns them."""
+        """One more row: the input, then each edit, as `translate_image` returns them."""
         if len(self._rows) < MAX_ROWS:
             self._rows.append((name, pictures))
         else:
@@ -170,10 +170,10 @@ class ContactSheet:
 def translate_all(
     translator: Translator, jobs: Sequence[Job], strength: float, sheet: ContactSheet, problems: list[str]
 ) -> Iterator[list[Path]]:
-    """The files that each job wrote; a bad picture writes none and adds a line to `problems`."""
+    """The files that each job wrote; a bad image writes none and adds a line to `problems`."""
     for job in jobs:
         try:
-            sheet.add(str(job.source), translate_picture(translator, job, strength))
+            sheet.add(str(job.source), translate_image(translator, job, strength))
         except ImageError as error:
             problems.append(str(error))
             yield []

@@ -1,4 +1,4 @@
-"""What an HTTP request brings, a picture and a few fields, taken in within limits.
+"""What an HTTP request brings, an image and a few fields, taken in within limits.
 
 Uploads lie on disk once they are larger than a megabyte, so that many slow ones cost little memory.
 """
@@ -25,14 +25,14 @@ SPOOL_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Limits:
-    """What one server takes on at once. A picture in work needs about 20 bytes a pixel."""
+    """What one server takes on at once. An image in work needs about 20 bytes a pixel."""
 
     max_bytes: int = 32 * 2**20
     max_pixels: int = 25_000_000
     max_in_work: int = 8
-    """Pictures decoded, edited and encoded at the same time."""
+    """Images decoded, edited and encoded at the same time."""
     max_waiting: int = 64
-    """Uploaded pictures in line for that."""
+    """Uploaded images in line for that."""
     max_requests: int = 256
     """Requests from their first byte to the last byte of their answer."""
     upload_s: float = 60.0
@@ -64,7 +64,7 @@ class Ask(BaseModel):
     )
     edit: Annotated[str, Field(max_length=200, description="The name of one of the model's edits.")]
     strength: Annotated[
-        float, Field(ge=-MAX_STRENGTH, le=MAX_STRENGTH, description="0 leaves the picture, 1 is the edit as trained.")
+        float, Field(ge=-MAX_STRENGTH, le=MAX_STRENGTH, description="0 leaves the image, 1 is the edit as trained.")
     ] = 1.0
 
 
@@ -108,7 +108,7 @@ class Turnstile:
 
 
 async def receive(request: Request, limits: Limits) -> tuple[UploadFile, dict[str, str]]:
-    """The picture that a request brings, at its first byte, and the form's other fields; the caller closes it.
+    """The image that a request brings, at its first byte, and the form's other fields; the caller closes it.
 
     Raises Refused: 408, 413, 415, 422 for a form that cannot be read, 400 when the client is gone.
     """
@@ -137,7 +137,7 @@ async def receive(request: Request, limits: Limits) -> tuple[UploadFile, dict[st
     except ClientDisconnect:
         raise Refused(400, "the client is gone") from None
     raise Refused(
-        415, "send the picture as multipart/form-data, field `image`, or as the body with a Content-Type of image/..."
+        415, "send the image as multipart/form-data, field `image`, or as the body with a Content-Type of image/..."
     )
 
 

@@ -4,7 +4,7 @@
     ├── RecipeError          a recipe, a template or an override
     ├── TeacherError         a diffusion model that cannot be loaded or cannot do what is asked
     ├── DatasetError         a data set folder that is missing, foreign or broken
-    ├── EditError            a picture that cannot be edited
+    ├── ImageInputError            an image that cannot be edited
     ├── TrainingError        a training that cannot start, go on or be resumed
     ├── ExportError          a student that cannot be exported, or whose export fails parity
     └── RunError             a run folder that does not fit the recipe
@@ -29,8 +29,8 @@ class DatasetError(DistilleryError):
     """A data set folder is missing, belongs to another recipe, or is broken."""
 
 
-class EditError(DistilleryError):
-    """A picture cannot be edited as asked."""
+class ImageInputError(DistilleryError):
+    """An image cannot be edited as asked."""
 
 
 class TrainingError(DistilleryError):

@@ -1,4 +1,4 @@
-"""Pictures as arrays and as tensors."""
+"""Images as arrays and as tensors."""
 
 import io
 from collections.abc import Sequence
@@ -10,20 +10,20 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from synth.errors import EditError
+from synth.errors import ImageInputError
 
 
-def open_picture(path: Path) -> Image.Image:
+def open_image(path: Path) -> Image.Image:
     """A person's file as RGB, turned upright.
 
     Raises:
-        EditError: if it cannot be read as a picture.
+        ImageInputError: if it cannot be read as an image.
     """
     try:
         with Image.open(path) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise EditError(f"{path} cannot be read as a picture: {error}") from None
+        raise ImageInputError(f"{path} cannot be read as an image: {error}") from None
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -38,14 +38,14 @@ def to_uint8(images: Tensor) -> NDArray[np.uint8]:
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """A picture as the bytes of a PNG."""
+    """An image as the bytes of a PNG."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def gif_bytes(frames: Sequence[Image.Image], milliseconds: Sequence[int]) -> bytes:
-    """Pictures of one size as the bytes of an animation that starts anew at its end; each stands for its time."""
+    """Images of one size as the bytes of an animation that starts anew at its end; each stands for its time."""
     buffer, (first, *others) = io.BytesIO(), frames
     first.save(buffer, "GIF", save_all=True, append_images=others, duration=list(milliseconds), loop=0)
     return buffer.getvalue()

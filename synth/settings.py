@@ -33,21 +33,21 @@ class TeacherSettings(Settings):
 
 
 class FilterSettings(Settings):
-    """What a painted picture must pass; a rejected one is painted again from another seed."""
+    """What a painted image must pass; a rejected one is painted again from another seed."""
 
     min_contrast: Annotated[float, Field(ge=0)] = 2.0
-    """Standard deviation of the grey values, 0 to 128; a picture below it is blank."""
+    """Standard deviation of the grey values, 0 to 128; an image below it is blank."""
     near_duplicates: Annotated[int, Field(ge=0, le=32)] | None = None
-    """Reject a picture whose 64-bit perceptual hash differs in at most so many bits from an earlier one's; None is
+    """Reject an image whose 64-bit perceptual hash differs in at most so many bits from an earlier one's; None is
     off. The hash knows no colours: a room that is there in red and in blue counts as one."""
     clip: str | None = None
     """A CLIP model's Hub id or folder; None filters without CLIP."""
     min_clip_score: Annotated[float, Field(ge=-1, le=1)] = 0.2
-    """Least cosine similarity of picture and prompt."""
+    """Least cosine similarity of image and prompt."""
     object: str | None = None
     """What must be there, in words ("a sofa"), as CLIP sees it."""
     python: str | None = None
-    """`package.module:function` of one's own: called with the scene and its picture, uint8 (H, W, 3); returns None to
+    """`package.module:function` of one's own: called with the scene and its image, uint8 (H, W, 3); returns None to
     keep it, or the reason as text."""
     max_attempts: Annotated[int, Field(gt=0)] = 12
     """How often one scene is painted before the set is given up as hopeless."""
@@ -76,7 +76,7 @@ class SceneSettings(Settings):
     negative_prompt: str = ""
     """What the teacher shall keep away from, in every scene."""
     image_size: Annotated[int, Field(gt=0, multiple_of=8)] | None = None
-    """Side of the pictures in pixels; None is the teacher's own."""
+    """Side of the images in pixels; None is the teacher's own."""
     num_inference_steps: Annotated[int, Field(gt=0)] | None = None
     """Of the teacher's sampler; None is the teacher's own."""
     guidance_scale: Annotated[float, Field(ge=1)] | None = None
@@ -86,7 +86,7 @@ class SceneSettings(Settings):
     shard_size: Annotated[int, Field(gt=0)] = 250
     """Scenes in one Parquet file, which is painted whole or not at all."""
     filters: FilterSettings = FilterSettings()
-    """What a picture must pass."""
+    """What an image must pass."""
 
 
 class PhotoTextSettings(Settings):
@@ -104,11 +104,11 @@ class PhotoSettings(Settings):
     image_size: Annotated[int, Field(gt=0, multiple_of=8)] = 512
     """Side of the squares that they are made, in pixels."""
     fit: Literal["crop", "pad"] = "crop"
-    """Fill the square and cut what stands out, or show all of the picture between white bars."""
+    """Fill the square and cut what stands out, or show all of the image between white bars."""
     min_side: Annotated[int, Field(gt=0)] = 64
-    """Reject a picture whose shorter side is below it, in pixels."""
+    """Reject an image whose shorter side is below it, in pixels."""
     max_aspect_ratio: Annotated[float, Field(ge=1)] = 4.0
-    """Reject a picture that is longer by more than this."""
+    """Reject an image that is longer by more than this."""
     image_column: str = "image"
     """Of Parquet files and data sets."""
     caption_column: str = "text"

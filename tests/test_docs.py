@@ -138,7 +138,7 @@ def test_the_guides_mark_what_a_laptop_may_not_have(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_and_pictures_lead_somewhere(page: Path) -> None:
+def test_links_and_images_lead_somewhere(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     for link in re.findall(r"\]\((?!https?://)([^)#]+)(?:#[^)]*)?\)", text):
         assert (page.parent / link).exists(), f"{page.name}: {link}"

@@ -4,7 +4,7 @@ A study is a module-level dataclass with
 
     units()         the pieces of its work, each a dict of JSON values, so that it can be stopped and gone on with
     measure(...)    a piece -> rows of numbers, text, lists of numbers and PNG bytes
-    figure(rows)    -> a picture
+    figure(rows)    -> an image
     finding(rows)   -> one or two sentences
 
 and nothing in `figure` or `finding` looks at anything but the rows. `flows.evaluation.studies` runs them.

@@ -13,21 +13,21 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from distill.diagnostics import variety
 from distill.examples import Example, drawn_examples
 from distill.scores import Score, sds_of_edits, shared_source_dds
 from distill.settings import TrainingSettings
-from distill.diagnostics import variety
+from distill.students import translated
 from distill.studies.rows import mean
 from distill.studies.study import Row, Study, Unit, chart, from_png, scored, sheet, stacked
 from distill.train import train
-from distill.students import translated
-from synth.dataset.image_dataset import PaintedSet
-from synth.world.readers import FactorReader
 from synth.dataset.building import synthesize
-from synth.pixels import png_bytes
+from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.prompts import PhotoTexts, Template
+from synth.pixels import png_bytes
 from synth.settings import PhotoTextSettings, SceneSettings
 from synth.teacher.teacher import Teacher
+from synth.world.readers import FactorReader
 
 SCENES = SceneSettings(
     template="a {color} {material} sofa in a living room with {wall} walls, a wooden floor and {thing}",
@@ -63,7 +63,7 @@ class Arm:
     score: Score = shared_source_dds
     edits: tuple[str, ...] = tuple(EDITS)
     fixed_pair: bool = False
-    """One source text for all pictures, as photographs force it, in place of each one's own."""
+    """One source text for all images, as photographs force it, in place of each one's own."""
 
 
 ARMS: Mapping[str, Arm] = {
@@ -102,7 +102,7 @@ class Ablations(Study):
     def measure(self, teacher: Teacher, unit: Unit) -> list[Row]:
         arm, settings = ARMS[unit["arm"]], self._settings(ARMS[unit["arm"]])
         scenes = SCENES.model_copy(update={"count": self.num_images})
-        painted = PaintedSet(synthesize(teacher, scenes, self.folder / "set").url)
+        painted = ImageDataset(synthesize(teacher, scenes, self.folder / "set").url)
         edits = {name: EDITS[name] for name in arm.edits}
         texts: Template | PhotoTexts = Template(scenes)
         if arm.fixed_pair:

@@ -17,9 +17,9 @@ from distill.examples import drawn_examples
 from distill.studies.methods import GRIDS, OURS, Method, Optimized, describe
 from distill.studies.rows import mean, paired_difference
 from distill.studies.study import Row, Study, Unit, chart, from_png, scored, sheet, stacked
-from synth.world.readers import FactorReader
 from synth.pixels import png_bytes
 from synth.teacher.teacher import Teacher
+from synth.world.readers import FactorReader
 
 EDITS: tuple[dict[str, str], ...] = (
     {"color": "red", "material": "leather"},

@@ -1,9 +1,9 @@
 """Is the bias of the reference branch that of the edited one? (paper, section 4 and figure 8; supplement, figure 1)
 
-SDS points along delta_text + delta_bias. If a picture already fits its text, delta_text is about nothing, and what
+SDS points along delta_text + delta_bias. If an image already fits its text, delta_text is about nothing, and what
 SDS still says is bias. DDS takes the difference of two such directions, which helps as far as their biases agree.
 
-    matched      SDS(z, y) and SDS(z_hat, y_hat): a picture and its counterfactual, each with the text that fits it
+    matched      SDS(z, y) and SDS(z_hat, y_hat): an image and its counterfactual, each with the text that fits it
     mismatched   SDS(z, y') and SDS(z_hat, y_hat): the counterfactual with a text about something else
     text only    the guided part alone, eps_y - eps_null, of the matched pair
 

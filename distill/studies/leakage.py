@@ -10,9 +10,9 @@ from PIL import Image
 from distill.examples import drawn_examples
 from distill.settings import EditSettings
 from distill.studies.study import Row, Study, Unit, chart, trajectory
+from synth.teacher.teacher import Teacher
 from synth.world.readers import FactorReader
 from synth.world.scenes import FACTORS
-from synth.teacher.teacher import Teacher
 
 EDITS = (
     {"color": "red", "material": "leather"},

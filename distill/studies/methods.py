@@ -1,6 +1,6 @@
 """What the benchmark compares: optimisations by a score, SDEdit, and two that say how far the figures can go.
 
-Each is a callable: a teacher and examples in, pictures out.
+Each is a callable: a teacher and examples in, images out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,16 +13,16 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from distill.zero_shot import compose, working_pixels
 from distill.examples import Example
 from distill.settings import EditSettings
 from distill.studies.study import trajectory
+from distill.zero_shot import compose, working_pixels
 from synth.pixels import to_float, to_uint8
 from synth.seeds import derive_seed
 from synth.teacher.teacher import Teacher
 
 CALLS = 800
-"""Network calls that an optimisation may spend on a picture: 200 iterations of DDS, 400 of SDS."""
+"""Network calls that an optimisation may spend on an image: 200 iterations of DDS, 400 of SDS."""
 CALLS_OF = {"dds": 4, "sds": 2, "regularized-sds": 2}
 """Network calls of an iteration."""
 
@@ -35,20 +35,20 @@ class Optimized:
 
     @property
     def calls(self) -> int:
-        """Network calls a picture."""
+        """Network calls an image."""
         return self.settings.iterations * CALLS_OF[self.settings.method]
 
     def __call__(self, teacher: Teacher, examples: Sequence[Example]) -> list[NDArray[np.uint8]]:
-        """The pictures edited, uint8 (H, W, 3) each."""
+        """The images edited, uint8 (H, W, 3) each."""
         last = self.settings.iterations
         return trajectory(teacher, examples, self.settings, [last])[last]
 
 
 @dataclass(frozen=True)
 class SDEdit:
-    """Noise the picture part of the way, and paint on from there with the target text (Meng et al. 2022).
+    """Noise the image part of the way, and paint on from there with the target text (Meng et al. 2022).
 
-    diffusers' own image-to-image pipeline, laid onto the picture as all others are.
+    diffusers' own image-to-image pipeline, laid onto the image as all others are.
     """
 
     strength: float
@@ -57,11 +57,11 @@ class SDEdit:
 
     @property
     def calls(self) -> int:
-        """Network calls a picture."""
+        """Network calls an image."""
         return 2 * int(self.strength * self.num_inference_steps)
 
     def __call__(self, teacher: Teacher, examples: Sequence[Example]) -> list[NDArray[np.uint8]]:
-        """The pictures edited, uint8 (H, W, 3) each."""
+        """The images edited, uint8 (H, W, 3) each."""
         from diffusers import AutoPipelineForImage2Image
 
         pipeline: Any = AutoPipelineForImage2Image.from_pipe(teacher.pipeline)

@@ -1,4 +1,4 @@
-"""SGD against Adam, and against SDS: where does an iteration change the picture? (supplement, figure 3)"""
+"""SGD against Adam, and against SDS: where does an iteration change the image? (supplement, figure 3)"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from distill.zero_shot import Progress, edit
 from distill.examples import Example, drawn_examples
 from distill.settings import EditSettings
 from distill.studies.study import Row, Study, Unit, from_png, heat, sheet
+from distill.zero_shot import Progress, edit
 from synth.pixels import png_bytes
 from synth.teacher.teacher import Teacher
 

@@ -1,4 +1,4 @@
-"""One's own pictures edited, with and without a text of what they show (supplement, figures 5 and 6)."""
+"""One's own images edited, with and without a text of what they show (supplement, figures 5 and 6)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from PIL import Image
 from distill.examples import photographs
 from distill.settings import EditSettings
 from distill.studies.study import Row, Study, Unit, from_png, sheet, trajectory
-from synth.pixels import open_picture, png_bytes
+from synth.pixels import open_image, png_bytes
 from synth.teacher.teacher import Teacher
 
 
 @dataclass(frozen=True)
 class RealImages(Study):
-    """A gallery: nothing is measured but how far the picture moved, for there is no true answer."""
+    """A gallery: nothing is measured but how far the image moved, for there is no true answer."""
 
     settings: EditSettings
     paths: tuple[Path, ...]
@@ -26,7 +26,7 @@ class RealImages(Study):
     at: tuple[int, ...] = (50, 100, 200)
     """Iterations to look at."""
     name = "real-images"
-    question = "What does an edit need to be told of the picture?"
+    question = "What does an edit need to be told of the image?"
 
     def units(self) -> list[Unit]:
         sources = dict.fromkeys((self.source_prompt, ""))
@@ -37,7 +37,7 @@ class RealImages(Study):
         ]
 
     def measure(self, teacher: Teacher, unit: Unit) -> list[Row]:
-        (example,) = photographs([open_picture(Path(unit["path"]))], unit["source"], self.prompt)
+        (example,) = photographs([open_image(Path(unit["path"]))], unit["source"], self.prompt)
         settings = self.settings.model_copy(update={"iterations": max(self.at)})
         seen = {0: [example.image], **trajectory(teacher, [example], settings, self.at)}
         return [

@@ -1,4 +1,4 @@
-"""SDS held back by an L2 term: fidelity to the text against fidelity to the picture (supplement, figure 4)."""
+"""SDS held back by an L2 term: fidelity to the text against fidelity to the image (supplement, figure 4)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from distill.examples import drawn_examples
 from distill.settings import EditSettings
 from distill.studies.rows import mean
 from distill.studies.study import Row, Study, Unit, chart, from_png, scored, sheet, stacked, trajectory
-from synth.world.readers import FactorReader
 from synth.pixels import png_bytes
 from synth.teacher.teacher import Teacher
+from synth.world.readers import FactorReader
 
 WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0)
 EDIT = {"color": "red", "material": "leather"}

@@ -11,7 +11,7 @@ from distill.studies.study import Row
 def mean(rows: Sequence[Row], figure: str, **which: Any) -> float:
     """The mean of a figure over the rows whose values are `which`, of those that have it; NaN if none has.
 
-    Weather changes all of a picture, so its rows have no outside.
+    Weather changes all of an image, so its rows have no outside.
     """
     known = [
         row[figure]

@@ -9,9 +9,9 @@ from distill.examples import drawn_examples
 from distill.settings import EditSettings
 from distill.studies.rows import mean
 from distill.studies.study import Row, Study, Unit, from_png, scored, sheet, trajectory
-from synth.world.readers import FactorReader
 from synth.pixels import png_bytes
 from synth.teacher.teacher import Teacher
+from synth.world.readers import FactorReader
 
 EDITS: tuple[tuple[str, dict[str, str], dict[str, str]], ...] = (
     ("easy", {"color": "red", "material": "leather"}, {}),

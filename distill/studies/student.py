@@ -1,4 +1,4 @@
-"""What does a student keep of the method that it was distilled from? All edit the same unseen pictures."""
+"""What does a student keep of the method that it was distilled from? All edit the same unseen images."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,14 +14,14 @@ from distill.settings import EvaluationSettings
 from distill.studies.methods import METHODS, OURS, Method
 from distill.studies.rows import mean, paired_difference
 from distill.studies.study import Row, Study, Unit, from_png, scored, sheet
-from synth.world.readers import FactorReader
 from synth.pixels import png_bytes
 from synth.teacher.teacher import Teacher
+from synth.world.readers import FactorReader
 
 STUDENT = "student"
 BESIDE: Mapping[str, Method] = {name: METHODS[name] for name in ("SDEdit 0.4", "SDS", "DDS as published", OURS)}
 """What a student is held against, at the benchmark's settings."""
-_SHOWN = 2  # pictures of each edit in the figure
+_SHOWN = 2  # images of each edit in the figure
 _FIGURES = {
     "psnr_all": "dB to the truth",
     "psnr_inside": "dB inside",
@@ -36,7 +36,7 @@ class Distilled(Study):
     """A student, as the file that ships, beside zero-shot methods."""
 
     translate: Callable[[NDArray[np.uint8], str], NDArray[np.uint8]] = field(repr=False)
-    """Pictures, uint8 (N, H, W, 3), and an edit's name -> as many edited."""
+    """Images, uint8 (N, H, W, 3), and an edit's name -> as many edited."""
     model: str
     """Which file that is."""
     edits: Mapping[str, Mapping[str, str]]
@@ -65,7 +65,7 @@ class Distilled(Study):
         }
         reader = FactorReader.load()
         return [
-            {**common, "scene": place, **scored(picture, example, reader), **_pictures(picture, example)}
+            {**common, "scene": place, **scored(picture, example, reader), **_images(picture, example)}
             for place, (example, picture) in enumerate(zip(examples, pictures, strict=True))
         ]
 
@@ -86,7 +86,7 @@ class Distilled(Study):
         for name in (STUDENT, *self.methods):
             means = {key: mean(rows, key, method=name) for key in (*_FIGURES, "seconds")}
             figures = ", ".join(f"{means[key]:.3g} {unit}" for key, unit in _FIGURES.items())
-            said.append(f"{name}: {figures}, {means['seconds']:.3g} s a picture")
+            said.append(f"{name}: {figures}, {means['seconds']:.3g} s an image")
         for name in self.methods:
             gains = []
             for key, unit in _FIGURES.items():
@@ -97,7 +97,7 @@ class Distilled(Study):
         return "\n".join(said)
 
 
-def _pictures(picture: NDArray[np.uint8], example: Example) -> dict[str, Any]:
+def _images(picture: NDArray[np.uint8], example: Example) -> dict[str, Any]:
     assert example.truth is not None, "drawn scenes have one"
     shown = {"png": picture, "input_png": example.image, "truth_png": example.truth}
     return {name: png_bytes(Image.fromarray(pixels)) for name, pixels in shown.items()}

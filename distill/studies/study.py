@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from distill.zero_shot import Progress, edit
 from distill.counterfactuals import Reader, measure
 from distill.examples import Example
 from distill.settings import EditSettings
+from distill.zero_shot import Progress, edit
 from synth.teacher.teacher import Teacher
 
 Row = dict[str, Any]
-"""Numbers, text, lists of numbers; a picture as PNG bytes under a name that ends in `png`."""
+"""Numbers, text, lists of numbers; an image as PNG bytes under a name that ends in `png`."""
 Unit = dict[str, Any]
 """JSON values."""
 
@@ -53,7 +53,7 @@ class Study(ABC):
 def trajectory(
     teacher: Teacher, examples: Sequence[Example], settings: EditSettings, at: Iterable[int]
 ) -> dict[int, list[NDArray[np.uint8]]]:
-    """Iteration -> the edited pictures as they were then, read off one optimisation."""
+    """Iteration -> the edited images as they were then, read off one optimisation."""
     wanted = set(at)
     images = [example.picture for example in examples]
     seen: dict[int, list[NDArray[np.uint8]]] = {}
@@ -68,7 +68,7 @@ def trajectory(
 
 
 def scored(image: NDArray[np.uint8], example: Example, reader: Reader) -> dict[str, float]:
-    """The figures of one edited picture against its truth (`distill.counterfactuals.measure`)."""
+    """The figures of one edited image against its truth (`distill.counterfactuals.measure`)."""
     assert example.truth is not None and example.mask is not None, "photographs have no true answer"
     return next(
         measure(image[None], example.image[None], example.truth[None], [example.mask], example.factors, reader)
@@ -83,7 +83,7 @@ def from_png(content: bytes) -> Image.Image:
 def heat(
     values: Sequence[float], shape: Sequence[int], low: tuple[int, int, int], highest: float
 ) -> NDArray[np.uint8]:
-    """A map of norms as a picture, uint8 (h, w, 3): from the colour `low` at 0 to red at `highest`."""
+    """A map of norms as an image, uint8 (h, w, 3): from the colour `low` at 0 to red at `highest`."""
     share = np.clip(np.asarray(values, np.float64).reshape(shape) / max(highest, 1e-12), 0, 1)[..., None]
     mixed = np.array(low) * (1 - share) + np.array((220, 30, 30)) * share
     colors: NDArray[np.uint8] = np.rint(mixed).astype(np.uint8)
@@ -93,7 +93,7 @@ def heat(
 def sheet(
     columns: Sequence[str], rows: Sequence[tuple[str, Sequence[tuple[Image.Image | None, str]]]]
 ) -> Image.Image:
-    """A table of pictures: titles above, each row's name at its left, a line of text under each picture."""
+    """A table of images: titles above, each row's name at its left, a line of text under each image."""
     height = _CELL + _LINE + _GAP
     page = Image.new("RGB", (_SIDE + len(columns) * (_CELL + _GAP), _LINE + 4 + len(rows) * height), "white")
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(size=12)
@@ -112,7 +112,7 @@ def sheet(
 
 
 def chart(draw: Any, width: float = 6.4, height: float = 4.0) -> Image.Image:
-    """A matplotlib chart as a picture. `draw` gets the axes."""
+    """A matplotlib chart as an image. `draw` gets the axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""The verbs that change pictures: by text alone, or by a model file."""
+"""The verbs that change images: by text alone, or by a model file."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ _provider_option = click.option(
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--prompt", required=True, help="What the picture shall show.")
+@click.option("--prompt", required=True, help="What the image shall show.")
 @click.option("--source", default="", help="What it shows now; left out, the null text.")
 @click.option("--method", type=click.Choice(["dds", "sds", "regularized-sds"]), default="dds", help="Which score.")
 @click.option("--optimizer", type=click.Choice(["sgd", "adam"]), default="sgd", help="What takes the steps.")
@@ -82,7 +82,7 @@ def edit(
 @click.argument("model")
 @click.argument("images", nargs=-1, required=True)
 @click.option("--edit", required=True, help="An edit's name (see `distillery inspect`), or `all`.")
-@click.option("--strength", default=1.0, show_default=True, help="0 leaves the picture, 1 is the edit as trained.")
+@click.option("--strength", default=1.0, show_default=True, help="0 leaves the image, 1 is the edit as trained.")
 @click.option("--out", type=FOLDER, default=Path("edited"), show_default=True, help="Folder for the results.")
 @_provider_option
 def translate(
@@ -91,7 +91,7 @@ def translate(
     """Apply an edit of MODEL, a file or hf://owner/name, to IMAGES of any size. Needs no torch.
 
     IMAGES are files, folders and quoted globs. Beside the results lies contact_sheet.png: each input and its edits.
-    A picture that cannot be read stops no other: it gets a line at the end, and the exit code is 2.
+    An image that cannot be read stops no other: it gets a line at the end, and the exit code is 2.
 
     \b
     distillery translate model.onnx room.jpg --edit red-leather
@@ -102,12 +102,12 @@ def translate(
     from inference.runtime import Translator
     from inference.translate import ContactSheet, plan, translate_all
 
-    warnings.filterwarnings("ignore", module="PIL")  # a bad picture gets its own line
+    warnings.filterwarnings("ignore", module="PIL")  # a bad image gets its own line
     translator = Translator.load(model, [provider] if provider else None)
     edits = list(translator.edits) if edit == "all" else [edit]
-    translator([], edits[0], strength)  # no picture: a wrong edit or strength is told before anything is written
+    translator([], edits[0], strength)  # no image: a wrong edit or strength is told before anything is written
     jobs, problems = plan(images, edits, out)
-    click.echo(f"{len(jobs)} pictures, {len(edits)} edits, on {translator.providers[0]}", err=True)
+    click.echo(f"{len(jobs)} images, {len(edits)} edits, on {translator.providers[0]}", err=True)
     sheet = ContactSheet(edits)
     work = translate_all(translator, jobs, strength, sheet, problems)
     written = [path for paths in tqdm(work, total=len(jobs), unit="picture", disable=len(jobs) < 2) for path in paths]
@@ -161,7 +161,7 @@ def inspect(model: str, as_json: bool) -> None:
 )
 @_provider_option
 def serve(models: tuple[str, ...], host: str, port: int, token: str | None, provider: str | None) -> None:
-    """Serve model files over HTTP: POST a picture to /v1/translate, get it back edited. Needs no torch.
+    """Serve model files over HTTP: POST an image to /v1/translate, get it back edited. Needs no torch.
 
     MODEL is a file or hf://owner/name, or NAME=... to name it anew. Ctrl-C finishes what was accepted.
 

@@ -12,9 +12,7 @@ from flows.orchestration.environment import prepare
 
 @click.command()
 @click.argument("name")
-@click.option(
-    "--subject", "--template", "subject", help="What the pictures show; slots in braces take --slot values."
-)
+@click.option("--subject", "--template", "subject", help="What the images show; slots in braces take --slot values.")
 @click.option(
     "--edit", "edits", multiple=True, metavar="NAME=...", help="SOURCE -> TARGET, SLOT=VALUE, or words to add."
 )
@@ -43,10 +41,10 @@ def init(
     distillery init masks --photos --subject "a photo of a person" --edit "zombie=a photo of a zombie"
     distillery init mine --from sofas --edit "green=color=green, material=velvet"
     """
-    from flows.config.init import MINIATURE_SIZE, PAPER_SIZE, file_name, new_recipe, write_recipe
     from flows.config.edit_syntax import PhotoWords, Words, photo_words_of, slot_values, words_from, words_of
-    from synth.errors import RecipeError
+    from flows.config.init import MINIATURE_SIZE, PAPER_SIZE, file_name, new_recipe, write_recipe
     from synth.dataset.prompts import Template
+    from synth.errors import RecipeError
 
     if shipped and (subject is not None or slots or photos):
         raise click.UsageError("--from brings its own subject and slots: leave out --subject, --slot and --photos")
@@ -59,9 +57,7 @@ def init(
         words, start = words_from(shipped, edits)
     else:
         if subject is None:
-            what = (
-                "What do the pictures show (one text; slots in braces)" if not photos else "What do the photos show"
-            )
+            what = "What do the images show (one text; slots in braces)" if not photos else "What do the photos show"
             subject = _ask("--subject", what, default="" if photos else None)
         edits = edits or (_ask("--edit", "The edit, as NAME=OLD WORDS -> NEW WORDS"),)
         words = photo_words_of(subject, edits) if photos else words_of(subject, edits, slot_values(slots))
@@ -73,7 +69,7 @@ def init(
     images = " --images PHOTOS" if photos else ""
     click.echo(f"recipe  {path}")
     if not photos and Template(recipe.to_paint()).num_combinations == 1:
-        click.echo("note    all pictures have the same words: name what shall vary with slots (docs/prompts.md)")
+        click.echo("note    all images have the same words: name what shall vary with slots (docs/prompts.md)")
     click.echo(f"then    distillery preview {path}{images}")
     if photos:
         size = MINIATURE_SIZE if teacher == "miniature" else PAPER_SIZE
@@ -118,8 +114,8 @@ class _Numbers(click.ParamType[Any]):
 )
 @click.option("--guidance", type=_Numbers(float, 1), default=(), metavar="LIST", help="Scales to try, with commas.")
 @click.option("--iterations", type=_Numbers(int, 1), default=(), metavar="LIST", help="To look at, with commas.")
-@click.option("--num-examples", type=click.IntRange(1), help="How many pictures share the edits; 12 unless said.")
-@click.option("--whole-picture", is_flag=True, help="The edits change all of a picture: weather, a style.")
+@click.option("--num-examples", type=click.IntRange(1), help="How many images share the edits; 12 unless said.")
+@click.option("--whole-image", is_flag=True, help="The edits change all of an image: weather, a style.")
 @click.option(
     "--dollars-per-hour", type=click.FloatRange(0), help="What this machine costs; 2 for a GPU unless said."
 )
@@ -131,14 +127,14 @@ def preview(
     guidance: tuple[float, ...],
     iterations: tuple[int, ...],
     num_examples: int | None,
-    whole_picture: bool,
+    whole_image: bool,
     dollars_per_hour: float | None,
     out: Path | None,
     teacher: str | None,
     num_images: int | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Look at the edits of RECIPE before anything long: a dozen pictures, no training, one page, go or no-go.
+    """Look at the edits of RECIPE before anything long: a dozen images, no training, one page, go or no-go.
 
     \b
     distillery preview sofas --out sofas.html
@@ -146,14 +142,14 @@ def preview(
     """
     resolved = resolve(recipe, overrides, teacher=teacher, num_images=num_images)
     prepare()
-    from flows.planning.preview import NUM_PICTURES
+    from flows.planning.preview import NUM_IMAGES
     from flows.planning.preview import preview as look
     from flows.run.folder import slug
 
     path = out or Path(f"{slug(resolved.name)}-preview.html")
     path.parent.mkdir(parents=True, exist_ok=True)
-    number = num_examples or NUM_PICTURES
-    seen = look(resolved, path, images, guidance, iterations, number, whole_picture, dollars_per_hour)
+    number = num_examples or NUM_IMAGES
+    seen = look(resolved, path, images, guidance, iterations, number, whole_image, dollars_per_hour)
     click.echo("\n".join([*seen.costs, f"page  {path}", seen.verdict]))
 
 

@@ -66,14 +66,14 @@ def run(recipe: str, out: Path, overrides: tuple[str, ...], pilot: bool, data: s
     if pilot and data is not None:
         raise click.UsageError("--pilot paints a small set of its own: leave --data out, or --pilot")
     prepare()
-    from flows.stages.pipeline import pipeline
     from flows.run.folder import RunFolder
+    from flows.stages.pipeline import pipeline
 
-    RunFolder.claim(resolved, out)  # refused before a server is started for it
+    RunFolder.open_or_create(resolved, out)  # refused before a server is started for it
     if pilot:
-        from flows.run.pilot import claim_pilot
+        from flows.run.pilot import prepare_pilot
 
-        small, folder = claim_pilot(resolved, out)
+        small, folder = prepare_pilot(resolved, out)
         pipeline(small, folder)
         tell_results(folder)
         click.echo(
@@ -179,9 +179,9 @@ def distill(
     from distill import checkpoints
     from flows.stages.distill import distill as teach
     from flows.stages.distill import plan
-    from synth.dataset.image_dataset import PaintedSet
+    from synth.dataset.image_dataset import ImageDataset
 
-    PaintedSet(data)  # refused before anything is made
+    ImageDataset(data)  # refused before anything is made
     if resume and checkpoints.latest(out) is None:
         raise TrainingError(f"{out} has no checkpoint to go on from: leave --resume out to begin")
     if dry_run:

@@ -102,7 +102,7 @@ def translator(
 
     One of --split, --zero-shot and --images at a time.
 
-    On photographs there is no true answer: see the contact sheet, and how much of the pictures' variety is left.
+    On photographs there is no true answer: see the contact sheet, and how much of the images' variety is left.
 
     \b
     distillery evaluate translator runs/sofas
@@ -126,9 +126,9 @@ def translator(
         click.echo(f"sheet   {folder / 'photographs' / 'contact_sheet.png'}")
         return
     if zero_shot is not None:
-        from flows.evaluation.scenes import beside_zero_shot
+        from flows.evaluation.scenes import compare_with_zero_shot
 
-        click.echo(beside_zero_shot(recipe, folder, zero_shot))
+        click.echo(compare_with_zero_shot(recipe, folder, zero_shot))
         _tell(folder / "zero-shot")
         return
     from flows.evaluation.scenes import evaluate as measure

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
-_OF_A_TEACHER = ("id", "revision", "dtype", "device", "allow_cpu")
+_TEACHER_OPTIONS = ("id", "revision", "dtype", "device", "allow_cpu")
 
 
 def teacher_options(verb: Callable[..., None]) -> Callable[..., None]:
@@ -18,7 +18,7 @@ def teacher_options(verb: Callable[..., None]) -> Callable[..., None]:
     def with_teacher(**given: Any) -> None:
         from synth.settings import TeacherSettings
 
-        settings = TeacherSettings(**{key: given.pop(key) for key in _OF_A_TEACHER})
+        settings = TeacherSettings(**{key: given.pop(key) for key in _TEACHER_OPTIONS})
         verb(teacher=settings, **given)
 
     decorated: Callable[..., None] = with_teacher

@@ -1,6 +1,6 @@
 """An edit in words, and the template, slots and edits of the recipe that it makes.
 
-What pictures show is one text, and an edit changes it in one of three ways:
+What images show is one text, and an edit changes it in one of three ways:
 
     snowy=summer street -> snowy street      words of the text give way to others
     purple=color=purple, material=velvet     slots of the text, such as {color}, take other values
@@ -47,7 +47,7 @@ def words_of(subject: str, edits: Sequence[str], slots: Mapping[str, Values] | N
     """A template with its slots and edits from what a person said.
 
     Args:
-        subject: what the pictures show; it may have slots in braces.
+        subject: what the images show; it may have slots in braces.
         edits: each in one of the three forms above; the name may be left out before an arrow.
         slots: the values of the subject's own slots.
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from distill.settings import PRESETS
+from flows.config.edit_syntax import PhotoWords, Values, Words
 from flows.config.recipe import Recipe, toml_key, validate
 from flows.run.folder import slug, write_whole
-from flows.config.edit_syntax import PhotoWords, Values, Words
 from synth.errors import RecipeError
 
 MINIATURE_IMAGES, MINIATURE_STEPS = 400, 400  # minutes on two CPU cores; a step looks at four images
@@ -93,7 +93,7 @@ def _photographs(words: PhotoWords) -> list[str]:
     return [
         "",
         "# Photographs have no words of their own: this one text is the source of all of them. It should be true of",
-        "# every picture; empty, it says nothing about them.",
+        "# every image; empty, it says nothing about them.",
         "[photos]",
         f"source = {_toml(words.source)}",
     ]

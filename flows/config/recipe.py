@@ -18,8 +18,8 @@ from pydantic import BaseModel, Field, StringConstraints, ValidationError, field
 from distill.settings import PRESETS, EvaluationSettings, TrainingSettings
 from flows.config.operations import OperationSettings
 from inference.settings import ExportSettings
-from synth.errors import RecipeError
 from synth.dataset.prompts import PhotoTexts, Template
+from synth.errors import RecipeError
 from synth.settings import PhotoTextSettings, SceneSettings, Settings, Substitution, TeacherSettings
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -93,7 +93,7 @@ class Recipe(Settings):
         return self.scenes
 
     def texts(self) -> Template | PhotoTexts:
-        """What the pictures' texts are.
+        """What the images' texts are.
 
         Raises:
             RecipeError: for a template that cannot be filled.

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from flows.evaluation.zero_shot import find_pictures
 from flows.config.recipe import Recipe
+from flows.evaluation.zero_shot import find_images
 from flows.run.folder import RunFolder, write_whole
 from synth.errors import RunError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_SIDE = 256  # px, of the squares on which pictures are compared
+_SIDE = 256  # px, of the squares on which images are compared
 Figures = dict[str, float | None]
 
 
@@ -29,13 +29,13 @@ def show_photographs(
     clip: str | None = None,
     dino: str | None = None,
 ) -> tuple[dict[str, Figures], list[str]]:
-    """Translate pictures by every edit of a run; `photographs/` in its folder gets them, contact_sheet.png and
+    """Translate images by every edit of a run; `photographs/` in its folder gets them, contact_sheet.png and
     figures.json.
 
     Args:
         recipe: of the run.
         out: the run folder, exported.
-        images: a folder of pictures, or one.
+        images: a folder of images, or one.
         source: what they show, for CLIP's direction; left out, the recipe's photos.source.
         lpips: measure LPIPS.
         clip: a CLIP model's Hub id or folder.
@@ -46,7 +46,7 @@ def show_photographs(
 
     Raises:
         RunError: if there is no model file yet.
-        EditError: for a folder without pictures.
+        ImageInputError: for a folder without images.
         TeacherError: for a model that cannot be opened.
     """
     import numpy as np
@@ -65,12 +65,12 @@ def show_photographs(
     edits = translator.edits
     problems: list[str] = []
     sheet = ContactSheet(list(edits))
-    jobs, problems = plan([str(path) for path in find_pictures([images])], list(edits), folder)
+    jobs, problems = plan([str(path) for path in find_images([images])], list(edits), folder)
     work = translate_all(translator, jobs, 1.0, sheet, problems)
     done = [job for job, files in zip(jobs, tqdm(work, total=len(jobs), unit="picture"), strict=True) if files]
     sheet.write(folder)
     if not done:
-        raise RunError(f"none of the pictures at {images} could be read: {problems[0]}")
+        raise RunError(f"none of the images at {images} could be read: {problems[0]}")
     table: dict[str, Figures] = {}
     before = np.stack([_square(job.source) for job in done])  # (N, _SIDE, _SIDE, 3)
     for edit, text in edits.items():
@@ -78,7 +78,7 @@ def show_photographs(
         seen = figures_of(before, after)
         table[edit] = {"changed": seen.changed_share, "variety": seen.variety}
         table[edit] |= {name: float(measure(before, after, text).mean()) for name, measure in measures.items()}
-    figures = {"num_pictures": len(done), "edits": table, "not_measured": missing, "problems": problems}
+    figures = {"num_images": len(done), "edits": table, "not_measured": missing, "problems": problems}
     write_whole(folder / "figures.json", (json.dumps(figures, indent=2) + "\n").encode())
     return table, [*problems, *missing]
 
@@ -97,7 +97,7 @@ def text_table(table: dict[str, Figures]) -> str:
 def _measures(
     source: str | None, lpips: bool, clip: str | None, dino: str | None
 ) -> tuple[dict[str, Callable[..., Any]], list[str]]:
-    """Name -> of (before, after, the target text) a figure a picture; and what is not measured, and why."""
+    """Name -> of (before, after, the target text) a figure an image; and what is not measured, and why."""
     from distill.similarity import Clip, Lpips, Structure
 
     measures: dict[str, Callable[..., Any]] = {}
@@ -113,7 +113,7 @@ def _measures(
         if source is not None:
             measures["directional"] = lambda before, after, text: model.directional(before, after, source, text)
         else:
-            missing.append("CLIP's direction is not measured: say what the pictures show with --source")
+            missing.append("CLIP's direction is not measured: say what the images show with --source")
     else:
         missing.append("CLIP scores are not measured: name a model, --clip openai/clip-vit-base-patch32 or a folder")
     if dino is not None:
@@ -128,6 +128,6 @@ def _square(path: Path) -> "NDArray[np.uint8]":
     import numpy as np
     from PIL import Image, ImageOps
 
-    from synth.pixels import open_picture
+    from synth.pixels import open_image
 
-    return np.asarray(ImageOps.fit(open_picture(path), (_SIDE, _SIDE), Image.Resampling.LANCZOS))
+    return np.asarray(ImageOps.fit(open_image(path), (_SIDE, _SIDE), Image.Resampling.LANCZOS))

@@ -10,8 +10,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from tqdm import tqdm
 
-from flows.orchestration.progress import say
 from flows.config.recipe import Recipe
+from flows.orchestration.progress import say
 from flows.orchestration.retries import RETRIES
 from flows.run.folder import RunFolder, digest, write_whole
 from flows.stages.synthesize import open_teacher
@@ -69,7 +69,7 @@ def evaluate(
     from inference.runtime import Translator
     from synth.world.readers import FactorReader
 
-    run, settings = RunFolder.claim(recipe, out), recipe.evaluation
+    run, settings = RunFolder.open_or_create(recipe, out), recipe.evaluation
     if not run.model.exists():
         raise RunError(f"{out} has no model file yet: `distillery export {out}` writes one")
     if num_scenes is not None:
@@ -118,8 +118,8 @@ def evaluate(
     return file
 
 
-def beside_zero_shot(recipe: Recipe, out: Path, num_scenes: int) -> str:
-    """The run's model file beside zero-shot methods, picture by picture; writes the study into `zero-shot/`.
+def compare_with_zero_shot(recipe: Recipe, out: Path, num_scenes: int) -> str:
+    """The run's model file beside zero-shot methods, image by image; writes the study into `zero-shot/`.
 
     Args:
         recipe: of the run.
@@ -138,7 +138,7 @@ def beside_zero_shot(recipe: Recipe, out: Path, num_scenes: int) -> str:
     from flows.evaluation.studies import run_study
     from inference.runtime import Translator
 
-    run, settings = RunFolder.claim(recipe, out), recipe.evaluation
+    run, settings = RunFolder.open_or_create(recipe, out), recipe.evaluation
     if not run.model.exists():
         raise RunError(f"{out} has no model file yet: `distillery export {out}` writes one")
     choose_scenes(recipe.edits, 1, settings.split, settings.given)  # refuses what the world does not know

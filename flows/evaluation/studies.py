@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from distill.settings import EditSettings
-from flows.evaluation.zero_shot import find_pictures
+from flows.evaluation.zero_shot import find_images
 from flows.run.folder import digest, write_whole
 from synth.errors import RunError
 
@@ -39,8 +39,9 @@ def make_study(
         num_steps: of each of translator's trainings; None leaves it to the study.
 
     Raises:
-        RunError: for real-images without pictures or prompt.
+        RunError: for real-images without images or prompt.
     """
+    from distill.studies.ablations import Ablations
     from distill.studies.benchmark import Sweep
     from distill.studies.guidance_bias import GuidanceBias
     from distill.studies.leakage import Leakage
@@ -48,12 +49,11 @@ def make_study(
     from distill.studies.real_images import RealImages
     from distill.studies.regularized_sds import RegularizedSDS
     from distill.studies.steps import Steps
-    from distill.studies.ablations import Ablations
 
     if name == "real-images":
         if not images or not prompt.strip():
-            raise RunError("the study real-images edits pictures of your own: name them, and give --prompt")
-        return RealImages(settings, tuple(find_pictures(images)), prompt, source_prompt)
+            raise RunError("the study real-images edits images of your own: name them, and give --prompt")
+        return RealImages(settings, tuple(find_images(images)), prompt, source_prompt)
     scenes = {} if num_scenes is None else {"num_scenes": num_scenes}
     if name == "translator":
         assert folder is not None, "it paints a set"

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from distill.settings import EditSettings
 from flows.run.folder import write_whole
-from synth.errors import EditError
+from synth.errors import ImageInputError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from synth.teacher.teacher import Teacher
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-_BATCH = 4  # pictures of one size that are edited together
+_BATCH = 4  # images of one size that are edited together
 _FRAMES = 20  # of a series
 
 
@@ -30,26 +30,26 @@ def edit_files(
     out: Path,
     series: bool = False,
 ) -> list[Path]:
-    """Edit picture files, or all pictures in folders, and write `NAME_edited.png` for each into `out`.
+    """Edit image files, or all images in folders, and write `NAME_edited.png` for each into `out`.
 
-    While it works, `out/preview.png` shows the pictures at hand as they are now. With `series`, each also gets
+    While it works, `out/preview.png` shows the images at hand as they are now. With `series`, each also gets
     `NAME_series.gif`, from the input to the result.
 
     Raises:
-        EditError: for a file that is no picture, or one of an absurd size, before anything is edited.
+        ImageInputError: for a file that is no image, or one of an absurd size, before anything is edited.
         TeacherError: if the teacher cannot score, or cannot read a prompt to its end.
     """
     from distill.zero_shot import edit
-    from synth.pixels import gif_bytes, open_picture, png_bytes
+    from synth.pixels import gif_bytes, open_image, png_bytes
 
-    batches = _batches(find_pictures(paths))
+    batches = _batches(find_images(paths))
     teacher.check_prompts([prompt, source_prompt])
     written = []
-    num_pictures = sum(len(batch) for batch in batches)
-    with tqdm(total=num_pictures * settings.iterations, desc="editing", unit="iteration") as bar:
+    num_images = sum(len(batch) for batch in batches)
+    with tqdm(total=num_images * settings.iterations, desc="editing", unit="iteration") as bar:
         for batch in batches:
             frames: list[list[Image.Image]] = []
-            images = [open_picture(path) for path in batch]
+            images = [open_image(path) for path in batch]
             watch = _watch(images, settings, out, frames, bar)
             edited = edit(teacher, images, prompt, source_prompt, settings, watch)
             for place, path in enumerate(batch):
@@ -90,11 +90,11 @@ def _watch(
     return watch
 
 
-def find_pictures(paths: Sequence[Path]) -> list[Path]:
-    """Files as they are, folders as the pictures in them.
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """Files as they are, folders as the images in them.
 
     Raises:
-        EditError: for a folder without pictures.
+        ImageInputError: for a folder without images.
     """
     files: list[Path] = []
     for path in paths:
@@ -102,30 +102,30 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
             sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES) if path.is_dir() else [path]
         )
         if not found:
-            raise EditError(f"{path} has no pictures in it")
+            raise ImageInputError(f"{path} has no images in it")
         files += found
     return files
 
 
 def _batches(files: Sequence[Path]) -> list[list[Path]]:
-    """Pictures of one size together, a few at a time.
+    """Images of one size together, a few at a time.
 
     Raises:
-        EditError: for what cannot be edited: it is told before hours go into the others.
+        ImageInputError: for what cannot be edited: it is told before hours go into the others.
     """
     from distill.zero_shot import check_size
-    from synth.pixels import open_picture
+    from synth.pixels import open_image
 
     by_size: dict[tuple[int, int], list[Path]] = {}
     stems: set[str] = set()
     for file in files:
-        size = open_picture(file).size
+        size = open_image(file).size
         try:
             check_size(*size)
-        except EditError as error:
-            raise EditError(f"{file}: {error}") from None
+        except ImageInputError as error:
+            raise ImageInputError(f"{file}: {error}") from None
         if file.stem in stems:
-            raise EditError(f"two of the pictures are called {file.stem}: edit them into two folders")
+            raise ImageInputError(f"two of the images are called {file.stem}: edit them into two folders")
         stems.add(file.stem)
         by_size.setdefault(size, []).append(file)
     return [group[start : start + _BATCH] for group in by_size.values() for start in range(0, len(group), _BATCH)]

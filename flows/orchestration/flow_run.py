@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from prefect import get_client
 from prefect.context import FlowRunContext
 
+from flows.config.recipe import Recipe, changed
 from flows.orchestration.environment import prepare_worker
 from flows.orchestration.progress import for_the_ui
-from flows.config.recipe import Recipe, changed
 from synth.errors import RunError
 
-_MOST_ATTEMPTS = 5
+_MAX_ATTEMPTS = 5
 
 
 def start(recipe: Recipe, changes: Sequence[str]) -> Recipe:
@@ -22,7 +22,7 @@ def start(recipe: Recipe, changes: Sequence[str]) -> Recipe:
     """
     prepare_worker()
     context = FlowRunContext.get()
-    if context is not None and context.flow_run is not None and context.flow_run.run_count > _MOST_ATTEMPTS:
+    if context is not None and context.flow_run is not None and context.flow_run.run_count > _MAX_ATTEMPTS:
         raise RunError(
             f"this run was begun {context.flow_run.run_count} times and never ended: look at the worker's log "
             "(out of memory?) and start a new run; it goes on from what is on disk"

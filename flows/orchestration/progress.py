@@ -30,7 +30,7 @@ from tqdm import tqdm
 from flows.run.folder import slug
 
 _SECONDS_BETWEEN_UPDATES = 5.0  # of an artifact: each is a request to the server
-_PICTURE_SIDE = 1200  # px, at most: an artifact lies in the server's database
+_IMAGE_SIDE = 1200  # px, at most: an artifact lies in the server's database
 
 
 def in_a_run() -> bool:
@@ -130,10 +130,10 @@ def show_link(key: str, place: str | Path, description: str) -> None:
             create_link_artifact(link, key=key, link_text=str(place), description=description)
 
 
-def markdown_picture(encoded: bytes, caption: str) -> str:
-    """A picture inside Markdown: image artifacts want a public address, and a run folder has none."""
+def markdown_image(encoded: bytes, caption: str) -> str:
+    """An image inside Markdown: image artifacts want a public address, and a run folder has none."""
     picture = Image.open(io.BytesIO(encoded)).convert("RGB")
-    picture.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
+    picture.thumbnail((_IMAGE_SIDE, _IMAGE_SIDE))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=80)
     return f"![{caption}](data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()})"

@@ -18,12 +18,12 @@ from synth.errors import RunError
 def paint_on_ray(
     task: "Task[..., None]", shared: Mapping[str, Any], todo: Mapping[int, int], operations: OperationSettings
 ) -> Iterator[int]:
-    """Paint the shards of `todo` at once, and yield how many pictures each brought.
+    """Paint the shards of `todo` at once, and yield how many images each brought.
 
     Args:
         task: paints one shard; takes `number` and what is shared.
         shared: parameters that are the same for all shards.
-        todo: number of a shard -> how many pictures it lacks.
+        todo: number of a shard -> how many images it lacks.
         operations: where the cluster is.
 
     Raises:

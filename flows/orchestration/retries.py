@@ -34,7 +34,7 @@ _FINAL_KINDS = {
 _PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 
-def can_pass(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether an error may be gone at the next try: the network's and the storage's. A recipe, a file that is
     missing, a right that is missing and a full disk stay as they are.
 
@@ -69,7 +69,7 @@ def _status(error: BaseException) -> int | None:
 
 
 def _is_worth_a_retry(task: Any, task_run: Any, state: "State[Any]") -> bool:
-    return isinstance(state.data, BaseException) and can_pass(state.data)
+    return isinstance(state.data, BaseException) and is_transient(state.data)
 
 
 RETRIES: dict[str, Any] = {
@@ -85,7 +85,7 @@ _holding: ContextVar[bool] = ContextVar("_holding", default=False)
 
 
 @contextmanager
-def gpu_alone(device: str, num: int = 1) -> Iterator[None]:
+def exclusive_gpu(device: str, num: int = 1) -> Iterator[None]:
     """Hold this machine's GPU, as long as runs on the same Prefect server are concerned; wait for whoever has it.
 
     A global concurrency limit bears the card's own id, so that it means the same card on every worker, whatever

@@ -4,7 +4,7 @@ Nothing heavy is imported before a teacher is at hand.
 
 A step of the training asks the teacher 2 + 2 K times for each image, K edits with one reference branch for all of
 them, and takes the student forward and back K times, which is about three passes of a network of the same size. So
-2 + 5 K passes an image are counted, of which 4 are what one iteration of a zero-shot edit takes for a picture.
+2 + 5 K passes an image are counted, of which 4 are what one iteration of a zero-shot edit takes for an image.
 """
 
 import sys
@@ -25,7 +25,7 @@ _OVERHEAD = 1.1  # of a set: the gallery and the rejects' thumbnails
 
 @dataclass(frozen=True)
 class Rates:
-    """How quick a device is, for pictures of one size."""
+    """How quick a device is, for images of one size."""
 
     seconds_per_image: float
     """To paint one; 0 where photographs are taken."""
@@ -39,9 +39,9 @@ class Sizes:
     """What lies on disk or in memory, in bytes."""
 
     image: float
-    """Of one encoded picture."""
+    """Of one encoded image."""
     latent: int
-    """Of one picture's latent, in float32."""
+    """Of one image's latent, in float32."""
     teacher: int
     """Of all its weights, as they lie in memory."""
     student: int
@@ -161,7 +161,7 @@ def run_costs(
         teacher: who paints and teaches.
         recipe: its scenes completed by the teacher's own sizes.
         rates: as measured on this device.
-        examples: pictures of the set, or like it.
+        examples: images of the set, or like it.
         num_images: of the set.
     """
     sizes, training = _sizes(teacher, recipe, examples), recipe.training

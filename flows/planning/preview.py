@@ -1,8 +1,8 @@
-"""A look before anything long: a dozen pictures edited without training, over a small grid of settings, on one page.
+"""A look before anything long: a dozen images edited without training, over a small grid of settings, on one page.
 
-The teacher, the texts and the pictures are those of the training to come; only the student is missing. What a
+The teacher, the texts and the images are those of the training to come; only the student is missing. What a
 zero-shot edit cannot do at any setting, a training on the same texts will hardly learn, though a student averages
-over many pictures and so is the calmer of the two.
+over many images and so is the calmer of the two.
 """
 
 import time
@@ -14,23 +14,23 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from distill.settings import EditSettings
-from flows.planning.estimates import PASSES_OF_AN_EDIT, Rates, run_costs
-from flows.evaluation.zero_shot import find_pictures
-from flows.reports.preview_page import preview_page
 from flows.config.recipe import Recipe
+from flows.evaluation.zero_shot import find_images
+from flows.planning.estimates import PASSES_OF_AN_EDIT, Rates, run_costs
+from flows.reports.preview_page import preview_page
 from flows.run.folder import write_whole
 from flows.stages.synthesize import open_teacher
-from synth.errors import EditError, RecipeError
+from synth.errors import ImageInputError, RecipeError
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from distill.diagnostics import Diagnostic, Figures
     from distill.examples import Example
-    from distill.diagnostics import Figures, Sign
     from synth.teacher.teacher import Teacher
 
-NUM_PICTURES = 12
-_BATCH = 6  # pictures that are edited together; the network sees four latents of each
+NUM_IMAGES = 12
+_BATCH = 6  # images that are edited together; the network sees four latents of each
 _GPU_DOLLARS = 2.0  # an hour, for a GPU whose price nobody said; docs/operations.md assumes the same
 
 
@@ -59,14 +59,14 @@ class Grid:
 
 @dataclass(frozen=True)
 class Cell:
-    """One edit at one setting: its pictures, and what speaks against it."""
+    """One edit at one setting: its images, and what speaks against it."""
 
     edit: str
     guidance_scale: float
     iterations: int
     pictures: "list[Image.Image]"
     figures: "Figures"
-    signs: "list[Sign]"
+    signs: "list[Diagnostic]"
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,11 @@ def preview(
     images: Path | None = None,
     guidance_scales: Sequence[float] = (),
     iterations: Sequence[int] = (),
-    num_examples: int = NUM_PICTURES,
-    whole_picture: bool = False,
+    num_examples: int = NUM_IMAGES,
+    whole_image: bool = False,
     dollars_per_hour: float | None = None,
 ) -> Preview:
-    """Edit a dozen pictures zero-shot over a grid of settings, and write the page `out`.
+    """Edit a dozen images zero-shot over a grid of settings, and write the page `out`.
 
     Args:
         recipe: whose edits are tried, on its scenes or on photographs.
@@ -98,12 +98,12 @@ def preview(
         images: for a recipe of photographs, a folder of them.
         guidance_scales: to try; by default some around the teacher's own.
         iterations: to look at; fewer on a CPU by default.
-        num_examples: how many pictures share the edits; each edit gets one at least.
-        whole_picture: the edits are meant to change all of a picture, as weather and styles do.
+        num_examples: how many images share the edits; each edit gets one at least.
+        whole_image: the edits are meant to change all of an image, as weather and styles do.
         dollars_per_hour: of this device.
 
     Raises:
-        EditError: for a file that is no picture, or a folder without any.
+        ImageInputError: for a file that is no image, or a folder without any.
         RecipeError: for photographs with a recipe that paints, or none with a recipe of photographs.
         TeacherError: for a teacher that cannot score, or cannot read a prompt to its end.
     """
@@ -113,7 +113,7 @@ def preview(
         raise RecipeError(f"{recipe.name} is a recipe of photographs: name a folder of some with --images")
     if recipe.scenes is not None and images is not None:
         raise RecipeError(
-            f"{recipe.name} paints its pictures, and nothing tells what photographs show: leave out --images, or let "
+            f"{recipe.name} paints its images, and nothing tells what photographs show: leave out --images, or let "
             "`distillery init NAME --photos` write a recipe of photographs"
         )
     teacher = open_teacher(recipe.teacher)
@@ -125,11 +125,11 @@ def preview(
     if images is None:
         examples, num_images = _painted(teacher, recipe, rounds), recipe.to_paint().count
     else:
-        paths = find_pictures([images])
+        paths = find_images([images])
         examples, num_images = _photographs(teacher, recipe, paths, rounds), len(paths)
     painted_seconds = 0.0 if images is not None else (time.perf_counter() - started) / len(examples)
     started = time.perf_counter()
-    cells = list(_cells(teacher, examples, grid, whole_picture))
+    cells = list(_cells(teacher, examples, grid, whole_image))
     passes = len(examples) * len(grid.guidance_scales) * max(grid.iterations) * PASSES_OF_AN_EDIT
     if dollars_per_hour is None and teacher.device.type == "cuda":
         dollars_per_hour = _GPU_DOLLARS
@@ -155,7 +155,7 @@ def judge(cells: "Sequence[Cell]") -> tuple[bool, str]:
         stuck.append(f"{edit}: {worst.name} ({worst.measured}); {worst.knob}")
     if stuck:
         return False, f"no-go: {'. '.join(stuck)}"
-    return True, f"go, if the pictures please you: nothing speaks against {', '.join(good)}"
+    return True, f"go, if the images please you: nothing speaks against {', '.join(good)}"
 
 
 def _painted(teacher: "Teacher", recipe: Recipe, rounds: int) -> "list[Example]":
@@ -174,7 +174,7 @@ def _painted(teacher: "Teacher", recipe: Recipe, rounds: int) -> "list[Example]"
     teacher.check_prompts([scene.prompt for scene in scenes])
     with tqdm(total=len(scenes), desc="painting", unit="image") as bar:
         for start in range(0, len(scenes), settings.batch_size):
-            # A short batch is padded to its full size: `batch_size` pictures are paid for.
+            # A short batch is padded to its full size: `batch_size` images are paid for.
             batch = scenes[start : start + settings.batch_size]
             small = settings.model_copy(update={"batch_size": len(batch)})
             pictures += paint(teacher, small, batch)
@@ -185,7 +185,7 @@ def _painted(teacher: "Teacher", recipe: Recipe, rounds: int) -> "list[Example]"
         if picture is not None
     ]
     if {example.edit for example in found} != set(recipe.edits):
-        raise EditError("the teacher's safety checker blacked the pictures out: reword scenes.template")
+        raise ImageInputError("the teacher's safety checker blacked the images out: reword scenes.template")
     return found
 
 
@@ -205,19 +205,19 @@ def _photographs(teacher: "Teacher", recipe: Recipe, paths: Sequence[Path], roun
         try:
             picture = prepared(path.read_bytes(), settings)
         except (Rejected, OSError) as error:
-            raise EditError(f"{path} cannot be used as a picture: {error}") from None
+            raise ImageInputError(f"{path} cannot be used as an image: {error}") from None
         caption = captions.get(path.name, "")
         target = texts.target(caption, {}, recipe.edits[edit])
         examples.append(Example(edit, np.asarray(picture), texts.source(caption), target))
     return examples
 
 
-def _cells(teacher: "Teacher", examples: "Sequence[Example]", grid: Grid, whole_picture: bool) -> Iterator[Cell]:
+def _cells(teacher: "Teacher", examples: "Sequence[Example]", grid: Grid, whole_image: bool) -> Iterator[Cell]:
     """Every edit at every setting."""
     import numpy as np
     from PIL import Image
 
-    from distill.diagnostics import measure, signs_of
+    from distill.diagnostics import diagnose, measure
     from distill.studies.study import trajectory
 
     batches = [examples[start : start + _BATCH] for start in range(0, len(examples), _BATCH)]
@@ -238,4 +238,4 @@ def _cells(teacher: "Teacher", examples: "Sequence[Example]", grid: Grid, whole_
                     after = np.stack([pictures[place] for place in places])
                     figures = measure(np.stack([examples[place].image for place in places]), after)
                     shown = [Image.fromarray(picture) for picture in after]
-                    yield Cell(edit, guidance_scale, at, shown, figures, signs_of(figures, whole_picture))
+                    yield Cell(edit, guidance_scale, at, shown, figures, diagnose(figures, whole_image))

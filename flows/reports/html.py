@@ -1,4 +1,4 @@
-"""Pieces of a page that needs nothing beside it: pictures, curves, and a picture that a slider turns into another."""
+"""Pieces of a page that needs nothing beside it: images, curves, and an image that a slider turns into another."""
 
 import base64
 import html
@@ -25,7 +25,7 @@ figure { margin: 0 } figcaption { font-size: 12px } img { max-width: 100% }
 svg { width: 100%; height: auto } svg text { font-size: 10px; fill: #555 } svg path { fill: none; stroke: #36c }
 """
 _WIDTH, _HEIGHT, _LEFT, _BELOW = 300, 110, 44, 16  # px of a curve; what its axes' figures take
-_MOST_POINTS = 300
+_MAX_POINTS = 300
 
 
 def page(title: str, body: Sequence[str]) -> bytes:
@@ -44,7 +44,7 @@ def picture(encoded: bytes, caption: str) -> str:
 
 
 def wipe(before: Image.Image, after: Image.Image, caption: str) -> str:
-    """Two pictures of one size, one over the other: left of the handle before, right of it after."""
+    """Two images of one size, one over the other: left of the handle before, right of it after."""
     text = html.escape(caption)
     images = "".join(
         f'<img src="{_address(_jpeg(image))}" alt="{text}, {name}">'
@@ -69,7 +69,7 @@ def curves(rows: Sequence[Mapping[str, float]], names: Mapping[str, str]) -> str
 
 
 def _chart(points: Sequence[tuple[float, float]], caption: str) -> str:
-    shown = [*points[: -1 : max(1, len(points) // _MOST_POINTS)], points[-1]]
+    shown = [*points[: -1 : max(1, len(points) // _MAX_POINTS)], points[-1]]
     low, high = min(y for _, y in shown), max(y for _, y in shown)
     first, last = points[0][0], points[-1][0]
     right, bottom = _WIDTH - 4, _HEIGHT - _BELOW

@@ -20,12 +20,12 @@ translator("photo.jpg", "{edit}").save("edited.png")
 ```
 
 `strength` goes from 0, the input's own pixels, over 1, the edit as trained, and beyond. `student/` is the same
-network for PyTorch, a diffusers model: `distill.students.load_translator`.
+network for PyTorch, a diffusers model: `distill.students.load_student`.
 
 ## Intended use, and misuse
 
-Made to edit pictures of the kind that it was trained on; on others it may change nothing, or what nobody asked for.
-It carries the biases of its teacher, and an edit may show them. Do not use it to deceive, or on pictures of people
+Made to edit images of the kind that it was trained on; on others it may change nothing, or what nobody asked for.
+It carries the biases of its teacher, and an edit may show them. Do not use it to deceive, or on images of people
 without their consent. The teacher's licence binds it too.
 """
 
@@ -45,7 +45,7 @@ def write_model_card(recipe: Recipe, out: Path, repo: str = "") -> Path:
 
     run = RunFolder(out)
     metadata = Translator.load(run.model, ["cpu"]).metadata
-    pictures = "photographs" if recipe.scenes is None else f"{recipe.scenes.count} painted pictures"
+    pictures = "photographs" if recipe.scenes is None else f"{recipe.scenes.count} painted images"
     lora = f", trained by LoRA of rank {recipe.training.lora_rank}" if recipe.training.lora_rank else ""
     parts = [_header(recipe, metadata), f"# {recipe.name}\n\n"]
     parts.append(f"{len(metadata['edits'])} edits, each in one pass of a network that was distilled with the ")

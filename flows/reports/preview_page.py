@@ -1,27 +1,27 @@
-"""The page of a preview: the pictures, what to look for, what was measured, and what the full run takes."""
+"""The page of a preview: the images, what to look for, what was measured, and what the full run takes."""
 
 import html
 import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from flows.reports.html import page, picture
 from flows.config.recipe import Recipe
+from flows.reports.html import page, picture
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from distill.examples import Example
     from distill.diagnostics import Figures
+    from distill.examples import Example
     from flows.planning.preview import Cell
 
-_SHOWN = 256  # px, at most, of a picture on the page
+_SHOWN = 256  # px, at most, of an image on the page
 _WHAT_TO_LOOK_FOR = """
 <p>Look at each edit from its weakest setting to its strongest.</p><ul>
 <li>Has what the text names become what it says? No figure here knows that: it is for you to see.</li>
-<li>Is the rest of the picture still there, its lines in their places?</li>
-<li>Do different pictures stay different?</li>
-<li>If no setting is right, change the words first. The source text must be true of the picture, and the target must
+<li>Is the rest of the image still there, its lines in their places?</li>
+<li>Do different images stay different?</li>
+<li>If no setting is right, change the words first. The source text must be true of the image, and the target must
 differ from it in the edit alone.</li></ul>
 """
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from flows.reports.html import curves, page, picture, wipe
 from flows.config.recipe import Recipe, to_toml
+from flows.reports.html import curves, page, picture, wipe
 from flows.run.folder import RunFolder, write_whole
 
 _COLUMNS = {
@@ -25,7 +25,7 @@ _COLUMNS = {
     "SSIM inside": ("ssim_inside", "{:.3f}"),
     "SSIM outside": ("ssim_outside", "{:.3f}"),
 }
-_NUM_PAINTED = 8  # pictures of the training set that the report shows
+_NUM_PAINTED = 8  # images of the training set that the report shows
 _CURVES = {
     "dds": "mean square of the delta score; no sign of convergence",
     "identity": "how far the student moves its input",
@@ -119,7 +119,7 @@ def _figures(row: Mapping[str, Any]) -> Iterator[str]:
 
 def _numbers(run: RunFolder) -> str:
     if not run.evaluation.exists():
-        return "<p>Not measured: drawn scenes cannot judge this teacher. Look at the pictures.</p>"
+        return "<p>Not measured: drawn scenes cannot judge this teacher. Look at the images.</p>"
     evaluation = json.loads(run.evaluation.read_text())
     means = _html_table({**evaluation, "edits": []})
     return (
@@ -153,13 +153,13 @@ def _before_and_after(recipe: Recipe, run: RunFolder) -> str:
 
     translator, figures = Translator.load(run.model, ["cpu"]), []
     for place, edit in enumerate(recipe.edits):
-        before = _picture_for(recipe, run, place)
+        before = _image_for(recipe, run, place)
         figures.append(wipe(before, Image.fromarray(translator(np.asarray(before), edit)), edit))
-    whose = "unseen drawn scenes" if run.evaluation.exists() else "pictures of the painted set"
+    whose = "unseen drawn scenes" if run.evaluation.exists() else "images of the painted set"
     return f'<p>{whose.capitalize()}; move the handle.</p><div class="several">{"".join(figures)}</div>'
 
 
-def _picture_for(recipe: Recipe, run: RunFolder, place: int) -> Image.Image:
+def _image_for(recipe: Recipe, run: RunFolder, place: int) -> Image.Image:
     if run.evaluation.exists():
         from distill.counterfactuals import choose_scenes
         from synth.world.scenes import render
@@ -168,9 +168,9 @@ def _picture_for(recipe: Recipe, run: RunFolder, place: int) -> Image.Image:
         scenes = choose_scenes(recipe.edits, settings.num_scenes, settings.split, settings.given)
         others = [scene for scene in scenes if scene.replace(**edit) != scene] or scenes
         return Image.fromarray(render(others[place % len(others)]).image)
-    from synth.dataset.image_dataset import PaintedSet
+    from synth.dataset.image_dataset import ImageDataset
 
-    painted = PaintedSet(run.dataset)
+    painted = ImageDataset(run.dataset)
     return Image.fromarray(painted.image(place % len(painted)))
 
 
@@ -184,15 +184,15 @@ def _samples(recipe: Recipe, run: RunFolder) -> str:
 
 
 def _painted_count(run: RunFolder) -> int:
-    from synth.dataset.image_dataset import PaintedSet
+    from synth.dataset.image_dataset import ImageDataset
 
-    return len(PaintedSet(run.dataset))
+    return len(ImageDataset(run.dataset))
 
 
 def _painted(run: RunFolder) -> str:
-    from synth.dataset.image_dataset import PaintedSet
+    from synth.dataset.image_dataset import ImageDataset
 
-    painted = PaintedSet(run.dataset)
+    painted = ImageDataset(run.dataset)
     figures = []
     for index in range(min(_NUM_PAINTED, len(painted))):
         image = Image.fromarray(painted.image(index))
@@ -209,8 +209,8 @@ def _rejects(run: RunFolder) -> str:
 
     counts = count_rejects(Store(run.dataset))
     if not counts:
-        return "<p>No picture was rejected.</p>"
-    return _table([{"reason": reason, "pictures": count} for reason, count in counts.most_common()])
+        return "<p>No image was rejected.</p>"
+    return _table([{"reason": reason, "images": count} for reason, count in counts.most_common()])
 
 
 def _training(run: RunFolder) -> str:

@@ -29,11 +29,11 @@ from flows.config.recipe import Recipe, flatten, load_recipe, to_toml
 from synth.errors import RecipeError, RunError
 
 if TYPE_CHECKING:
-    from distill.students import LatentTranslator
+    from distill.students import Student
 
 RUNS = Path("runs")  # in the working directory
 _MAY_GROW = ("scenes.count", "training.steps")  # a set can be painted further, a training can go on
-_OF_THE_TRAINING = ("training.", "edits.")  # free as long as nothing was trained: no painted picture depends on them
+_OF_THE_TRAINING = ("training.", "edits.")  # free as long as nothing was trained: no painted image depends on them
 _MAY_CHANGE = (
     *("validated_on", "teacher.device", "teacher.allow_cpu", "export.", "evaluation.", "operations."),
     *("training.checkpoint_every", "training.keep_checkpoints", "training.sample_every", "training.micro_batch_size"),
@@ -81,7 +81,7 @@ class RunFolder:
         return RUNS / f"{slug(recipe.name)}-{digest(matters)[:8]}"
 
     @classmethod
-    def claim(cls, recipe: Recipe, path: Path) -> "RunFolder":
+    def open_or_create(cls, recipe: Recipe, path: Path) -> "RunFolder":
         """The folder for this recipe's run: a new one, or one in which the same run was begun. A folder that holds a
         recipe and nothing made from it is as good as new.
 
@@ -121,7 +121,7 @@ class RunFolder:
         stages = self._stages() | {stage: fingerprint}
         write_whole(self.stages, (json.dumps(stages, indent=2) + "\n").encode())
 
-    def drop_figures(self) -> bool:
+    def drop_metrics(self) -> bool:
         """Delete what was measured of a model file that is no more; whether there was anything."""
         names = [f"{file.stem}*{file.suffix}" for file in (self.evaluation, self.grid)]
         figures = [file for name in names for file in self.path.glob(name)]
@@ -178,7 +178,7 @@ class RunFolder:
             )
 
 
-def save_student(student: "LatentTranslator", folder: Path) -> None:
+def save_student(student: "Student", folder: Path) -> None:
     """Whole or not at all."""
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)

@@ -3,7 +3,7 @@
     runs/snow/          the full run's folder: the pilot paints the first images of its set, and nothing else in it
     runs/snow-pilot/    the pilot's own: its student, its model file, its report
 
-What the pictures look like does not depend on how many there are. So the full run finds the pilot's painted, and
+What the images look like does not depend on how many there are. So the full run finds the pilot's painted, and
 paints the rest. The training is another: each of its curves is shortened alike. With a learning rate that was meant
 for 125,000 steps a few hundred barely move a student: the pilot shows that the chain holds, how quick it is and what
 memory it takes. Whether the words work is what `distillery preview` shows.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flows.config.recipe import Recipe, changed
 from flows.run.folder import RunFolder
-from synth.dataset.image_dataset import PaintedSet
+from synth.dataset.image_dataset import ImageDataset
 from synth.errors import RunError
 
 NUM_IMAGES = 200  # within one shard of the usual size
@@ -49,7 +49,7 @@ def pilot_of(recipe: Recipe) -> Recipe:
     return small.model_copy(update={"name": f"{recipe.name}-pilot"})
 
 
-def claim_pilot(recipe: Recipe, out: Path) -> tuple[Recipe, Path]:
+def prepare_pilot(recipe: Recipe, out: Path) -> tuple[Recipe, Path]:
     """The pilot's recipe and folder, beside `out`, the full run's, whose set it begins.
 
     Args:
@@ -59,9 +59,9 @@ def claim_pilot(recipe: Recipe, out: Path) -> tuple[Recipe, Path]:
     Raises:
         RunError: if another recipe's run is in one of the folders, or the full run has painted beyond the pilot.
     """
-    full, small = RunFolder.claim(recipe, out), pilot_of(recipe)
-    if (out / "dataset" / "data").exists() and len(PaintedSet(full.dataset)) > small.to_paint().count:
+    full, small = RunFolder.open_or_create(recipe, out), pilot_of(recipe)
+    if (out / "dataset" / "data").exists() and len(ImageDataset(full.dataset)) > small.to_paint().count:
         raise RunError(f"the full run in {out} is beyond a pilot: go on with it, without --pilot")
     folder = out.with_name(f"{out.name}-pilot")
-    RunFolder.claim(small, folder).use_dataset(full.dataset)
+    RunFolder.open_or_create(small, folder).use_dataset(full.dataset)
     return small, folder

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.config.operations import OperationSettings
 from flows.config.recipe import Recipe
 from flows.run.folder import RunFolder, slug, write_whole
-from flows.config.operations import OperationSettings
 from synth.errors import RunError
 
 _MEASURED_ON = ("split", "num_scenes", "given")

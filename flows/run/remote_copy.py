@@ -15,18 +15,18 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows.orchestration.progress import say
-from flows.run.promotion import pointer_of
 from flows.config.recipe import Recipe
+from flows.orchestration.progress import say
 from flows.orchestration.retries import RETRIES
 from flows.run.folder import write_whole
+from flows.run.promotion import pointer_of
 from synth.dataset.store import Store
 
 _INDEX = "index.json"
 _LEFT_OUT = ("dataset/", "latents/")  # a set has a URL of its own; latents follow from it
 
 
-class Mirror:
+class RemoteCopy:
     """The copy of the run folder `folder` at `url`/NAME, with its pointer beside it."""
 
     def __init__(self, url: str, folder: Path, pointer: Path) -> None:
@@ -94,7 +94,7 @@ def keep(recipe: Recipe, out: Path) -> None:
         DatasetError: if the storage cannot be written.
     """
     if recipe.operations.keep_at is not None:
-        Mirror(recipe.operations.keep_at, out, pointer_of(recipe, out)).push()
+        RemoteCopy(recipe.operations.keep_at, out, pointer_of(recipe, out)).push()
 
 
 @task(name="keep", cache_policy=NO_CACHE, **RETRIES)
@@ -108,6 +108,6 @@ def take_up_task(recipe: Recipe, out: Path) -> None:
     """What another machine left of the run."""
     if recipe.operations.keep_at is None:
         return
-    mirror = Mirror(recipe.operations.keep_at, out, pointer_of(recipe, out))
+    mirror = RemoteCopy(recipe.operations.keep_at, out, pointer_of(recipe, out))
     if taken := mirror.fetch():
         say(f"took {len(taken)} files of this run from {mirror}")

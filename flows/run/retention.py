@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
-from flows.run.promotion import latest_model, pointer_of
 from flows.config.recipe import Recipe, load_recipe
 from flows.run.folder import RunFolder
+from flows.run.promotion import latest_model, pointer_of
 from synth.errors import RecipeError
 
 _DOOMED = ".old-"

@@ -10,23 +10,23 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from distill.settings import FREE
-from flows.planning.estimates import checkpoints_of
-from flows.training.launcher import distill_together
-from flows.run.remote_copy import keep, keep_task, take_up_task
-from flows.orchestration.progress import Bar, key_of, markdown_picture, open_progress, say, show_markdown
 from flows.config.recipe import Recipe
-from flows.orchestration.retries import RETRIES, gpu_alone
-from flows.run.folder import RunFolder, digest, save_student
 from flows.orchestration.flow_run import name_run, start
-from flows.training.early_stopping import Stopping
+from flows.orchestration.progress import Bar, key_of, markdown_image, open_progress, say, show_markdown
+from flows.orchestration.retries import RETRIES, exclusive_gpu
+from flows.planning.estimates import checkpoints_of
+from flows.run.folder import RunFolder, digest, save_student
+from flows.run.remote_copy import keep, keep_task, take_up_task
 from flows.stages.synthesize import open_teacher
-from flows.training.log import Watch
+from flows.training.early_stopping import EarlyStopping
+from flows.training.launcher import distill_together
+from flows.training.log import TrainingLog
 from synth.errors import DatasetError, TrainingError
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-    from synth.dataset.image_dataset import PaintedSet
+    from synth.dataset.image_dataset import ImageDataset
     from synth.teacher.teacher import Teacher
 
 _FEW, _TRIED = 4, 3  # images and steps of a dry run
@@ -44,19 +44,19 @@ def distill(recipe: Recipe, out: Path, data: str | None = None) -> Path:
 
     Raises:
         DatasetError: if nothing was painted yet.
-        TrainingError: if the training cannot start or go on, or the set's pictures are of another size.
+        TrainingError: if the training cannot start or go on, or the set's images are of another size.
     """
     from distill import checkpoints
+    from distill.students import load_student
     from distill.train import train
-    from distill.students import load_translator
-    from synth.dataset.image_dataset import PaintedSet
+    from synth.dataset.image_dataset import ImageDataset
 
     processes, settings = _join(recipe), recipe.training
     with processes.main_process_first():
-        run = RunFolder.claim(recipe, out)
+        run = RunFolder.open_or_create(recipe, out)
         if data is not None:
-            take_set(run, data)
-    teacher, painted = open_teacher(recipe.teacher), PaintedSet(run.dataset)
+            attach_dataset(run, data)
+    teacher, painted = open_teacher(recipe.teacher), ImageDataset(run.dataset)
     matters = settings.model_dump(mode="json", exclude=FREE if settings.patience else {*FREE, "sample_every"})
     made_from = digest(teacher.fingerprint, painted.fingerprint, recipe.edits, matters)
     if run.is_done("distill", made_from, run.student):
@@ -72,8 +72,8 @@ def distill(recipe: Recipe, out: Path, data: str | None = None) -> Path:
         processes.wait_for_everyone()
         return run.student
     say(f"distilling from {teacher.name} on {teacher.device}{_shared_by(processes.num_processes)}")
-    watch, artifact = Watch(recipe, run, teacher, painted), open_progress("steps", recipe.name)
-    stopping = Stopping(recipe, run, teacher, painted) if settings.patience else None
+    watch, artifact = TrainingLog(recipe, run, teacher, painted), open_progress("steps", recipe.name)
+    stopping = EarlyStopping(recipe, run, teacher, painted) if settings.patience else None
     newest = checkpoints.latest(run.path)
     done = stopping is not None and _agreed(newest is not None and stopping.resume(newest))
     with Bar("distilling", settings.steps, "step", artifact=artifact) as bar:
@@ -89,29 +89,29 @@ def distill(recipe: Recipe, out: Path, data: str | None = None) -> Path:
                 break
     watch.close()
     if stopping is not None and stopping.best is not None:
-        save_student(load_translator(stopping.best), run.student)
+        save_student(load_student(stopping.best), run.student)
     else:
         newest = checkpoints.latest(run.path)
         assert newest is not None, "a training ends with a checkpoint"
-        save_student(checkpoints.load_student(newest), run.student)
+        save_student(checkpoints.restore_student(newest), run.student)
     run.mark_done("distill", made_from)
     processes.wait_for_everyone()
     return run.student
 
 
-def take_set(run: RunFolder, data: str) -> None:
+def attach_dataset(run: RunFolder, data: str) -> None:
     """Let a run take a set that lies elsewhere; one that is not there yet may be painted there.
 
     Raises:
         TrainingError: if the run was trained on another set.
     """
     from distill import checkpoints
-    from synth.dataset.image_dataset import PaintedSet
+    from synth.dataset.image_dataset import ImageDataset
 
     newest = checkpoints.latest(run.path)
     if newest is not None and data != run.dataset:
         try:
-            there = PaintedSet(data).fingerprint
+            there = ImageDataset(data).fingerprint
         except DatasetError:
             there = None
         if there is not None and there != checkpoints.trained_on(newest):
@@ -119,7 +119,7 @@ def take_set(run: RunFolder, data: str) -> None:
     run.use_dataset(data)
 
 
-def check_size(recipe: Recipe, teacher: "Teacher", painted: "PaintedSet") -> None:
+def check_size(recipe: Recipe, teacher: "Teacher", painted: "ImageDataset") -> None:
     """Refuse a painted set of another size than the recipe's; of photographs, only say so.
 
     Raises:
@@ -133,11 +133,11 @@ def check_size(recipe: Recipe, teacher: "Teacher", painted: "PaintedSet") -> Non
         return
     if recipe.scenes is not None:
         raise TrainingError(
-            f"the set's pictures are {width} x {height} and the recipe's {wanted} x {wanted}: paint a set of that "
+            f"the set's images are {width} x {height} and the recipe's {wanted} x {wanted}: paint a set of that "
             f"size, or train at the set's own by scenes.image_size={width}"
         )
     say(
-        f"the pictures are {width} x {height} and {teacher.name} was trained at {wanted} x {wanted}: it may not know "
+        f"the images are {width} x {height} and {teacher.name} was trained at {wanted} x {wanted}: it may not know "
         f"what it sees; `distillery import-photos --size {wanted}` makes them so"
     )
 
@@ -176,11 +176,11 @@ def plan(recipe: Recipe, data: str) -> str:
     """
     from itertools import islice
 
-    from distill.train import train
     from distill.students import num_weights
-    from synth.dataset.image_dataset import PaintedSet
+    from distill.train import train
+    from synth.dataset.image_dataset import ImageDataset
 
-    settings, teacher, painted = recipe.training, open_teacher(recipe.teacher), PaintedSet(data)
+    settings, teacher, painted = recipe.training, open_teacher(recipe.teacher), ImageDataset(data)
     check_size(recipe, teacher, painted)
     few = painted.first(max(settings.batch_size, _FEW))
     alone = settings.model_copy(update={"checkpoint_every": settings.steps, "steps": max(settings.steps, _TRIED + 1)})
@@ -230,11 +230,11 @@ def distill_flow(recipe: Recipe, out: Path, data: str | None = None, changes: tu
     recipe = start(recipe, changes)
     name_run(f"train {recipe.name} in {out}")
     take_up_task(recipe, out)
-    run = RunFolder.claim(recipe, out)
+    run = RunFolder.open_or_create(recipe, out)
     if data is not None:
-        take_set(run, data)
+        attach_dataset(run, data)
     before = run.last_work()
-    with gpu_alone(recipe.teacher.device, recipe.operations.processes), run.timed("training"):
+    with exclusive_gpu(recipe.teacher.device, recipe.operations.processes), run.timed("training"):
         student = train_task.with_options(timeout_seconds=recipe.operations.timeout_hours * 3600)(recipe, out)
     if run.last_work() != before:
         keep_task(recipe, out)
@@ -247,5 +247,5 @@ def _show(recipe: Recipe, run: RunFolder) -> None:
     samples = sorted(run.samples.glob("step_*.png"))
     if samples:
         caption = "; ".join(["input", *recipe.edits])
-        page = f"Columns: {caption}.\n\n{markdown_picture(samples[-1].read_bytes(), caption)}"
+        page = f"Columns: {caption}.\n\n{markdown_image(samples[-1].read_bytes(), caption)}"
         show_markdown(key_of(recipe.name, "samples"), page, f"{recipe.name}: painted images, edited")

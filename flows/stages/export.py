@@ -6,13 +6,13 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.evaluation.scenes import evaluate_task, has_true_answers
-from flows.run.remote_copy import keep_task, take_up_task
-from flows.orchestration.progress import key_of, markdown_picture, say, show_link, show_markdown, show_table
 from flows.config.recipe import Recipe
-from flows.orchestration.retries import RETRIES, gpu_alone
-from flows.run.folder import RunFolder, digest
+from flows.evaluation.scenes import evaluate_task, has_true_answers
 from flows.orchestration.flow_run import name_run, start
+from flows.orchestration.progress import key_of, markdown_image, say, show_link, show_markdown, show_table
+from flows.orchestration.retries import RETRIES, exclusive_gpu
+from flows.run.folder import RunFolder, digest
+from flows.run.remote_copy import keep_task, take_up_task
 from flows.stages.synthesize import open_teacher
 from inference.settings import MAIN, OWN_VAE, Kind
 from synth.errors import RunError
@@ -31,11 +31,11 @@ def export(recipe: Recipe, out: Path) -> Path:
     """
     import numpy as np
 
-    from distill.students import load_translator
+    from distill.students import load_student
     from inference.export.files import GRAPH, export_files
-    from inference.settings import ModelMetadata
     from inference.export.tiny_vae import fingerprint, open_tiny_vae
-    from synth.dataset.image_dataset import PaintedSet
+    from inference.settings import ModelMetadata
+    from synth.dataset.image_dataset import ImageDataset
 
     run = RunFolder(out)
     if not run.student.exists():
@@ -47,10 +47,10 @@ def export(recipe: Recipe, out: Path) -> Path:
     for kind in files.keys() - missing.keys():
         say(f"{files[kind]} is up to date: nothing to export")
     if not missing:
-        RunFolder.claim(recipe, out)
+        RunFolder.open_or_create(recipe, out)
         return run.model
-    teacher, painted = open_teacher(recipe.teacher), PaintedSet(run.dataset)
-    student = load_translator(run.student)
+    teacher, painted = open_teacher(recipe.teacher), ImageDataset(run.dataset)
+    student = load_student(run.student)
     calibrated = any(kind.precision == "int8" for kind in missing)
     num_images = _NUM_PARITY_IMAGES + (_NUM_CALIBRATION_IMAGES if calibrated else 0)
     images = np.stack([painted.image(index) for index in range(min(num_images, len(painted)))])
@@ -66,11 +66,11 @@ def export(recipe: Recipe, out: Path) -> Path:
     )
     parity_images, calibration_images = images[:_NUM_PARITY_IMAGES], images[_NUM_PARITY_IMAGES:]
     vae = teacher.vae if recipe.export.vae == OWN_VAE else open_tiny_vae(recipe.export.vae, teacher, parity_images)
-    RunFolder.claim(recipe, out)  # not before it is known that the recipe can be followed
+    RunFolder.open_or_create(recipe, out)  # not before it is known that the recipe can be followed
     for kind, report in export_files(
         vae, student, metadata, missing, parity_images, calibration_images, recipe.export
     ):
-        if kind == MAIN and run.drop_figures():
+        if kind == MAIN and run.drop_metrics():
             say(f"the figures were of the file before: `distillery evaluate translator {out}` measures this one")
         run.mark_done(_stage(kind), made_from)
         say(
@@ -104,10 +104,10 @@ def export_flow(out: Path, recipe: Recipe | None = None, changes: tuple[str, ...
     recipe = start(recipe, changes)
     name_run(f"export {recipe.name} in {out}")
     take_up_task(recipe, out)
-    run = RunFolder.claim(recipe, out)
+    run = RunFolder.open_or_create(recipe, out)
     before = run.last_work()
     limit = recipe.operations.timeout_hours * 3600
-    with gpu_alone(recipe.teacher.device):
+    with exclusive_gpu(recipe.teacher.device):
         with run.timed("export"):
             model = export_task.with_options(timeout_seconds=limit)(recipe, out)
         if has_true_answers(recipe):
@@ -132,5 +132,5 @@ def _show(recipe: Recipe, run: RunFolder) -> None:
         rows = [*figures["edits"], *figures["means"]]
         show_table(key_of(name, "numbers"), rows, f"{name}: {figures['num_scenes']} scenes, {figures['split']} split")
     if run.grid.exists():
-        page = markdown_picture(run.grid.read_bytes(), "input, translated, true counterfactual")
+        page = markdown_image(run.grid.read_bytes(), "input, translated, true counterfactual")
         show_markdown(key_of(name, "grid"), page, f"{name}: input, translated, true counterfactual")

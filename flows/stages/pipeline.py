@@ -6,18 +6,18 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows.stages.distill import distill_flow, take_set
-from flows.stages.export import export_flow
-from flows.run.remote_copy import keep_task, take_up_task
-from flows.reports.model_card import write_model_card
-from flows.orchestration.progress import key_of, say, show_link, show_markdown
-from flows.run.promotion import promote
 from flows.config.recipe import Recipe
-from flows.reports.report import markdown_table, write_report
-from flows.run.retention import clear_old_runs
-from flows.orchestration.retries import gpu_alone
-from flows.run.folder import RunFolder
 from flows.orchestration.flow_run import name_run, start
+from flows.orchestration.progress import key_of, say, show_link, show_markdown
+from flows.orchestration.retries import exclusive_gpu
+from flows.reports.model_card import write_model_card
+from flows.reports.report import markdown_table, write_report
+from flows.run.folder import RunFolder
+from flows.run.promotion import promote
+from flows.run.remote_copy import keep_task, take_up_task
+from flows.run.retention import clear_old_runs
+from flows.stages.distill import attach_dataset, distill_flow
+from flows.stages.export import export_flow
 from flows.stages.synthesize import synthesize_flow
 
 
@@ -40,12 +40,12 @@ def pipeline(recipe: Recipe, out: Path | None = None, data: str | None = None, c
     recipe = start(recipe, changes)
     out = out or RunFolder.default_path(recipe)
     take_up_task(recipe, out)
-    run = RunFolder.claim(recipe, out)
+    run = RunFolder.open_or_create(recipe, out)
     if data is not None:
-        take_set(run, data)
+        attach_dataset(run, data)
     name_run(f"{recipe.name}: {recipe.to_paint().count} images, {recipe.training.steps} steps, in {out}")
     before = run.last_work()
-    with gpu_alone(recipe.teacher.device, recipe.operations.processes):
+    with exclusive_gpu(recipe.teacher.device, recipe.operations.processes):
         started = time.perf_counter()
         num_painted = synthesize_flow(recipe, run.dataset)
         if num_painted:

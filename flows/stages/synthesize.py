@@ -10,17 +10,26 @@ from uuid import UUID
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.orchestration.ray_cluster import paint_on_ray
-from flows.orchestration.environment import prepare_worker
-from flows.orchestration.progress import Bar, key_of, markdown_picture, open_progress, say, show_link, show_markdown, show_table
 from flows.config.recipe import Recipe
-from flows.orchestration.retries import RETRIES, gpu_alone
+from flows.orchestration.environment import prepare_worker
 from flows.orchestration.flow_run import name_run, start
+from flows.orchestration.progress import (
+    Bar,
+    key_of,
+    markdown_image,
+    open_progress,
+    say,
+    show_link,
+    show_markdown,
+    show_table,
+)
+from flows.orchestration.ray_cluster import paint_on_ray
+from flows.orchestration.retries import RETRIES, exclusive_gpu
 from synth.errors import RunError
 from synth.settings import TeacherSettings
 
 if TYPE_CHECKING:
-    from synth.dataset.building import Painting
+    from synth.dataset.building import DatasetBuilder
     from synth.teacher.teacher import Teacher
 
 
@@ -81,23 +90,23 @@ def plan(recipe: Recipe) -> str:
 
 
 @lru_cache(maxsize=1)  # opening it may load a CLIP model, which is too much for every shard
-def _painting(recipe_json: str, url: str) -> "Painting":
-    from synth.dataset.building import Painting
+def _painting(recipe_json: str, url: str) -> "DatasetBuilder":
+    from synth.dataset.building import DatasetBuilder
 
     recipe = Recipe.model_validate_json(recipe_json)
-    return Painting(open_teacher(recipe.teacher), recipe.to_paint(), url)
+    return DatasetBuilder(open_teacher(recipe.teacher), recipe.to_paint(), url)
 
 
 @task(name="plan", cache_policy=NO_CACHE, **RETRIES)
-def plan_task(recipe: Recipe, url: str) -> dict[int, int]:
-    """The shards that are missing or short -> how many pictures they lack."""
+def missing_shards_task(recipe: Recipe, url: str) -> dict[int, int]:
+    """The shards that are missing or short -> how many images they lack."""
     _painting.cache_clear()  # what a person vetoed since counts
     return _painting(recipe.model_dump_json(), url).unfinished()
 
 
 @task(name="paint", task_run_name="shard {number:05d}", cache_policy=NO_CACHE, **RETRIES)
 def paint_task(recipe: Recipe, url: str, number: int, done: int = 0, artifact: UUID | None = None) -> None:
-    """One shard, whole. `done` pictures of the set are there already."""
+    """One shard, whole. `done` images of the set are there already."""
     prepare_worker()  # a worker of Ray's begins here
     bar: Any
     with Bar("painting", recipe.to_paint().count, "image", done, artifact, leave=False) as bar:
@@ -124,7 +133,7 @@ def synthesize_flow(recipe: Recipe, url: str, part: int = 0, parts: int = 1, cha
         changes: keys of the recipe that are other, such as "scenes.count=500".
 
     Returns:
-        How many pictures were painted now.
+        How many images were painted now.
 
     Raises:
         RunError: if there is no such part.
@@ -134,8 +143,8 @@ def synthesize_flow(recipe: Recipe, url: str, part: int = 0, parts: int = 1, cha
     recipe = start(recipe, changes)
     name_run(f"paint {recipe.name} into {url}")
     limit = recipe.operations.timeout_hours * 3600
-    with gpu_alone(recipe.teacher.device):
-        todo = {number: lack for number, lack in plan_task(recipe, url).items() if number % parts == part}
+    with exclusive_gpu(recipe.teacher.device):
+        todo = {number: lack for number, lack in missing_shards_task(recipe, url).items() if number % parts == part}
         done = recipe.to_paint().count - sum(todo.values())
         num_new = sum(todo.values())
         share = f"all {done} images" if parts == 1 else f"all images of part {part} of {parts}"
@@ -156,7 +165,7 @@ def synthesize_flow(recipe: Recipe, url: str, part: int = 0, parts: int = 1, cha
 
 
 def _paint(recipe: Recipe, url: str, todo: Mapping[int, int], done: int) -> None:
-    """The shards of `todo`, here or on Ray. `done` pictures of the set are there already."""
+    """The shards of `todo`, here or on Ray. `done` images of the set are there already."""
     if not todo:
         return
     artifact = open_progress("images", recipe.name)
@@ -180,9 +189,9 @@ def _show(recipe: Recipe, url: str) -> None:
     card = store.read("README.md").decode().rpartition("\n---\n")[2]
     grid = "![a sample](grid.png)"
     if grid in card:
-        card = card.replace(grid, markdown_picture(store.read("grid.png"), "a sample"))
+        card = card.replace(grid, markdown_image(store.read("grid.png"), "a sample"))
     show_markdown(key_of(recipe.name, "data"), card, f"{recipe.name}: the painted set")
-    rejects = [{"reason": reason, "pictures": count} for reason, count in count_rejects(store).most_common()]
+    rejects = [{"reason": reason, "images": count} for reason, count in count_rejects(store).most_common()]
     if rejects:
         show_table(key_of(recipe.name, "rejects"), rejects, f"{recipe.name}: what was painted and not kept")
     show_link(key_of(recipe.name, "data-set"), url, f"{recipe.name}: where the set lies")

@@ -7,7 +7,7 @@ After `training.patience` looks without a better one the training stops. What is
 
 - Where drawn scenes can judge the edits, what comes nearer to the true counterfactuals of development scenes: the
   mean PSNR, which falls for what was not edited as for what was spoilt.
-- Elsewhere, what still changes the set's own pictures by more than SETTLED, and shows no sign of damage: colours that
+- Elsewhere, what still changes the set's own images by more than SETTLED, and shows no sign of damage: colours that
   saturate, one output for all (`distill.diagnostics`). A network that has settled is done, and a damaged one is no gain.
 """
 
@@ -18,37 +18,37 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from flows.orchestration.progress import say
 from flows.config.recipe import Recipe
+from flows.orchestration.progress import say
 from flows.run.folder import RunFolder, save_student, write_whole
 
 if TYPE_CHECKING:
     from distill.counterfactuals import Images
-    from distill.students import LatentTranslator
-    from synth.dataset.image_dataset import PaintedSet
+    from distill.students import Student
+    from synth.dataset.image_dataset import ImageDataset
     from synth.teacher.teacher import Teacher
 
 SETTLED = 2.0
-"""Of 255: pictures that change by less, on the mean, between two looks do not change any more. A round number, eight
+"""Of 255: images that change by less, on the mean, between two looks do not change any more. A round number, eight
 times below what one sees."""
 
-_NUM_PICTURES = 8  # of each edit
+_NUM_IMAGES = 8  # of each edit
 
 Row = dict[str, Any]
 
 
 class _Judge(Protocol):
-    def look(self, student: "LatentTranslator", best: Row | None, folder: Path | None) -> Row:
+    def look(self, student: "Student", best: Row | None, folder: Path | None) -> Row:
         """What is seen of a network: figures, `better` than the best so far or not, and both in words (`said`).
 
         `folder` has the best network.
         """
 
 
-class Stopping:
+class EarlyStopping:
     """The looks at a training so far, of which there is one every `training.sample_every` steps."""
 
-    def __init__(self, recipe: Recipe, run: RunFolder, teacher: "Teacher", painted: "PaintedSet") -> None:
+    def __init__(self, recipe: Recipe, run: RunFolder, teacher: "Teacher", painted: "ImageDataset") -> None:
         from flows.evaluation.scenes import has_true_answers
 
         self._run, self._patience = run, recipe.training.patience
@@ -70,11 +70,11 @@ class Stopping:
         step = int(checkpoint.name.removeprefix("step_"))
         if step % self._every:
             return False
-        from distill.checkpoints import load_student
+        from distill.checkpoints import restore_student
 
-        return self.see(step, load_student(checkpoint).to(self._device))
+        return self.see(step, restore_student(checkpoint).to(self._device))
 
-    def see(self, step: int, student: "LatentTranslator") -> bool:
+    def see(self, step: int, student: "Student") -> bool:
         """Look at a step's network; whether the training shall stop."""
         if not any(row["step"] == step for row in self._rows):
             self._rows.append({"step": step, **self._judge.look(student, self._best(), self.best)})
@@ -115,11 +115,9 @@ class _ByTruth:
         from distill.examples import drawn_examples
 
         self._teacher, given = teacher, recipe.evaluation.given
-        self._examples = [
-            drawn_examples(edit, _NUM_PICTURES, "development", **given) for edit in recipe.edits.values()
-        ]
+        self._examples = [drawn_examples(edit, _NUM_IMAGES, "development", **given) for edit in recipe.edits.values()]
 
-    def look(self, student: "LatentTranslator", best: Row | None, folder: Path | None) -> Row:
+    def look(self, student: "Student", best: Row | None, folder: Path | None) -> Row:
         from distill.counterfactuals import psnr
         from distill.students import translated
 
@@ -136,30 +134,30 @@ class _ByTruth:
 
 
 class _BySigns:
-    """By the set's own pictures, whose true answers nobody knows."""
+    """By the set's own images, whose true answers nobody knows."""
 
-    def __init__(self, recipe: Recipe, teacher: "Teacher", painted: "PaintedSet") -> None:
+    def __init__(self, recipe: Recipe, teacher: "Teacher", painted: "ImageDataset") -> None:
         self._teacher, self._edits = teacher, list(recipe.edits)
-        self._images = np.stack([painted.image(index) for index in range(min(_NUM_PICTURES, len(painted)))])
+        self._images = np.stack([painted.image(index) for index in range(min(_NUM_IMAGES, len(painted)))])
 
-    def look(self, student: "LatentTranslator", best: Row | None, folder: Path | None) -> Row:
-        from distill.diagnostics import NOTHING_MOVES, measure, signs_of
-        from distill.students import load_translator
+    def look(self, student: "Student", best: Row | None, folder: Path | None) -> Row:
+        from distill.diagnostics import NOTHING_MOVES, diagnose, measure
+        from distill.students import load_student
 
         pictures = self._edited(student)
-        names = {sign.name for edited in pictures for sign in signs_of(measure(self._images, edited), True)}
+        names = {sign.name for edited in pictures for sign in diagnose(measure(self._images, edited), True)}
         waits = NOTHING_MOVES in names  # for what has not begun there is patience without end
         damaged = sorted(names - {NOTHING_MOVES})
         moved = (
             None
             if folder is None
-            else float(np.abs(pictures.astype(np.float32) - self._edited(load_translator(folder))).mean())
+            else float(np.abs(pictures.astype(np.float32) - self._edited(load_student(folder))).mean())
         )
         better = not damaged and (waits or moved is None or moved > SETTLED)
-        said = ", ".join(damaged) or ("nothing moves yet" if waits else "before its pictures settled")
+        said = ", ".join(damaged) or ("nothing moves yet" if waits else "before its images settled")
         return {"moved": moved, "better": better, "said": said}
 
-    def _edited(self, student: "LatentTranslator") -> "Images":
+    def _edited(self, student: "Student") -> "Images":
         """uint8 (edits, N, H, W, 3)."""
         from distill.students import translated
 

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flows.config.recipe import Recipe
 from flows.orchestration.environment import prepare_worker
 from flows.orchestration.progress import Bar, open_progress, say
-from flows.config.recipe import Recipe
-from flows.orchestration.retries import can_pass
+from flows.orchestration.retries import is_transient
 from flows.run.folder import RunFolder, slug
 from synth.errors import DistilleryError, TrainingError
 
@@ -54,7 +54,15 @@ def _launched(recipe: Recipe, run: RunFolder, log: Path) -> Iterator["subprocess
         how = ["--config_file", operations.accelerate_config]
     else:  # --multi_gpu is its name for torchrun, GPU or not; port 0 is any that is free
         how = ["--multi_gpu", "--num_processes", str(operations.processes), "--main_process_port", "0"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", *how, "--module", "flows.training.launcher", str(run.path)]
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        *how,
+        "--module",
+        "flows.training.launcher",
+        str(run.path),
+    ]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT)
         assert process.stdin is not None
@@ -98,7 +106,7 @@ def main() -> None:
     try:
         distill(RunFolder(out).load_recipe(), out)
     except Exception as error:
-        passes = can_pass(error)
+        passes = is_transient(error)
         if not passes and not isinstance(error, DistilleryError):
             raise
         prefix = _PASSING if passes else _ERROR

@@ -6,8 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.orchestration.progress import say
 from flows.config.recipe import Recipe
+from flows.orchestration.progress import say
 from flows.run.folder import RunFolder, write_whole
 from synth.errors import TrainingError
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from distill.train import StepRecord
-    from synth.dataset.image_dataset import PaintedSet
+    from synth.dataset.image_dataset import ImageDataset
     from synth.teacher.teacher import Teacher
 
 _NUM_SAMPLES = 4  # images in a sample grid
-_FRAME_MS, _LAST_FRAME_MS, _MOST_FRAMES = 400, 2000, 60  # of the film
+_FRAME_MS, _LAST_FRAME_MS, _MAX_FRAMES = 400, 2000, 60  # of the film
 
 
-class Watch:
+class TrainingLog:
     """What is written of a training besides its checkpoints. The main process has one.
 
     Raises:
         TrainingError: for a tracker that is not installed.
     """
 
-    def __init__(self, recipe: Recipe, run: RunFolder, teacher: "Teacher", painted: "PaintedSet") -> None:
+    def __init__(self, recipe: Recipe, run: RunFolder, teacher: "Teacher", painted: "ImageDataset") -> None:
         self._run, self._settings, self._teacher, self._painted = run, recipe.training, teacher, painted
         self._edits = list(recipe.edits)
         self._said: set[tuple[str, str]] = set()
@@ -57,7 +57,7 @@ class Watch:
 
     def close(self) -> None:
         """The training is over: its grids as a film."""
-        write_film(sorted(self._run.samples.glob("step_*.png")), self._run.film)
+        write_animation(sorted(self._run.samples.glob("step_*.png")), self._run.film)
         if self._tracker is not None:
             self._tracker.finish()
 
@@ -71,10 +71,10 @@ class Watch:
     def _warn(self, edited: "NDArray[np.uint8]", late: bool) -> None:
         """Each sign of each edit once. Before half of the training, what does not move yet is none to worry about;
         and whether the background may change, a recipe does not say."""
-        from distill.diagnostics import NOTHING_MOVES, measure, signs_of
+        from distill.diagnostics import NOTHING_MOVES, diagnose, measure
 
         for name, pictures in zip(self._edits, edited, strict=True):
-            for sign in signs_of(measure(self._images, pictures), whole_picture=True):
+            for sign in diagnose(measure(self._images, pictures), whole_image=True):
                 if (name, sign.name) in self._said or (sign.name == NOTHING_MOVES and not late):
                     continue
                 self._said.add((name, sign.name))
@@ -82,7 +82,7 @@ class Watch:
 
 
 def grid(images: "NDArray[np.uint8]", edited: "NDArray[np.uint8]") -> "Image.Image":
-    """Pictures, uint8 (N, H, W, 3), and their edits, (K, N, H, W, 3): a row each, itself, then every edit of it."""
+    """Images, uint8 (N, H, W, 3), and their edits, (K, N, H, W, 3): a row each, itself, then every edit of it."""
     import numpy as np
     from PIL import Image
 
@@ -90,7 +90,7 @@ def grid(images: "NDArray[np.uint8]", edited: "NDArray[np.uint8]") -> "Image.Ima
     return Image.fromarray(np.concatenate(list(rows)))  # (N H, (1 + K) W, 3)
 
 
-def write_film(grids: list[Path], film: Path) -> None:
+def write_animation(grids: list[Path], film: Path) -> None:
     """Grids, in their order, as a GIF that stands still on the last one. Of very many, some are left out."""
     from PIL import Image
 
@@ -98,7 +98,7 @@ def write_film(grids: list[Path], film: Path) -> None:
 
     if not grids:
         return
-    every = -(-len(grids) // _MOST_FRAMES)
+    every = -(-len(grids) // _MAX_FRAMES)
     frames = [Image.open(path).convert("RGB") for path in grids[::-1][::every][::-1]]
     times = [_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS]
     write_whole(film, gif_bytes(frames, times))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from distill.composition import change_of_pixels
-from distill.students import LatentTranslator
+from distill.students import Student
 from inference.export import parity
 from inference.export import quantize as precision
 from inference.export.formats import EXTRA_FILE, open_file, publish, set_properties
@@ -75,7 +75,7 @@ class ExportModule(nn.Module):
 
 
 class _ExactNorm(nn.Module):
-    """A normalisation in float32 within a network in float16, as `precision` has it: sums over a whole picture leave
+    """A normalisation in float32 within a network in float16, as `precision` has it: sums over a whole image leave
     float16's range."""
 
     def __init__(self, norm: nn.Module):
@@ -117,7 +117,7 @@ def export_files(
     """
     if parity_images.ndim != 4 or parity_images.shape[-1] != 3 or len(parity_images) == 0:
         raise ExportError(f"parity_images has shape {parity_images.shape}: give uint8 images (N, H, W, 3)")
-    if isinstance(student, LatentTranslator) and list(student.edits) != list(metadata.edits):
+    if isinstance(student, Student) and list(student.edits) != list(metadata.edits):
         raise ExportError(
             f"the student knows {', '.join(student.edits)} and the metadata names {', '.join(metadata.edits)}: "
             "an edit's number is its place in that list, so give the same names in the same order"
@@ -125,7 +125,7 @@ def export_files(
     if calibration_images is None:
         calibration_images = parity_images[:0]
     if any(kind.precision == "int8" for kind in files) and len(calibration_images) == 0:
-        raise ExportError("int8 needs pictures to be calibrated on besides those it is checked on: paint more")
+        raise ExportError("int8 needs images to be calibrated on besides those it is checked on: paint more")
     opset = (settings or ExportSettings()).opset
     size_multiple = 2 ** (len(vae.config.block_out_channels) - 1)
     reference = ExportModule(vae, student)

@@ -19,7 +19,7 @@ from synth.errors import ExportError
 _CALIBRATION_BATCH = 4
 _MAX_LAST_STEPS = 12  # a sum, a clip, a choice at strength 0; the search went past the subtraction if there are more
 
-# What stays in float32 besides the converter's own list (Resize is on it): sums over a whole picture leave float16's
+# What stays in float32 besides the converter's own list (Resize is on it): sums over a whole image leave float16's
 # range, and a decoder turns black.
 _FLOAT32_OPS = ["GroupNormalization", "InstanceNormalization", "LayerNormalization", "ReduceMean"]
 

@@ -12,7 +12,7 @@ from synth.errors import ExportError
 from synth.pixels import to_float
 from synth.teacher.teacher import Teacher
 
-_MOST_APART = 0.5  # of the latents' variance; two VAEs that were trained apart differ by all of it and more
+_MAX_DISTANCE = 0.5  # of the latents' variance; two VAEs that were trained apart differ by all of it and more
 
 
 def fingerprint(name: str) -> str:
@@ -54,7 +54,7 @@ def open_tiny_vae(name: str, teacher: Teacher, images: UInt8Array) -> Any:
             "take one that was made for this family"
         )
     apart = float((z - own).square().mean() / own.var())
-    if apart > _MOST_APART:
+    if apart > _MAX_DISTANCE:
         raise ExportError(
             f"export.vae: the latents of {name} are not those of {teacher.name}, they differ by {apart:.0%} of their "
             "variance: take one that was made for this family"

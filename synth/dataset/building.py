@@ -1,6 +1,6 @@
 """Paints the scenes of a recipe into a data set (see `synth.dataset.image_dataset` for what lies where), shard by shard.
 
-Scene i is painted from seed after seed of its own until a picture passes, so that a row depends on its index, the
+Scene i is painted from seed after seed of its own until an image passes, so that a row depends on its index, the
 settings and the exclude list alone: not on the other rows, the number of workers, or how often a run was killed. The
 one exception is a near duplicate, which is found in a last pass in the order of the set. What a shard holds follows
 from the fingerprint (teacher, template, seed, size, steps, filters, ...) and its number, so a set can be continued,
@@ -20,13 +20,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from synth.dataset.card import write_card
-from synth.errors import DatasetError
 from synth.dataset.filters import Filters, is_near_duplicate
 from synth.dataset.gallery import write_index, write_page
 from synth.dataset.generate import completed, paint
 from synth.dataset.prompts import Scene, Template
-from synth.seeds import derive_seed
-from synth.settings import SceneSettings
 from synth.dataset.shards import (
     Row,
     encoded,
@@ -39,9 +36,12 @@ from synth.dataset.shards import (
     write_shard,
 )
 from synth.dataset.store import Store
+from synth.errors import DatasetError
+from synth.seeds import derive_seed
+from synth.settings import SceneSettings
 from synth.teacher.teacher import Teacher
 
-_TRIED, _HOPELESS = 60, 0.9  # after so many pictures of a shard, so high a share of rejects ends the run
+_TRIED, _HOPELESS = 60, 0.9  # after so many images of a shard, so high a share of rejects ends the run
 _SAME_WORDS = 3  # attempts at a scene before other values fill its slots: some prompts never pass
 
 
@@ -66,7 +66,7 @@ def synthesize(teacher: Teacher, settings: SceneSettings, out: str | Path, progr
         RecipeError: for a template that cannot be filled, or a filter that cannot be used.
         TeacherError: for a prompt that the teacher cannot read, or a CLIP model that cannot be opened.
     """
-    painting = Painting(teacher, settings, out)
+    painting = DatasetBuilder(teacher, settings, out)
     todo = painting.unfinished()
     if progress and todo:
         precision = str(teacher.dtype).removeprefix("torch.")
@@ -81,7 +81,7 @@ def synthesize(teacher: Teacher, settings: SceneSettings, out: str | Path, progr
     return painting.store
 
 
-class Painting:
+class DatasetBuilder:
     """A set on its way: `paint_shard` for each shard, by any number of workers in any order, then `finish` once."""
 
     def __init__(self, teacher: Teacher, settings: SceneSettings, out: str | Path) -> None:
@@ -98,7 +98,7 @@ class Painting:
         self._columns = columns | {f"slot_{name}": str for name in sorted(settings.slots)}
 
     def unfinished(self) -> dict[int, int]:
-        """The shards that are missing, short, or hold a vetoed picture: number -> how many pictures they lack.
+        """The shards that are missing, short, or hold a vetoed image: number -> how many images they lack.
 
         Raises:
             DatasetError: for another set's shard, a broken one, or more images than are asked for.
@@ -156,7 +156,7 @@ class Painting:
                 attempt = self._attempt_of(rows[index])
                 image = Image.open(io.BytesIO(rows[index]["image"]["bytes"]))
                 scene = self._scene(index, attempt)
-                rejects.append(self._reject(scene, attempt, image, "near duplicate of an earlier picture"))
+                rejects.append(self._reject(scene, attempt, image, "near duplicate of an earlier image"))
                 self._refuse_hopeless(scene, attempt, rejects, Counter())
                 del rows[index]
                 self._fill(rows, rejects, {index: attempt + 1}, None)
@@ -170,7 +170,7 @@ class Painting:
     def _fill(
         self, rows: dict[int, Row], rejects: list[Row], todo: Mapping[int, int], bar: "tqdm[Any] | None"
     ) -> None:
-        """Paint scenes, index -> first attempt, until each has a picture that passes."""
+        """Paint scenes, index -> first attempt, until each has an image that passes."""
         known = {(row["index"], row["attempt"]) for row in rejects}
         queue = [(index, self._next(index, attempt, known)) for index, attempt in todo.items()]
         tried: Counter[str] = Counter()
@@ -207,7 +207,7 @@ class Painting:
         if tried.total() >= _TRIED and tried["kept"] < (1 - _HOPELESS) * tried.total():
             why = ", ".join(f"{count} {reason}" for reason, count in tried.most_common(4))
             raise DatasetError(
-                f"of {tried.total()} pictures {tried['kept']} were kept ({why}): "
+                f"of {tried.total()} images {tried['kept']} were kept ({why}): "
                 "loosen scenes.filters, or reword the template; the shards that are whole stay"
             )
 

@@ -7,9 +7,9 @@ from collections import Counter
 import numpy as np
 from PIL import Image
 
-from synth.settings import SceneSettings
 from synth.dataset.shards import read_rows
 from synth.dataset.store import Store
+from synth.settings import SceneSettings
 from synth.teacher.teacher import UNKNOWN_LICENCE
 
 _GRID = (4, 8)  # rows and columns of the sample grid
@@ -52,7 +52,7 @@ def write_card(store: Store, settings: SceneSettings, teacher: str, licence: str
 
 
 def count_rejects(store: Store) -> Counter[str]:
-    """Reason -> how many pictures were painted and not kept for it."""
+    """Reason -> how many images were painted and not kept for it."""
     reasons: Counter[str] = Counter()
     for rejects in store.names("rejects/train-*.parquet"):
         reasons.update(_kind(row["reason"]) for row in read_rows(store, rejects, ["reason"]))
@@ -117,9 +117,9 @@ def _filters(settings: SceneSettings, reasons: Counter[str], num_images: int) ->
     lines = ["## What was rejected\n"]
     used = {key: value for key, value in settings.filters.model_dump().items() if value is not None}
     lines.append(f"Filters: {', '.join(f'`{key}` = {value}' for key, value in used.items())}.\n")
-    lines.append(f"{rejected} of {rejected + num_images} pictures ({rejected / (rejected + num_images):.1%}).\n")
+    lines.append(f"{rejected} of {rejected + num_images} images ({rejected / (rejected + num_images):.1%}).\n")
     if reasons:
-        lines += ["| reason | pictures |", "|---|---|"]
+        lines += ["| reason | images |", "|---|---|"]
         lines += [f"| {reason} | {count} |" for reason, count in reasons.most_common()]
         lines.append("\nThey are in `rejects/`, with thumbnails.")
     return "\n".join([*lines, ""])

@@ -1,9 +1,9 @@
-"""Keep or reject: what a painted picture must pass before it may teach. Each reject has its reason.
+"""Keep or reject: what a painted image must pass before it may teach. Each reject has its reason.
 
     blank           next to no contrast
-    CLIP            the picture does not fit its prompt, or shows none of the object named (transformers' CLIP)
+    CLIP            the image does not fit its prompt, or shows none of the object named (transformers' CLIP)
     own             `package.module:function`, a callable of the recipe's author
-    near duplicate  the perceptual hash of an earlier picture (`is_near_duplicate`, called by `synth.dataset.building` in the
+    near duplicate  the perceptual hash of an earlier image (`is_near_duplicate`, called by `synth.dataset.building` in the
                     order of the set)
 
 What the teacher's safety checker blacks out never comes here: see `synth.dataset.generate`.
@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from synth.errors import RecipeError, TeacherError
 from synth.dataset.prompts import Scene
+from synth.errors import RecipeError, TeacherError
 from synth.settings import FilterSettings
 
 Picture = NDArray[np.uint8]  # (H, W, 3)
@@ -29,7 +29,7 @@ Picture = NDArray[np.uint8]  # (H, W, 3)
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the filters say of a picture."""
+    """What the filters say of an image."""
 
     reason: str | None
     """Why it is rejected; None keeps it."""
@@ -51,7 +51,7 @@ class Filters:
         self._clip = _Clip(settings.clip) if settings.clip else None
 
     def judge(self, scene: Scene, picture: Picture) -> Verdict:
-        """Look at one picture, uint8 (H, W, 3), of a scene.
+        """Look at one image, uint8 (H, W, 3), of a scene.
 
         Raises:
             RecipeError: if the recipe's own callable answers anything but None or a reason.
@@ -78,7 +78,7 @@ class Filters:
             if answer is not None and not isinstance(answer, str):
                 raise RecipeError(
                     f"scenes.filters.python: {self.settings.python} answered {answer!r}; "
-                    "it must return None to keep a picture, or the reason as text"
+                    "it must return None to keep an image, or the reason as text"
                 )
             return Verdict(answer, scores)
         return Verdict(None, scores)
@@ -106,7 +106,7 @@ def _import(name: str) -> Any:
 
 
 class _Clip:
-    """Cosine similarities of a picture and texts."""
+    """Cosine similarities of an image and texts."""
 
     def __init__(self, name: str) -> None:
         from transformers import CLIPModel, CLIPTokenizer

@@ -1,7 +1,7 @@
-"""The gallery: every picture of the set on a page a shard, with its rejects, and a way to veto.
+"""The gallery: every image of the set on a page a shard, with its rejects, and a way to veto.
 
-Click a picture to mark it, then save the page's exclude list and put it beside the README: the next run paints other
-pictures in place of the marked ones. The pages need no server and no network.
+Click an image to mark it, then save the page's exclude list and put it beside the README: the next run paints other
+images in place of the marked ones. The pages need no server and no network.
 """
 
 import base64
@@ -85,7 +85,7 @@ def write_index(store: Store) -> None:
 
 def _figure(row: Row, caption: str) -> str:
     text = html.escape(caption, quote=True)
-    picture = "<img alt='no picture is kept of this one'>"
+    picture = "<img alt='no image is kept of this one'>"
     if row["image"] is not None:
         small = thumbnail(Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB"), "")["bytes"]
         picture = f'<img loading="lazy" src="data:image/jpeg;base64,{base64.b64encode(small).decode()}">'

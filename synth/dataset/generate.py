@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from synth.errors import TeacherError
 from synth.dataset.prompts import Scene
+from synth.errors import TeacherError
 from synth.settings import SceneSettings
 from synth.teacher.teacher import Teacher
 
@@ -32,20 +32,20 @@ def completed(settings: SceneSettings, teacher: Teacher) -> SceneSettings:
 def paint(teacher: Teacher, settings: SceneSettings, scenes: Sequence[Scene]) -> list[Picture]:
     """Paint one batch: at most `settings.batch_size` scenes.
 
-    The batch is always full (a short one is padded and the padding thrown away), and every picture has a generator of
-    its own, seeded on the CPU. So a picture depends on its scene and on the settings, never on which others were
+    The batch is always full (a short one is padded and the padding thrown away), and every image has a generator of
+    its own, seeded on the CPU. So an image depends on its scene and on the settings, never on which others were
     asked for, on its device's own random numbers, or on how far a run had come.
 
     A batch that does not fit into memory is painted in halves, or quarters, and so are all that follow. The noise of
-    every picture stays what it was; the last bit of a pixel may not.
+    every image stays what it was; the last bit of a pixel may not.
 
     Returns:
         For each scene its RGB image of `image_size` squared, or None where the teacher's safety checker blacked it
         out.
 
     Raises:
-        TeacherError: when the teacher's numbers overflow, when it takes no pictures of this size or cannot read the
-            negative prompt to its end, or when not even one picture fits into memory.
+        TeacherError: when the teacher's numbers overflow, when it takes no images of this size or cannot read the
+            negative prompt to its end, or when not even one image fits into memory.
     """
     assert settings.image_size is not None
     teacher.check_size(settings.image_size, settings.image_size)
@@ -55,10 +55,10 @@ def paint(teacher: Teacher, settings: SceneSettings, scenes: Sequence[Scene]) ->
         # Out here the exception is gone, and with it the frames that held on to what had been allocated.
         if at_once == 1:
             raise TeacherError(
-                f"{teacher.name} runs out of memory with a single picture of {settings.image_size} pixels on "
+                f"{teacher.name} runs out of memory with a single image of {settings.image_size} pixels on "
                 f"{teacher.device}: lower scenes.image_size, or set teacher.dtype=bfloat16"
             )
-        tqdm.write(f"out of memory with {at_once} pictures at once: painting {-(-at_once // 2)} at a time")
+        tqdm.write(f"out of memory with {at_once} images at once: painting {-(-at_once // 2)} at a time")
         at_once = teacher.most_at_once = -(-at_once // 2)
         teacher.pipeline.vae.to(teacher.dtype)  # XL's pipeline may have stopped while it was in float32
         if teacher.device.type == "cuda":
@@ -67,7 +67,7 @@ def paint(teacher: Teacher, settings: SceneSettings, scenes: Sequence[Scene]) ->
 
 
 def _paint(teacher: Teacher, settings: SceneSettings, scenes: Sequence[Scene], at_once: int) -> list[Picture] | None:
-    """Some pictures at a time, each time full; None if that is more than the memory holds."""
+    """Some images at a time, each time full; None if that is more than the memory holds."""
     pictures: list[Picture] = []
     try:
         for start in range(0, len(scenes), at_once):
@@ -78,7 +78,7 @@ def _paint(teacher: Teacher, settings: SceneSettings, scenes: Sequence[Scene], a
 
 
 def _call(teacher: Teacher, settings: SceneSettings, scenes: Sequence[Scene], size: int) -> list[Picture]:
-    """One call of the pipeline, padded to `size` pictures."""
+    """One call of the pipeline, padded to `size` images."""
     padded = [*scenes, *[scenes[-1]] * (size - len(scenes))]
     negative_prompts = [scene.negative_prompt for scene in padded]
     output: Any = teacher.pipeline(

@@ -4,7 +4,7 @@
     data/train-00000.parquet       scenes 0 to shard_size - 1, and so on
     rejects/train-00000.parquet    what was painted for that shard and not kept
     preview.html, preview/         a gallery; what a person vetoes there becomes exclude.txt
-    exclude*.txt                   seeds of pictures that must not be in the set, one a line
+    exclude*.txt                   seeds of images that must not be in the set, one a line
 
 `synth.dataset.building` writes one, `synth.dataset.photographs` writes one of photographs; this module reads both.
 """
@@ -22,12 +22,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from synth.errors import DatasetError
 from synth.dataset.shards import column_names, identity_of, num_rows, read_rows, refuse_another
 from synth.dataset.store import Store
+from synth.errors import DatasetError
 
 
-class PaintedSet:
+class ImageDataset:
     """A data set folder, read-only. An image is read from its shard when it is asked for: read them in order.
 
     Attributes:
@@ -63,7 +63,7 @@ class PaintedSet:
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def first(self, num: int) -> "PaintedSet":
+    def first(self, num: int) -> "ImageDataset":
         """The same set, as if it ended after `num` images."""
         few = copy(self)
         few._places, few.prompts, few.slots = self._places[:num], self.prompts[:num], self.slots[:num]

@@ -1,4 +1,4 @@
-"""Pictures to latents, once: training reads them from a memory-mapped file and never touches a pixel."""
+"""Images to latents, once: training reads them from a memory-mapped file and never touches a pixel."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from synth.dataset.image_dataset import PaintedSet
+from synth.dataset.image_dataset import ImageDataset
 from synth.errors import DatasetError
 from synth.pixels import to_float
 from synth.teacher.teacher import Teacher
@@ -19,15 +19,15 @@ _BATCH = 8
 _SAVE_EVERY = 64  # batches
 
 
-def encode(teacher: Teacher, painted: PaintedSet, folder: Path, progress: bool = True) -> Tensor:
-    """All pictures through the VAE's encoder: the posterior's mean, scaled as the teacher's latents are.
+def encode(teacher: Teacher, painted: ImageDataset, folder: Path, progress: bool = True) -> Tensor:
+    """All images through the VAE's encoder: the posterior's mean, scaled as the teacher's latents are.
 
     The result is kept in `folder` under a name made of the teacher's fingerprint and the data's, so that latents of
     another VAE, or of a set that was changed or grew, are never read. An encoding that was stopped goes on.
 
     Args:
         teacher: whose VAE.
-        painted: M pictures of one size.
+        painted: M images of one size.
         folder: of the cache, made if need be.
         progress: show a bar.
 
@@ -35,7 +35,7 @@ def encode(teacher: Teacher, painted: PaintedSet, folder: Path, progress: bool =
         float32 (M, C, h, w) on the CPU, mapped from the file: what is not used takes no memory.
 
     Raises:
-        DatasetError: if the pictures differ in size, or the size is no multiple of the VAE's factor.
+        DatasetError: if the images differ in size, or the size is no multiple of the VAE's factor.
     """
     height, width, _ = painted.image(0).shape
     factor = teacher.vae_scale_factor
@@ -52,7 +52,7 @@ def encode(teacher: Teacher, painted: PaintedSet, folder: Path, progress: bool =
     return torch.from_numpy(np.load(file, mmap_mode="c"))  # copy-on-write: torch wants to be able to write
 
 
-def _encode_into(file: Path, teacher: Teacher, painted: PaintedSet, shape: tuple[int, ...], progress: bool) -> None:
+def _encode_into(file: Path, teacher: Teacher, painted: ImageDataset, shape: tuple[int, ...], progress: bool) -> None:
     part, count = file.with_suffix(".part"), file.with_suffix(".json")
     done = json.loads(count.read_text()) if part.exists() and count.exists() else 0
     latents = np.lib.format.open_memmap(part, "r+" if done else "w+", np.float32, shape)

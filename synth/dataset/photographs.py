@@ -1,7 +1,7 @@
 """One's own photographs into a data set: the shards that `synthesize` writes, so that training asks no questions.
 
-Whatever is in a folder may come in: pictures turned by their EXIF, CMYK, 16 bits, alpha, animations, truncated files,
-files that are no pictures. Each is made an RGB square, or rejected with its reason; none stops the import.
+Whatever is in a folder may come in: images turned by their EXIF, CMYK, 16 bits, alpha, animations, truncated files,
+files that are no images. Each is made an RGB square, or rejected with its reason; none stops the import.
 """
 
 import csv
@@ -19,26 +19,35 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-from synth.errors import DatasetError
 from synth.dataset.gallery import write_index, write_page
-from synth.settings import PhotoSettings
-from synth.dataset.shards import Row, encoded, num_rows, read_rows, refuse_another, shard_name, write_rejects, write_shard
+from synth.dataset.shards import (
+    Row,
+    encoded,
+    num_rows,
+    read_rows,
+    refuse_another,
+    shard_name,
+    write_rejects,
+    write_shard,
+)
 from synth.dataset.store import Store
+from synth.errors import DatasetError
+from synth.settings import PhotoSettings
 
 _COLUMNS: dict[str, type] = {
     "image": bytes, "prompt": str, "seed": int, "index": int, "width": int, "height": int, "source": str,
 }  # fmt: skip
-_MOST_PIXELS = 250_000_000  # of a file, before it is opened
-_METADATA = ("metadata.jsonl", "metadata.csv")  # beside the pictures, as `datasets` image folders have it
+_MAX_PIXELS = 250_000_000  # of a file, before it is opened
+_METADATA = ("metadata.jsonl", "metadata.csv")  # beside the images, as `datasets` image folders have it
 
 
 class Rejected(Exception):
-    """A picture that cannot be used; the message is the reason."""
+    """An image that cannot be used; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A file that may be a picture."""
+    """A file that may be an image."""
 
     name: str
     content: bytes
@@ -56,7 +65,7 @@ def import_photos(source: str, settings: PhotoSettings, out: str | Path, progres
         progress: show a bar.
 
     Raises:
-        DatasetError: if there is no such source, no usable picture in it, or another set at `out`.
+        DatasetError: if there is no such source, no usable image in it, or another set at `out`.
     """
     store = Store(out)
     names, photos = _open(source, settings)
@@ -83,7 +92,7 @@ def import_photos(source: str, settings: PhotoSettings, out: str | Path, progres
             seed = int.from_bytes(hashlib.sha256(photo.content).digest()[:7])
             try:
                 if seed in seen:
-                    raise Rejected(f"the same picture as {seen[seed]}")
+                    raise Rejected(f"the same image as {seen[seed]}")
                 image = prepared(photo.content, settings)
             except Rejected as error:
                 rejects.append(_reject(photo, index, seed, str(error)))
@@ -97,7 +106,7 @@ def import_photos(source: str, settings: PhotoSettings, out: str | Path, progres
                 number, rows, rejects = number + 1, [], []
         if not rows and not number:
             reasons = ", ".join(sorted({row["reason"] for row in rejects})[:4]) or "no files"
-            raise DatasetError(f"{source} has no picture that can be used ({reasons})")
+            raise DatasetError(f"{source} has no image that can be used ({reasons})")
         if rows or rejects:
             _write(store, number, rows, rejects, identity)
     store.write("README.md", _card(settings, source, store).encode())
@@ -106,17 +115,17 @@ def import_photos(source: str, settings: PhotoSettings, out: str | Path, progres
 
 
 def prepared(content: bytes, settings: PhotoSettings) -> Image.Image:
-    """A picture file as an RGB image of `settings.image_size` squared.
+    """An image file as an RGB image of `settings.image_size` squared.
 
     Raises:
-        Rejected: for a file that is no picture, is cut short, or has absurd dimensions.
+        Rejected: for a file that is no image, is cut short, or has absurd dimensions.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow, on what is odd in a file: either it opens or it does not
         try:
             image: Image.Image = Image.open(io.BytesIO(content))
             width, height = image.size
-            if width * height > _MOST_PIXELS:
+            if width * height > _MAX_PIXELS:
                 raise Rejected(f"{width} x {height} is too large")
             if min(width, height) < settings.min_side:
                 raise Rejected(f"{width} x {height} is smaller than {settings.min_side}")
@@ -129,7 +138,7 @@ def prepared(content: bytes, settings: PhotoSettings) -> Image.Image:
         except Rejected:
             raise
         except UnidentifiedImageError:
-            raise Rejected("no picture") from None
+            raise Rejected("no image") from None
         except Image.DecompressionBombError:
             raise Rejected("too large") from None
         except Exception as error:  # decoders of two dozen formats fail in as many ways
@@ -169,7 +178,7 @@ def _open(source: str, settings: PhotoSettings) -> tuple[list[str], Iterator[Pho
     if path.is_file() and path.suffix == ".parquet":
         return _open_parquet([path], settings)
     if path.exists():
-        raise DatasetError(f"{source} is neither a folder nor Parquet: put the pictures into a folder")
+        raise DatasetError(f"{source} is neither a folder nor Parquet: put the images into a folder")
     return _open_hub(source, settings)
 
 
@@ -273,7 +282,7 @@ configs:
 # {kept} photographs
 
 From `{Path(source).name or source}`, made {settings.image_size} px squares ({settings.fit}). {len(gone)} files were
-rejected; they are listed in `rejects/` with their reasons. `prompt` is the caption that came with a picture, or
+rejected; they are listed in `rejects/` with their reasons. `prompt` is the caption that came with an image, or
 empty. The photographs keep the rights and the licence that they came with, and so does what is trained on them;
 faces need their owners' consent.
 """

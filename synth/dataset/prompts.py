@@ -30,7 +30,7 @@ _VOWEL_SOUND = re.compile(
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture to be painted."""
+    """One image to be painted."""
 
     index: int
     prompt: str
@@ -111,7 +111,7 @@ class Template:
 
     @property
     def slots(self) -> list[str]:
-        """The slots' names, which a painted picture must have values of."""
+        """The slots' names, which a painted image must have values of."""
         return self._names
 
     @property
@@ -120,7 +120,7 @@ class Template:
         return self.settings.template
 
     def source(self, prompt: str) -> str:
-        """What a painted picture shows: the very prompt that it was painted from."""
+        """What a painted image shows: the very prompt that it was painted from."""
         return prompt
 
     def target(self, prompt: str, slots: Mapping[str, str], edit: Substitution) -> str:

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from synth.world.readers import HEADS, NONE, FactorReader, labels_of
 from synth.miniature.stage import Run, generator, rank
 from synth.miniature.vae_training import load_vae
-from synth.world.scenes import FACTORS, MASK_OF, WorldScene, render, sample_scene
 from synth.pixels import to_float, to_uint8
 from synth.seeds import derive_seed
+from synth.world.readers import HEADS, NONE, FactorReader, labels_of
+from synth.world.scenes import FACTORS, MASK_OF, WorldScene, render, sample_scene
 
 
 def pair(split: str, index: int) -> tuple[WorldScene, WorldScene, str]:
@@ -85,7 +85,7 @@ def train_reader(
     run.train(loss_of, sample)
 
 
-def reader_pictures(out: Path, num_pairs: int, device: torch.device) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def reader_images(out: Path, num_pairs: int, device: torch.device) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The readers' training set, kept in `out`: images and labels as `train_reader` takes them. The first fifth of
     the pairs is there once more, through the VAE."""
     pictures, answers = out / "reader_images.npy", out / "reader_labels.npy"

@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from synth.pixels import save_grid, to_float
 from synth.world.captions import full_caption, paraphrase
 from synth.world.readers import FactorReader
 from synth.world.scenes import render, sample_scene
-from synth.pixels import save_grid, to_float
 
 WEIGHTS = Path(__file__).parent / "weights"
 BARS = {

@@ -35,10 +35,10 @@ from torch import Tensor, nn
 
 from synth.cpu import keep_freed_memory
 from synth.miniature import models
-from synth.world.captions import captions
 from synth.miniature.card import write_card
 from synth.miniature.stage import Run, averaged_network, generator, layout, processes, rank
 from synth.miniature.vae_training import encode, load_vae, train_decoder, train_vae
+from synth.world.captions import captions
 from synth.world.scenes import render, sample_scene
 
 CAPTIONS_PER_SCENE = 4
@@ -162,11 +162,11 @@ def _tokenizer(out: Path, texts: list[str], init: Path | None) -> Any:
 
 def train_readers(args: argparse.Namespace) -> None:
     """The strict readers, once the VAE is there: they must also read what it makes of a picture."""
-    from synth.miniature.reader_training import reader_pictures, train_reader
+    from synth.miniature.reader_training import reader_images, train_reader
     from synth.world.readers import FactorNetwork
 
     device = torch.device(args.device)
-    images, labels = reader_pictures(args.out, args.num_pairs, device)
+    images, labels = reader_images(args.out, args.num_pairs, device)
     networks = nn.ModuleDict({"reader": FactorNetwork()})
     run = Run("reader", args.out, networks, args.minutes, args.stop_after, args.learning_rate, device)
     train_reader(run, images, labels, args.batch_size, args.seed)

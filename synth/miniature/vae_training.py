@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from synth.errors import TrainingError
 from synth.miniature import models
 from synth.miniature.stage import Run, averaged_network, below, generator, layout
-from synth.world.scenes import render, sample_scene
 from synth.pixels import save_grid, to_float, to_uint8
+from synth.world.scenes import render, sample_scene
 
 DECODER_NOISE = 0.05
 """Standard deviation of what is added to the latents that the decoder learns from: those that a U-Net or an edit

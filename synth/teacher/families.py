@@ -28,7 +28,7 @@ class Conditioning:
     """float (N, P), where the family has them."""
     time_ids: Tensor | None = None
     """float (N, 6), XL alone, in pixels: height and width of the original, top and left of the crop, height and width
-    of the target. None: those of an uncropped picture of the latents' own size."""
+    of the target. None: those of an uncropped image of the latents' own size."""
 
     def __getitem__(self, index: Any) -> "Conditioning":
         return self._each(lambda part: part[index])
@@ -85,7 +85,7 @@ class Family(ABC):
         self.pipeline = pipeline
         self.network = getattr(pipeline, self.network_name)
         self.size_multiple: int = pipeline.vae_scale_factor
-        """What the sides of a picture must be multiples of, in pixels."""
+        """What the sides of an image must be multiples of, in pixels."""
 
     @staticmethod
     @abstractmethod
@@ -164,7 +164,7 @@ class StableDiffusion(Family):
 
 
 class StableDiffusionXL(StableDiffusion):
-    """XL: the same schedule; the U-Net is told a pooled text and the picture's sizes besides."""
+    """XL: the same schedule; the U-Net is told a pooled text and the image's sizes besides."""
 
     pipeline_class = "StableDiffusionXLPipeline"
     text_encoders = ("text_encoder", "text_encoder_2")

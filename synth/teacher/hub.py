@@ -14,8 +14,8 @@ import torch
 from pydantic import ValidationError
 
 from synth.errors import TeacherError
-from synth.teacher.families import FAMILIES, Family
 from synth.settings import Settings
+from synth.teacher.families import FAMILIES, Family
 
 MINIATURE = Path(__file__).parents[1] / "miniature" / "weights"
 """Where a checkout keeps the miniature; the environment's DISTILLERY_MINIATURE names another folder."""

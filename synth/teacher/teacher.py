@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from synth.teacher import hub
 from synth.errors import TeacherError
+from synth.settings import TeacherSettings
+from synth.teacher import hub
 from synth.teacher.families import FAMILIES, Conditioning, Family
 from synth.teacher.hub import UNKNOWN_LICENCE, TeacherDefaults
-from synth.settings import TeacherSettings
 
 __all__ = ["UNKNOWN_LICENCE", "Conditioning", "Teacher", "TeacherDefaults"]
 
@@ -39,7 +39,7 @@ class Teacher:
         self.fingerprint = fingerprint
         self.defaults = defaults
         self.few_steps = few_steps  # distilled to paint in a few steps: its noise predictions are no score
-        self.most_at_once: int | None = None  # pictures painted at a time, once more of them ran out of memory
+        self.most_at_once: int | None = None  # images painted at a time, once more of them ran out of memory
         self.family: Family = FAMILIES[type(pipeline).__name__](pipeline)
         self.network = self.family.network
         for part in pipeline.components.values():
@@ -143,14 +143,14 @@ class Teacher:
         return self.family.encode_prompt(prompts)
 
     def check_size(self, height: int, width: int) -> None:
-        """Refuse pictures that the networks cannot take.
+        """Refuse images that the networks cannot take.
 
         Raises:
             TeacherError: if a side is no multiple of `size_multiple` pixels.
         """
         if height % self.size_multiple or width % self.size_multiple:
             raise TeacherError(
-                f"{self.name} takes pictures whose sides are multiples of {self.size_multiple} pixels, "
+                f"{self.name} takes images whose sides are multiples of {self.size_multiple} pixels, "
                 f"and these are {width} x {height}"
             )
 

@@ -3,8 +3,8 @@
 import random
 from collections.abc import Sequence
 
-from synth.world.scenes import WorldScene
 from synth.seeds import derive_seed
+from synth.world.scenes import WorldScene
 
 _PREFIXES = (
     "",

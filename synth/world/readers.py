@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from synth.world.scenes import FACTORS, WorldScene
 from synth.pixels import to_float
+from synth.world.scenes import FACTORS, WorldScene
 
 NONE = "?"
 THRESHOLD = 0.6  # an answer that is less sure than this is "none of these"

@@ -13,15 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from synth.world import plants
-
-from synth.world import portraits
-
-from synth.world import rooms
-
-from synth.world import shifted
-from synth.world.canvas import Canvas
 from synth.seeds import derive_seed
+from synth.world import plants, portraits, rooms, shifted
+from synth.world.canvas import Canvas
 
 SPLITS = ("train", "development", "test", "shifted")
 """Disjoint by seed. `shifted` is drawn in other styles (`synth.world.shifted`)."""

@@ -22,7 +22,7 @@ def test_every_optimisation_spends_the_same_calls_and_every_method_tries_as_many
     assert published.settings == EditSettings(learning_rate=2.0, guidance_scale=7.5, iterations=200)
 
 
-def test_sdedit_goes_from_the_picture_to_another_with_its_strength(tiny_teacher: Teacher) -> None:
+def test_sdedit_goes_from_the_image_to_another_with_its_strength(tiny_teacher: Teacher) -> None:
     examples = drawn_examples({"color": "red"}, 2, "development")
     weak, strong = (SDEdit(strength, 2.0, 10)(tiny_teacher, examples) for strength in (0.1, 0.9))
     moved = [float(np.abs(pictures[0].astype(float) - examples[0].image).mean()) for pictures in (weak, strong)]
@@ -35,7 +35,7 @@ def test_sdedit_knows_other_families(teacher: str, request: pytest.FixtureReques
     examples = drawn_examples({"color": "red"}, 2, "development")
     together, alone = (SDEdit(0.5, 2.0, 10)(opened, some) for some in (examples, examples[:1]))
     assert [picture.shape for picture in together] == [(128, 128, 3)] * 2
-    assert np.abs(alone[0].astype(float) - together[0]).max() <= 2, "a picture does not depend on its neighbours"
+    assert np.abs(alone[0].astype(float) - together[0]).max() <= 2, "an image does not depend on its neighbours"
 
 
 def test_the_baselines(tiny_teacher: Teacher) -> None:
@@ -76,7 +76,7 @@ def test_intervals_are_paired_by_scene() -> None:
     rows = rows_of("a", list(hard + noise)) + rows_of("b", list(hard))
     gain, low, high = paired_difference(rows, "a", "b", "test", "psnr_all")
     assert low < 0 < high and gain == pytest.approx(noise.mean())
-    rows[0]["psnr_all"] = rows[24]["psnr_all"] = None  # weather changes all of a picture: it has no outside
+    rows[0]["psnr_all"] = rows[24]["psnr_all"] = None  # weather changes all of an image: it has no outside
     gain, _, _ = paired_difference(rows, "a", "b", "test", "psnr_all")
     assert gain == pytest.approx(noise[1:].mean())
     assert mean(rows, "psnr_all", method="a", split="test") == pytest.approx(float((hard + noise)[1:].mean()))

@@ -17,10 +17,10 @@ from torch import Tensor
 from distill import checkpoints
 from distill.settings import TrainingSettings
 from distill.train import StepRecord, train
-from synth.dataset.image_dataset import PaintedSet
-from synth.errors import TrainingError
 from synth.dataset.building import synthesize
+from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.prompts import Template
+from synth.errors import TrainingError
 from synth.settings import SceneSettings, TeacherSettings
 from synth.teacher.teacher import Teacher
 
@@ -50,7 +50,7 @@ def folder(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> P
 def steps(
     teacher: Teacher, folder: Path, run_dir: Path, settings: TrainingSettings = SETTINGS
 ) -> Iterator[StepRecord]:
-    return train(teacher, PaintedSet(folder), Template(SCENES), EDITS, settings, run_dir, progress=False)
+    return train(teacher, ImageDataset(folder), Template(SCENES), EDITS, settings, run_dir, progress=False)
 
 
 def train_in_child(teacher: Path, folder: Path, run_dir: Path, threads: int) -> None:

@@ -4,7 +4,7 @@ from agreement import assert_agrees
 from distill.composition import LARGE, SMALL, change_of_pixels
 
 
-def test_what_is_left_alone_keeps_the_pictures_own_pixels() -> None:
+def test_what_is_left_alone_keeps_the_images_own_pixels() -> None:
     torch.manual_seed(0)
     image, plain = torch.rand(2, 2, 3, 8, 8) * 2 - 1
     assert torch.equal(change_of_pixels(image, plain, plain), torch.zeros_like(image))
@@ -12,7 +12,7 @@ def test_what_is_left_alone_keeps_the_pictures_own_pixels() -> None:
     assert change_of_pixels(image, nearly, plain).abs().max() < SMALL / 100 / 10
 
 
-def test_a_small_change_is_a_difference_laid_onto_the_picture() -> None:
+def test_a_small_change_is_a_difference_laid_onto_the_image() -> None:
     image, plain = torch.zeros(1, 3, 1, 1), torch.full((1, 3, 1, 1), -0.1)
     added = change_of_pixels(image, plain + SMALL, plain)
     # The mixture m = SMALL / LARGE of the image's own base stays.
@@ -31,7 +31,7 @@ def test_half_an_edit_loses_no_more_than_the_whole() -> None:
     assert (added[0] <= change).all() and (added[0] < change * 0.9).any()
 
 
-def test_a_large_change_leaves_nothing_of_the_picture() -> None:
+def test_a_large_change_leaves_nothing_of_the_image() -> None:
     torch.manual_seed(0)
     image, plain = torch.rand(2, 2, 3, 8, 8) - 1
     edited = plain.clone()

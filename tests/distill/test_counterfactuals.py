@@ -198,7 +198,9 @@ def corners(shape: tuple[int, ...]) -> list[tuple[int, int]]:
 
 
 def test_it_imports_no_torch() -> None:
-    code = "import sys, distill.counterfactuals, distill.settings, distill.schedules; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, distill.counterfactuals, distill.settings, distill.schedules; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

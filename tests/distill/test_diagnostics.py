@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from distill.diagnostics import Figures, measure, signs_of, summary
+from distill.diagnostics import Figures, diagnose, measure, summary
 
 
 def rooms(num: int = 4, seed: int = 0) -> NDArray[np.uint8]:
-    """Pictures with smooth walls of several colours and a square of another in the middle, (num, 64, 64, 3)."""
+    """Images with smooth walls of several colours and a square of another in the middle, (num, 64, 64, 3)."""
     generator = np.random.default_rng(seed)
     images = np.empty((num, 64, 64, 3), np.uint8)
     images[:] = generator.integers(60, 200, (num, 1, 1, 3))
@@ -16,8 +16,8 @@ def rooms(num: int = 4, seed: int = 0) -> NDArray[np.uint8]:
     return images + generator.integers(0, 6, images.shape, dtype=np.uint8)
 
 
-def names(before: NDArray[np.uint8], after: NDArray[np.uint8], whole_picture: bool = False) -> list[str]:
-    return [sign.name for sign in signs_of(measure(before, after), whole_picture)]
+def names(before: NDArray[np.uint8], after: NDArray[np.uint8], whole_image: bool = False) -> list[str]:
+    return [sign.name for sign in diagnose(measure(before, after), whole_image)]
 
 
 def recoloured(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -30,7 +30,7 @@ def recoloured(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def test_a_good_edit_has_no_sign_against_it() -> None:
     before = rooms()
     figures = measure(before, recoloured(before))
-    assert signs_of(figures) == [] and summary([]) == "no sign against it"
+    assert diagnose(figures) == [] and summary([]) == "no sign against it"
     assert figures.changed_share == pytest.approx(24 * 24 / 64**2, abs=0.01)
     assert figures.background_change == 0.0
     assert figures.variety is not None and 0.5 < figures.variety < 1
@@ -47,7 +47,7 @@ def test_the_background_is_lost() -> None:
     before = rooms()
     after = np.clip(recoloured(before).astype(int) + 30, 0, 255).astype(np.uint8)
     assert names(before, after) == ["background lost"]
-    assert names(before, after, whole_picture=True) == []
+    assert names(before, after, whole_image=True) == []
 
 
 def test_a_background_that_is_half_there_is_not_lost() -> None:
@@ -70,10 +70,10 @@ def test_one_output_for_all() -> None:
     after = before.copy()
     after[:, 5:59] = before[0, 5:59]
     assert "one output for all" in names(before, after)
-    assert names(before[:1], recoloured(before)[:1]) == [], "one picture cannot tell"
+    assert names(before[:1], recoloured(before)[:1]) == [], "one image cannot tell"
 
 
-def test_pictures_of_any_shape_are_measured() -> None:
+def test_images_of_any_shape_are_measured() -> None:
     before = np.full((2, 9, 50, 3), 100, np.uint8)
     figures = measure(before, before + 20)
     assert figures.changed_share == 1.0 and figures.background_change == 20.0
@@ -81,7 +81,7 @@ def test_pictures_of_any_shape_are_measured() -> None:
 
 
 def test_a_sign_says_what_was_measured_and_what_to_turn() -> None:
-    (sign,) = signs_of(Figures(0.001, 0.0, 0.0, 1.0))
-    assert sign.measured == "0.1% of the picture changes visibly"
+    (sign,) = diagnose(Figures(0.001, 0.0, 0.0, 1.0))
+    assert sign.measured == "0.1% of the image changes visibly"
     assert "training.guidance_end" in sign.knob
-    assert [len(signs_of(Figures(0.5, 99.0, 0.9, 0.1)))] == [3]
+    assert [len(diagnose(Figures(0.5, 99.0, 0.9, 0.1)))] == [3]

@@ -9,11 +9,11 @@ from agreement import assert_agrees
 
 from distill.settings import TrainingSettings
 from distill.students import (
-    CompactTranslator,
-    LatentTranslator,
-    UNetTranslator,
-    load_translator,
-    new_translator,
+    CompactStudent,
+    Student,
+    UNetStudent,
+    load_student,
+    new_student,
     num_weights,
 )
 from synth.teacher.teacher import Teacher
@@ -22,16 +22,16 @@ EDITS = {"red-leather": "a red leather sofa", "blue-fabric": "a blue fabric sofa
 KINDS = {"unet": {}, "lora": {"lora_rank": 2}, "compact": {"student": "compact"}}
 
 
-def make(kind: str, teacher: Teacher, seed: int = 0) -> LatentTranslator:
-    return new_translator(teacher, EDITS, TrainingSettings(preset="short", seed=seed, **KINDS[kind]))
+def make(kind: str, teacher: Teacher, seed: int = 0) -> Student:
+    return new_student(teacher, EDITS, TrainingSettings(preset="short", seed=seed, **KINDS[kind]))
 
 
 @pytest.fixture(params=list(KINDS))
-def student(request: pytest.FixtureRequest, tiny_teacher: Teacher) -> LatentTranslator:
+def student(request: pytest.FixtureRequest, tiny_teacher: Teacher) -> Student:
     return make(request.param, tiny_teacher)
 
 
-def wake(student: LatentTranslator) -> None:
+def wake(student: Student) -> None:
     """Give what starts at zero something to say."""
     torch.manual_seed(1)
     with torch.no_grad():
@@ -42,7 +42,7 @@ def wake(student: LatentTranslator) -> None:
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 13), (7, 16), (1, 5)])
-def test_an_untrained_student_changes_nothing_at_any_size(student: LatentTranslator, size: tuple[int, int]) -> None:
+def test_an_untrained_student_changes_nothing_at_any_size(student: Student, size: tuple[int, int]) -> None:
     z_hat = torch.randn(3, 4, *size)
     delta = student(z_hat, torch.tensor([0, 1, 2]))
     assert torch.equal(delta, torch.zeros_like(z_hat))
@@ -50,7 +50,7 @@ def test_an_untrained_student_changes_nothing_at_any_size(student: LatentTransla
 
 def test_a_unet_starts_as_the_teacher_but_for_its_last_layer(tiny_teacher: Teacher) -> None:
     student, theirs = make("unet", tiny_teacher), tiny_teacher.unet.state_dict()
-    assert isinstance(student, UNetTranslator)
+    assert isinstance(student, UNetStudent)
     for name, weight in student.unet.state_dict().items():
         assert weight.dtype == torch.float32
         if name.startswith("conv_out"):
@@ -69,7 +69,7 @@ def test_the_copy_is_no_alias_of_the_teacher(tiny_teacher: Teacher) -> None:
     assert torch.equal(tiny_teacher.unet.conv_in.weight, before)
 
 
-def test_edits_differ_and_samples_do_not_see_each_other(student: LatentTranslator) -> None:
+def test_edits_differ_and_samples_do_not_see_each_other(student: Student) -> None:
     wake(student)
     z_hat = torch.randn(1, 4, 9, 13).repeat(3, 1, 1, 1)
     delta = student(z_hat, torch.tensor([0, 1, 0]))
@@ -78,11 +78,11 @@ def test_edits_differ_and_samples_do_not_see_each_other(student: LatentTranslato
     assert (delta[0] - delta[1]).abs().max() > 0.01 * delta.abs().max()
 
 
-def test_save_and_load(student: LatentTranslator, tmp_path: Path) -> None:
+def test_save_and_load(student: Student, tmp_path: Path) -> None:
     wake(student)
     student.save_pretrained(tmp_path / "student")
     assert {path.suffix for path in (tmp_path / "student").iterdir()} == {".json", ".safetensors"}
-    loaded = load_translator(tmp_path / "student")
+    loaded = load_student(tmp_path / "student")
     assert type(loaded) is type(student)
     assert list(loaded.edits.items()) == list(EDITS.items())  # in their order: it is the edits' numbers
     assert loaded.config.get("timestep") == student.config.get("timestep")
@@ -116,14 +116,14 @@ def test_lora_learns_little_and_merges_into_a_plain_student(tiny_teacher: Teache
     assert not any("lora" in name for name in plain.state_dict())
     assert any("lora" in name for name in student.state_dict()), "the student itself goes on training"
     plain.save_pretrained(tmp_path)
-    saved = load_translator(tmp_path).state_dict()
+    saved = load_student(tmp_path).state_dict()
     assert all(torch.equal(weight, saved[name]) for name, weight in plain.state_dict().items())
 
 
 @pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}, {"student": "compact"}], ids=["unet", "lora", "compact"])
 def test_weights_are_counted_before_there_are_any(tiny_teacher: Teacher, changes: dict[str, Any]) -> None:
     settings = TrainingSettings(**changes)
-    student = new_translator(tiny_teacher, EDITS, settings)
+    student = new_student(tiny_teacher, EDITS, settings)
     learned = [weight.numel() for weight in student.parameters() if weight.requires_grad]
     everything = [weight.numel() for weight in student.parameters()]
     assert num_weights(tiny_teacher, EDITS, settings) == (sum(everything), sum(learned))
@@ -131,7 +131,7 @@ def test_weights_are_counted_before_there_are_any(tiny_teacher: Teacher, changes
 
 def test_a_compact_student_has_a_few_million_weights_and_serves_any_teacher(tiny_3_teacher: Teacher) -> None:
     student = make("compact", tiny_3_teacher)
-    assert isinstance(student, CompactTranslator)
+    assert isinstance(student, CompactStudent)
     assert 1e6 < sum(weight.numel() for weight in student.parameters()) < 4e6
     z_hat = torch.randn(1, 6, 5, 7)
     assert torch.equal(student(z_hat, torch.tensor([0])), torch.zeros_like(z_hat))
@@ -141,7 +141,7 @@ def test_checkpointing_gives_the_same_gradient(tiny_teacher: Teacher) -> None:
     gradients = []
     for on in (False, True):
         settings = TrainingSettings(preset="short", gradient_checkpointing=on)
-        student = new_translator(tiny_teacher, EDITS, settings)
+        student = new_student(tiny_teacher, EDITS, settings)
         assert student.is_gradient_checkpointing == on
         wake(student)
         z_hat = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))

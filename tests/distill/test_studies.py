@@ -12,16 +12,16 @@ from PIL import Image
 
 from distill.examples import drawn_examples
 from distill.settings import EditSettings, EvaluationSettings
+from distill.studies.ablations import ARMS, SCENES, Ablations
 from distill.studies.benchmark import Sweep
-from distill.studies.student import STUDENT, Distilled
 from distill.studies.guidance_bias import OMEGAS, GuidanceBias
 from distill.studies.leakage import Leakage
 from distill.studies.methods import DoNothing, Optimized
 from distill.studies.optimizer import Optimizer
 from distill.studies.real_images import RealImages
 from distill.studies.regularized_sds import WEIGHTS, RegularizedSDS
+from distill.studies.student import STUDENT, Distilled
 from distill.studies.study import Row, Study, Unit, heat
-from distill.studies.ablations import ARMS, SCENES, Ablations
 from flows.cli import main
 from flows.evaluation.studies import run_study
 from synth.errors import RecipeError, RunError
@@ -130,7 +130,7 @@ def test_findings_follow_the_rows() -> None:
     assert Leakage(SETTINGS).figure(leaks).width > 600
 
 
-def test_pictures_of_ones_own(tiny_teacher: Teacher, tmp_path: Path) -> None:
+def test_images_of_ones_own(tiny_teacher: Teacher, tmp_path: Path) -> None:
     picture = tmp_path / "room.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)).save(picture)
     study = RealImages(SETTINGS, (picture,), "a red sofa", "a sofa", at=(1, 2))
@@ -145,7 +145,7 @@ def test_pictures_of_ones_own(tiny_teacher: Teacher, tmp_path: Path) -> None:
         assert figure.height > 2 * 128
 
 
-def test_real_images_ask_for_pictures(tmp_path: Path) -> None:
+def test_real_images_ask_for_images(tmp_path: Path) -> None:
     ran = CliRunner().invoke(main, ["study", "real-images", "--out", str(tmp_path / "out")])
     assert ran.exit_code == 2
     assert "name them, and give --prompt" in ran.output
@@ -176,9 +176,7 @@ def test_the_translator_study(tiny_teacher: Teacher, tmp_path: Path, monkeypatch
     assert next((out / "pieces").glob("000-*")).stat().st_mtime_ns == before
 
 
-def test_a_student_is_held_against_zero_shot_edits_of_the_same_pictures(
-    tiny_teacher: Teacher, tmp_path: Path
-) -> None:
+def test_a_student_is_held_against_zero_shot_edits_of_the_same_images(tiny_teacher: Teacher, tmp_path: Path) -> None:
     edits = {"blue": {"color": "blue"}, "red-leather": {"color": "red", "material": "leather"}}
     examples = {edit: drawn_examples(factors, 2, "test") for edit, factors in edits.items()}
 

@@ -18,11 +18,11 @@ from distill.schedules import cosine, linear_warmup
 from distill.scores import dds, sds_of_edits
 from distill.settings import TrainingSettings
 from distill.train import StepRecord, train
-from synth.dataset.image_dataset import PaintedSet
-from synth.errors import DatasetError, TrainingError
-from synth.dataset.latents import encode
 from synth.dataset.building import synthesize
+from synth.dataset.image_dataset import ImageDataset
+from synth.dataset.latents import encode
 from synth.dataset.prompts import Template
+from synth.errors import DatasetError, TrainingError
 from synth.settings import SceneSettings
 from synth.teacher.teacher import Teacher
 
@@ -63,11 +63,11 @@ def folder(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="module")
-def painted(folder: Path) -> PaintedSet:
-    return PaintedSet(folder)
+def painted(folder: Path) -> ImageDataset:
+    return ImageDataset(folder)
 
 
-def run(teacher: Teacher, painted: PaintedSet, run_dir: Path, **changes: object) -> list[StepRecord]:
+def run(teacher: Teacher, painted: ImageDataset, run_dir: Path, **changes: object) -> list[StepRecord]:
     settings = TrainingSettings(**{**SETTINGS.model_dump(), **changes})
     return list(train(teacher, painted, Template(SCENES), EDITS, settings, run_dir, progress=False))
 
@@ -92,7 +92,7 @@ def weights_of(checkpoint: Path) -> dict[str, Tensor]:
     return {f"{file.parent.name}/{name}": tensor for file in files for name, tensor in load_file(file).items()}
 
 
-def test_records_follow_the_schedules(tiny_teacher: Teacher, painted: PaintedSet, tmp_path: Path) -> None:
+def test_records_follow_the_schedules(tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path) -> None:
     records = run(tiny_teacher, painted, tmp_path)
     assert [record.step for record in records] == [1, 2, 3, 4]
     for step, record in enumerate(records):
@@ -111,7 +111,7 @@ def test_records_follow_the_schedules(tiny_teacher: Teacher, painted: PaintedSet
 
 
 def test_the_gradient_is_the_mean_of_each_pairs_own(
-    tiny_teacher: Teacher, painted: PaintedSet, tmp_path: Path
+    tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path
 ) -> None:
     """At step 0, z = z_hat and dz/dbias = 1, so the last layer's bias sees the mean delta score of each channel."""
     record = run(tiny_teacher, painted, tmp_path, steps=1, guidance_start=3.0)[0]
@@ -132,7 +132,7 @@ def test_the_gradient_is_the_mean_of_each_pairs_own(
     assert record.dds == pytest.approx(float(torch.cat(scores).square().mean()), rel=1e-3)
 
 
-def test_micro_batches_train_the_same(tiny_teacher: Teacher, painted: PaintedSet, tmp_path: Path) -> None:
+def test_micro_batches_train_the_same(tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path) -> None:
     whole = run(tiny_teacher, painted, tmp_path / "whole", steps=2)
     parts = run(tiny_teacher, painted, tmp_path / "parts", steps=2, micro_batch_size=2)
     for a, b in zip(whole, parts, strict=True):
@@ -140,7 +140,7 @@ def test_micro_batches_train_the_same(tiny_teacher: Teacher, painted: PaintedSet
         assert b.identity == pytest.approx(a.identity, rel=1e-3)
 
 
-def test_it_moves_the_student_and_nothing_else(tiny_teacher: Teacher, painted: PaintedSet, tmp_path: Path) -> None:
+def test_it_moves_the_student_and_nothing_else(tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path) -> None:
     networks = (tiny_teacher.unet, tiny_teacher.vae, tiny_teacher.pipeline.text_encoder)
     before = [{name: weight.clone() for name, weight in network.state_dict().items()} for network in networks]
     after = {}
@@ -158,7 +158,7 @@ def test_it_moves_the_student_and_nothing_else(tiny_teacher: Teacher, painted: P
 
 
 def test_the_student_moves_against_the_mean_delta_score(
-    tiny_teacher: Teacher, painted: PaintedSet, tmp_path: Path
+    tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path
 ) -> None:
     """Down the hill that DDS describes, measured with noise that the training did not see."""
     record = run(tiny_teacher, painted, tmp_path, steps=48, guidance_start=3.0)[-1]
@@ -179,7 +179,7 @@ def test_the_student_moves_against_the_mean_delta_score(
 
 @pytest.mark.parametrize("kind", [{"student": "compact"}, {"lora_rank": 2}, {"gradient_checkpointing": True}])
 def test_every_kind_of_student_learns_and_resumes_to_the_bit(
-    tiny_teacher: Teacher, painted: PaintedSet, tmp_path: Path, kind: dict[str, object]
+    tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path, kind: dict[str, object]
 ) -> None:
     straight = run(tiny_teacher, painted, tmp_path / "straight", ema_decay=0.9, **kind)
     run(tiny_teacher, painted, tmp_path / "stopped", ema_decay=0.9, steps=2, **kind)
@@ -189,7 +189,7 @@ def test_every_kind_of_student_learns_and_resumes_to_the_bit(
     assert a is not None and b is not None
     ours, theirs = weights_of(a), weights_of(b)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-    loaded = checkpoints.load_student(a)
+    loaded = checkpoints.restore_student(a)
     assert not any("lora" in name for name in loaded.state_dict())
     z_hat, edit = torch.randn(2, 4, 8, 8), torch.tensor([0, 1])
     with torch.no_grad():
@@ -197,7 +197,7 @@ def test_every_kind_of_student_learns_and_resumes_to_the_bit(
 
 
 def test_a_long_gradient_is_clipped_and_told_as_it_was(
-    tiny_teacher: Teacher, painted: PaintedSet, tmp_path: Path
+    tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path
 ) -> None:
     free = run(tiny_teacher, painted, tmp_path / "free", steps=1)[0]
     clipped = run(tiny_teacher, painted, tmp_path / "clipped", steps=1, max_grad_norm=free.grad_norm / 4)[0]
@@ -206,7 +206,7 @@ def test_a_long_gradient_is_clipped_and_told_as_it_was(
     assert_agrees(ours, theirs / 4)
 
 
-def test_another_score_takes_the_paper_s_place(tiny_teacher: Teacher, painted: PaintedSet, tmp_path: Path) -> None:
+def test_another_score_takes_the_paper_s_place(tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path) -> None:
     common = (tiny_teacher, painted, Template(SCENES), EDITS, SETTINGS, tmp_path, False)
     assert next(train(*common, score=sds_of_edits)).dds > 0.1  # eps^omega - eps of a random network is much
     for _ in zip(range(SETTINGS.checkpoint_every), train(*common, score=sds_of_edits), strict=False):
@@ -215,7 +215,7 @@ def test_another_score_takes_the_paper_s_place(tiny_teacher: Teacher, painted: P
         next(train(*common))
 
 
-def test_a_strong_identity_weight_holds_it_back(tiny_teacher: Teacher, painted: PaintedSet, tmp_path: Path) -> None:
+def test_a_strong_identity_weight_holds_it_back(tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path) -> None:
     free, held = (
         run(tiny_teacher, painted, tmp_path / str(weight), steps=15, lambda_id_start=weight, lambda_id_end=weight)
         for weight in (0.0, 30.0)
@@ -225,7 +225,7 @@ def test_a_strong_identity_weight_holds_it_back(tiny_teacher: Teacher, painted: 
 
 @pytest.mark.parametrize("autocast", ["off", "bfloat16"])
 def test_a_stopped_training_goes_on_to_the_very_same_bits(
-    tiny_teacher: Teacher, painted: PaintedSet, tmp_path: Path, autocast: str
+    tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path, autocast: str
 ) -> None:
     straight = run(tiny_teacher, painted, tmp_path / "straight", autocast=autocast, ema_decay=0.9)
     first = run(tiny_teacher, painted, tmp_path / "stopped", autocast=autocast, ema_decay=0.9, steps=2)
@@ -241,12 +241,12 @@ def test_a_stopped_training_goes_on_to_the_very_same_bits(
 
 
 def test_the_moving_average_lags_behind_and_is_what_is_loaded(
-    tiny_teacher: Teacher, painted: PaintedSet, tmp_path: Path
+    tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path
 ) -> None:
     record = run(tiny_teacher, painted, tmp_path, ema_decay=0.9)[-1]
     checkpoint = checkpoints.latest(tmp_path)
     assert checkpoint is not None
-    weights, loaded = weights_of(checkpoint), checkpoints.load_student(checkpoint)
+    weights, loaded = weights_of(checkpoint), checkpoints.restore_student(checkpoint)
     name = "unet.conv_out.weight"
     assert torch.equal(loaded.state_dict()[name], weights[f"averaged/{name}"])
     assert torch.equal(loaded.state_dict()[name], record.student.state_dict()[name])
@@ -254,7 +254,7 @@ def test_the_moving_average_lags_behind_and_is_what_is_loaded(
 
 
 def test_checkpoints_are_whole_few_and_without_pickle(
-    tiny_teacher: Teacher, painted: PaintedSet, tmp_path: Path
+    tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path
 ) -> None:
     killed = tmp_path / "checkpoints" / ".step_000099.part"
     killed.mkdir(parents=True)
@@ -268,11 +268,11 @@ def test_checkpoints_are_whole_few_and_without_pickle(
     assert finished == []  # nothing left to do; the student is on disk
     checkpoint = checkpoints.latest(tmp_path)
     assert checkpoint is not None
-    assert list(checkpoints.load_student(checkpoint).edits) == list(EDITS)
+    assert list(checkpoints.restore_student(checkpoint).edits) == list(EDITS)
 
 
 def test_a_checkpoint_of_another_training_is_refused(
-    tiny_teacher: Teacher, painted: PaintedSet, tmp_path: Path
+    tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path
 ) -> None:
     run(tiny_teacher, painted, tmp_path, steps=2)
     with pytest.raises(TrainingError, match=r"its guidance_end is 3.0, this one's is 5.0; restore the setting"):
@@ -295,9 +295,9 @@ def test_timesteps_reach_both_bounds_and_no_further() -> None:
 
 
 def test_what_cannot_be_trained_is_refused_in_one_line(
-    tiny_teacher: Teacher, painted: PaintedSet, folder: Path, tmp_path: Path
+    tiny_teacher: Teacher, painted: ImageDataset, folder: Path, tmp_path: Path
 ) -> None:
-    def start(painted: PaintedSet, edits: dict[str, dict[str, str]], scenes: SceneSettings = SCENES) -> None:
+    def start(painted: ImageDataset, edits: dict[str, dict[str, str]], scenes: SceneSettings = SCENES) -> None:
         next(train(tiny_teacher, painted, Template(scenes), edits, SETTINGS, tmp_path / "run", progress=False))
 
     with pytest.raises(TrainingError, match=r"the edit 'velvet' does not fit the template: .*'colour'.*'color'"):
@@ -313,7 +313,7 @@ def test_what_cannot_be_trained_is_refused_in_one_line(
     empty.mkdir(parents=True)
     pq.write_table(pq.read_table(shard).slice(0, 0), empty / shard.name)
     with pytest.raises(TrainingError, match="the data set is empty"):
-        start(PaintedSet(empty.parent), EDITS)
+        start(ImageDataset(empty.parent), EDITS)
 
     mixed = tmp_path / "mixed" / "data"
     mixed.mkdir(parents=True)
@@ -323,12 +323,12 @@ def test_what_cannot_be_trained_is_refused_in_one_line(
     column = pa.array(pictures, table.schema.field("image").type)
     pq.write_table(table.set_column(table.schema.get_field_index("image"), "image", column), mixed / shard.name)
     with pytest.raises(DatasetError, match="image 3 is 32 x 64 but image 0 64 x 64: all must have one size"):
-        start(PaintedSet(mixed.parent), EDITS)
+        start(ImageDataset(mixed.parent), EDITS)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_a_loss_that_is_no_number_stops_the_training(
-    tiny_teacher: Teacher, painted: PaintedSet, tmp_path: Path
+    tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path
 ) -> None:
     with pytest.raises(TrainingError, match=r"is (nan|inf) at step \d: lower training.learning_rate"):
         run(tiny_teacher, painted, tmp_path, learning_rate=1e30, checkpoint_every=100)

@@ -10,11 +10,11 @@ from agreement import assert_agrees, assert_same_pixels
 from click.testing import CliRunner
 from PIL import Image
 
-from distill.zero_shot import STEP, Edited, Progress, draw, edit, firmly_thresholded, optimize
 from distill.scores import dds
 from distill.settings import EditSettings
+from distill.zero_shot import STEP, Edited, Progress, draw, edit, firmly_thresholded, optimize
 from flows.cli import main
-from synth.errors import EditError, TeacherError
+from synth.errors import ImageInputError, TeacherError
 from synth.teacher.teacher import Teacher
 
 SHORT = EditSettings(iterations=3)
@@ -102,7 +102,7 @@ def test_from_python_it_reads_like_a_pipeline_of_diffusers(tiny_teacher: Teacher
         edit(tiny_teacher, picture(), "a red sofa", guidence_scale=5.0)
 
 
-def test_a_picture_of_any_size_comes_back_as_large(tiny_teacher: Teacher) -> None:
+def test_a_image_of_any_size_comes_back_as_large(tiny_teacher: Teacher) -> None:
     for size in ((300, 200), (64, 40), (33, 57)):
         edited = edit(tiny_teacher, picture(*size), "a red sofa", settings=SHORT)
         assert edited.images[0].size == size
@@ -130,20 +130,20 @@ def test_the_baselines_go_other_ways(tiny_teacher: Teacher) -> None:
 
 def test_what_cannot_be_edited_is_refused(tiny_teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
     for images, prompt, message in (
-        ([], "a", "no picture"),
+        ([], "a", "no image"),
         (picture(), " ", "the prompt is empty"),
         ([picture(), picture(72)], "a", "several sizes"),
         (picture(2000, 20), "a", "too large, or too long and narrow"),
         (Image.new("L", (8001, 8000)), "a", "8001 x 8000 cannot be edited: too large"),
-        ([picture(), picture()], ["a"], "2 pictures and 1 prompts"),
+        ([picture(), picture()], ["a"], "2 images and 1 prompts"),
     ):
-        with pytest.raises(EditError, match=message):
+        with pytest.raises(ImageInputError, match=message):
             edit(tiny_teacher, images, prompt, settings=SHORT)
-    with pytest.raises(EditError, match="2 pictures and 1 sources"):
+    with pytest.raises(ImageInputError, match="2 images and 1 sources"):
         edit(tiny_teacher, [picture(), picture()], "a", ["b"], settings=SHORT)
     with pytest.raises(TeacherError, match="shorten it"):
         edit(tiny_teacher, picture(), "a sofa " * 60, settings=SHORT)
-    with pytest.raises(EditError, match="no number at iteration"):
+    with pytest.raises(ImageInputError, match="no number at iteration"):
         edit(tiny_teacher, picture(), "a sofa", settings=EditSettings(iterations=9, learning_rate=1e38))
     monkeypatch.setattr(tiny_teacher, "few_steps", True)
     with pytest.raises(TeacherError, match="cannot serve as a scorer"):
@@ -170,10 +170,10 @@ def test_the_command_edits_files_and_shows_the_way(tiny_sd_folder: Path, tmp_pat
     ]
     with Image.open(tmp_path / "out" / "2_series.gif") as gif:
         assert gif.size == (80, 48) and gif.n_frames >= 2
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     picture(900, 20).save(tmp_path / "rooms" / "3.png")  # told before any of the others is edited
     for name, said in (
-        ("notes.txt", "cannot be read as a picture"),
+        ("notes.txt", "cannot be read as an image"),
         ("rooms", "3.png: a picture of 900 x 20 cannot"),
     ):
         refused = CliRunner().invoke(main, ["edit", str(tmp_path / name), *options, "--out", str(tmp_path / "no")])

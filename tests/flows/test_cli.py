@@ -148,13 +148,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Two pictures, one of them in a folder below; a text, and a hidden file."""
+    """Two images, one of them in a folder below; a text, and a hidden file."""
     folder = tmp_path / "photos"
     (folder / "old").mkdir(parents=True)
     Image.fromarray(noise(64, 64, 1)).save(folder / "a.png")
     Image.fromarray(noise(40, 80, 2)).save(folder / "old" / "b.PNG")
-    (folder / "notes.txt").write_text("no picture")
-    (folder / ".hidden.png").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.png").write_text("no image")
     return folder
 
 
@@ -172,7 +172,7 @@ def test_translate_takes_folders_and_writes_a_contact_sheet(model: Path, photos:
         expected = [f"{name}_{edit}.png" for name in ("a", "old/b") for edit in ("blue-fabric", "red-leather")]
         assert files(out) == sorted([*expected, "contact_sheet.png"])
     assert sorted(result.stdout.split()) == sorted(str(out / name) for name in files(out))
-    assert "2 pictures, 2 edits, on CPUExecutionProvider" in result.stderr
+    assert "2 images, 2 edits, on CPUExecutionProvider" in result.stderr
     edited = Translator.load(model)(photos / "a.png", "red leather")
     assert np.array_equal(Image.open(out / "a_red-leather.png"), edited)
     sheet = np.asarray(Image.open(out / "contact_sheet.png")).astype(int)
@@ -189,7 +189,7 @@ def test_translate_takes_globs(model: Path, photos: Path, tmp_path: Path) -> Non
         assert files(tmp_path / name) == [f"{name}_red-leather.png", "contact_sheet.png"]
 
 
-def test_a_bad_picture_stops_no_other(model: Path, photos: Path, tmp_path: Path) -> None:
+def test_a_bad_image_stops_no_other(model: Path, photos: Path, tmp_path: Path) -> None:
     cut = photos / "0cut.png"
     cut.write_bytes((photos / "a.png").read_bytes()[:3000])
     out = tmp_path / "out"
@@ -212,7 +212,7 @@ def test_a_bad_picture_stops_no_other(model: Path, photos: Path, tmp_path: Path)
         (["--edit", "all", "--provider", "cuda"], "onnxruntime has no CUDAExecutionProvider here"),
     ],
 )
-def test_what_is_wrong_for_all_pictures_is_told_before_any(
+def test_what_is_wrong_for_all_images_is_told_before_any(
     options: list[str], message: str, model: Path, photos: Path, tmp_path: Path
 ) -> None:
     result = distillery("translate", model, photos, *options, "--out", tmp_path / "out")
@@ -240,7 +240,7 @@ def test_a_long_contact_sheet_ends_with_a_count(tmp_path: Path) -> None:
     sheet = translate.ContactSheet(["an edit whose name is much too long for the width of its column"])
     assert sheet.write(tmp_path) == []
     for number in range(translate.MAX_ROWS + 3):
-        sheet.add(f"picture {number}", [Image.new("RGB", (30, 20))] * 2)
+        sheet.add(f"image {number}", [Image.new("RGB", (30, 20))] * 2)
     (path,) = sheet.write(tmp_path)
     with Image.open(path) as image:
         assert image.size == (8 + 2 * 200, 28 + 220 * translate.MAX_ROWS + 20)

@@ -11,10 +11,10 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.flow_engine import load_flow_and_flow_run, run_flow
 from small_runs import SMALL, small_recipe
 
+from flows.config.recipe import Recipe, load_recipe
 from flows.orchestration.deployments import ROOT, automate, deployments, enter_checkout, read_recipes
 from flows.stages.pipeline import pipeline
-from flows.config.recipe import Recipe, load_recipe
-from synth.dataset.image_dataset import PaintedSet
+from synth.dataset.image_dataset import ImageDataset
 from synth.errors import RunError
 
 PIPELINES = ("sofas", "flowers", "characters", "weather")
@@ -92,7 +92,7 @@ def test_a_deployment_paints_what_its_changes_say(
     assert state.is_completed(), state
     assert flow_run.name == f"paint sofas into {tmp_path / 'set'}"
     assert state.result() == 6
-    assert len(PaintedSet(tmp_path / "set")) == 6
+    assert len(ImageDataset(tmp_path / "set")) == 6
     assert run_deployment(registered["synthesize/alone"], painted)[1].result() == 0
 
     for part in (1, 0):

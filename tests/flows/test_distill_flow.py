@@ -9,8 +9,8 @@ from PIL import Image
 from small_runs import command
 
 from distill import checkpoints
-from distill.students import load_translator
-from synth.dataset.image_dataset import PaintedSet
+from distill.students import load_student
+from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.photographs import import_photos
 from synth.settings import PhotoSettings
 
@@ -53,7 +53,7 @@ def test_photographs_with_one_pair_of_texts(photos: Path, tiny_sd_folder: Path, 
     out = tmp_path / "run"
     result = command("distill", mine, "--data", photos, "--set", "training.student=compact", "--out", out)
     assert result.exit_code == 0, result.output
-    assert load_translator(out / "student").edits == {"snow": "a blue sofa"}
+    assert load_student(out / "student").edits == {"snow": "a blue sofa"}
     with Image.open(out / "training.gif") as film:
         assert film.n_frames == 3 and film.size == (2 * 64, 3 * 64)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -64,11 +64,11 @@ def test_photographs_with_one_pair_of_texts(photos: Path, tiny_sd_folder: Path, 
 
 def test_captions_have_their_words_replaced(photos: Path, tiny_sd_folder: Path, tmp_path: Path) -> None:
     mine = recipe(tmp_path, tiny_sd_folder, "", 'blue = { red = "blue" }')
-    assert sorted(PaintedSet(photos).prompts) == ["", "a cup in red light", "a red cat"]
+    assert sorted(ImageDataset(photos).prompts) == ["", "a cup in red light", "a red cat"]
     assert command("distill", mine, "--data", photos, "--out", tmp_path / "run").exit_code == 0
     mine = recipe(tmp_path, tiny_sd_folder, "", 'lion = { tiger = "lion" }')
     result = command("distill", mine, "--data", photos, "--out", tmp_path / "none")
-    assert result.exit_code == 2 and "the edit 'lion' changes no picture's text" in result.stderr
+    assert result.exit_code == 2 and "the edit 'lion' changes no image's text" in result.stderr
 
 
 def test_a_trial_says_what_it_would_take_and_keeps_nothing(
@@ -101,9 +101,7 @@ def test_what_goes_wrong_is_said_with_the_knob_to_turn(photos: Path, tiny_sd_fol
     still = ["distill", mine, "--data", photos, "--set", "training.learning_rate=1e-12"]
     result = command(*still, "--set", "training.learning_rate_end=1e-12", "--out", tmp_path / "still")
     assert result.exit_code == 0, result.output
-    assert (
-        result.output.count("warning: snow: nothing moves (0.0% of the picture changes visibly): raise the gu") == 1
-    )
+    assert result.output.count("warning: snow: nothing moves (0.0% of the image changes visibly): raise the gu") == 1
 
 
 def test_every_step_goes_to_the_tracker(photos: Path, tiny_sd_folder: Path, tmp_path: Path) -> None:
@@ -125,13 +123,13 @@ def test_a_set_of_another_size_is_refused_or_said(photos: Path, tiny_sd_folder: 
     painted = [*("--data", photos, "--teacher", tiny_sd_folder, "--set", "scenes.image_size=96")]
     refused = command("distill", "sofas", *painted, "--out", tmp_path / "run")
     assert refused.exit_code == 2
-    assert "the set's pictures are 64 x 64 and the recipe's 96 x 96" in refused.stderr
+    assert "the set's images are 64 x 64 and the recipe's 96 x 96" in refused.stderr
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "coffee.png").write_bytes((DATA / "coffee.png").read_bytes())
     import_photos(str(tmp_path / "one"), PhotoSettings(image_size=96), tmp_path / "large", progress=False)
     mine = recipe(tmp_path, tiny_sd_folder, 'source = ""', 'snow = { target = "a blue sofa" }')
     said = command("distill", mine, "--data", tmp_path / "large", "--out", tmp_path / "photos")
-    assert said.exit_code == 0 and "the pictures are 96 x 96 and" in said.output
+    assert said.exit_code == 0 and "the images are 96 x 96 and" in said.output
 
 
 def test_a_tracker_that_is_not_there_is_refused_in_one_line(

@@ -11,11 +11,11 @@ from small_runs import small_recipe
 from torch import nn
 
 from distill.settings import TrainingSettings
-from distill.students import LatentTranslator, load_translator, new_translator
+from distill.students import Student, load_student, new_student
 from flows.run.folder import RunFolder
-from flows.training.early_stopping import Stopping
 from flows.stages.synthesize import synthesize
-from synth.dataset.image_dataset import PaintedSet
+from flows.training.early_stopping import EarlyStopping
+from synth.dataset.image_dataset import ImageDataset
 from synth.teacher.teacher import Teacher
 
 NO_SET: Any = None
@@ -24,17 +24,19 @@ NO_SET: Any = None
 def test_it_stops_after_so_many_that_are_no_better(
     tiny_teacher: Teacher, tiny_sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.evaluation.scenes.has_true_answers", lambda recipe: True)  # any teacher can be measured
+    monkeypatch.setattr(
+        "flows.evaluation.scenes.has_true_answers", lambda recipe: True
+    )  # any teacher can be measured
     recipe = small_recipe(tiny_sd_folder, "training.patience=2")
-    run = RunFolder.claim(recipe, tmp_path / "run")
+    run = RunFolder.open_or_create(recipe, tmp_path / "run")
     settings = TrainingSettings(preset="short", student="compact")
-    good, bad = (new_translator(tiny_teacher, dict.fromkeys(recipe.edits, "a sofa"), settings) for _ in range(2))
+    good, bad = (new_student(tiny_teacher, dict.fromkeys(recipe.edits, "a sofa"), settings) for _ in range(2))
     with torch.no_grad():  # one changes nothing, the other adds noise
         bad.unet.last.weight.normal_(0, 1, generator=torch.Generator().manual_seed(0))
-    stopping = Stopping(recipe, run, tiny_teacher, NO_SET)
+    stopping = EarlyStopping(recipe, run, tiny_teacher, NO_SET)
     assert [stopping.see(1, bad), stopping.see(2, good), stopping.see(3, bad)] == [False] * 3
 
-    again = Stopping(recipe, run, tiny_teacher, NO_SET)  # killed behind step 2's checkpoint, and gone on with
+    again = EarlyStopping(recipe, run, tiny_teacher, NO_SET)  # killed behind step 2's checkpoint, and gone on with
     assert not again.resume(Path("step_000002"))
     before = run.development.read_bytes()
     assert not again.see(3, bad)
@@ -43,10 +45,10 @@ def test_it_stops_after_so_many_that_are_no_better(
     assert again.verdict().startswith("the best is that of step 2, ")
     assert [row["step"] for row in json.loads(run.development.read_text())] == [1, 2, 3, 4]
     z_hat = torch.randn(1, 4, 8, 8)
-    assert not load_translator(again.best)(z_hat, torch.tensor([0])).any()
+    assert not load_student(again.best)(z_hat, torch.tensor([0])).any()
 
 
-class Shifting(LatentTranslator):
+class Shifting(Student):
     """Adds the same to every latent: as much as it is told."""
 
     @register_to_config
@@ -58,15 +60,15 @@ class Shifting(LatentTranslator):
         return torch.zeros_like(latents) + self.shift
 
 
-def test_without_true_answers_it_stops_when_the_pictures_settle(
+def test_without_true_answers_it_stops_when_the_images_settle(
     tiny_teacher: Teacher, tiny_sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = small_recipe(tiny_sd_folder, "training.patience=2")
-    painted = PaintedSet(synthesize(recipe, tmp_path / "set"))
-    monkeypatch.setattr("distill.students.UNetTranslator", Shifting)  # what `best/` is read back as
-    monkeypatch.setattr("distill.diagnostics.MOST_CLIPPED_SHARE", 1.0)  # a random VAE clips at once
-    monkeypatch.setattr("distill.diagnostics.LEAST_VARIETY", 0.0)
-    stopping = Stopping(recipe, RunFolder.claim(recipe, tmp_path / "run"), tiny_teacher, painted)
+    painted = ImageDataset(synthesize(recipe, tmp_path / "set"))
+    monkeypatch.setattr("distill.students.UNetStudent", Shifting)  # what `best/` is read back as
+    monkeypatch.setattr("distill.diagnostics.MAX_CLIPPED_SHARE", 1.0)  # a random VAE clips at once
+    monkeypatch.setattr("distill.diagnostics.MIN_VARIETY", 0.0)
+    stopping = EarlyStopping(recipe, RunFolder.open_or_create(recipe, tmp_path / "run"), tiny_teacher, painted)
     shifts = {100: 0.0, 200: 0.0, 300: 0.0, 400: 5.0, 500: 20.0, 600: 20.01, 700: 20.0}
     stopped = [step for step, shift in shifts.items() if stopping.see(step, Shifting(shift, ["red"]))]
     assert stopped == [700], "while nothing moves it waits, and then twice"
@@ -77,10 +79,10 @@ def test_without_true_answers_a_damaged_network_is_no_better(
     tiny_teacher: Teacher, tiny_sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = small_recipe(tiny_sd_folder, "training.patience=1")
-    painted = PaintedSet(synthesize(recipe, tmp_path / "set"))
-    monkeypatch.setattr("distill.diagnostics.MOST_CLIPPED_SHARE", -1.0)  # all is damage
-    run = RunFolder.claim(recipe, tmp_path / "run")
-    stopping = Stopping(recipe, run, tiny_teacher, painted)
+    painted = ImageDataset(synthesize(recipe, tmp_path / "set"))
+    monkeypatch.setattr("distill.diagnostics.MAX_CLIPPED_SHARE", -1.0)  # all is damage
+    run = RunFolder.open_or_create(recipe, tmp_path / "run")
+    stopping = EarlyStopping(recipe, run, tiny_teacher, painted)
     assert stopping.see(1, Shifting(5.0, ["red"]))
     assert stopping.verdict() == "none was good" and stopping.best is None
     assert "colours saturate" in json.loads(run.development.read_text())[0]["said"]
@@ -91,15 +93,15 @@ def test_a_training_that_was_killed_before_its_look_is_looked_at(
 ) -> None:
     monkeypatch.setattr("flows.evaluation.scenes.has_true_answers", lambda recipe: True)
     recipe = small_recipe(tiny_sd_folder, "training.patience=1")
-    run = RunFolder.claim(recipe, tmp_path / "run")
+    run = RunFolder.open_or_create(recipe, tmp_path / "run")
     settings = TrainingSettings(preset="short", student="compact")
-    student = new_translator(tiny_teacher, dict.fromkeys(recipe.edits, "a sofa"), settings)
+    student = new_student(tiny_teacher, dict.fromkeys(recipe.edits, "a sofa"), settings)
     checkpoint = tmp_path / "step_000004"
     student.save_pretrained(checkpoint / "student")
-    stopping = Stopping(recipe, run, tiny_teacher, NO_SET)
+    stopping = EarlyStopping(recipe, run, tiny_teacher, NO_SET)
     assert not stopping.resume(checkpoint)
     assert stopping.best == run.best / "step_000004"
     student.save_pretrained(tmp_path / "step_000008" / "student")
-    again = Stopping(recipe, run, tiny_teacher, NO_SET)
+    again = EarlyStopping(recipe, run, tiny_teacher, NO_SET)
     assert again.resume(tmp_path / "step_000008"), "no better than that of step 4"
     assert again.best == run.best / "step_000004"

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from small_runs import command
 
+from flows.config.edit_syntax import photo_words_of, slot_values, words_from, words_of
 from flows.config.init import MINIATURE_SIZE
 from flows.config.recipe import load_recipe
-from flows.config.edit_syntax import photo_words_of, slot_values, words_from, words_of
+from synth.dataset.prompts import PhotoTexts
 from synth.errors import RecipeError
 from synth.teacher.hub import MINIATURE
-from synth.dataset.prompts import PhotoTexts
 
 
 def prompts(path: Path, edit: str) -> tuple[str, str]:
@@ -36,7 +36,7 @@ def test_words_give_way_to_others_and_articles_agree(tmp_path: Path) -> None:
     assert prompts(out, "ice") == ("a photo of a summer street", "a photo of an icy street")
     assert result.stdout.splitlines() == [
         f"recipe  {out}",
-        "note    all pictures have the same words: name what shall vary with slots (docs/prompts.md)",
+        "note    all images have the same words: name what shall vary with slots (docs/prompts.md)",
         f"then    distillery preview {out}",
         f"        distillery run {out} --pilot --out {Path('runs/ice')}",
     ]

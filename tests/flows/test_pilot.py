@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from small_runs import SMALL, command
 
-from flows.run import pilot
 from flows.config.recipe import load_recipe
+from flows.run import pilot
 from flows.run.folder import RunFolder
-from synth.dataset.image_dataset import PaintedSet
+from synth.dataset.image_dataset import ImageDataset
 
 
 def test_a_pilot_shortens_every_curve_alike_and_bears_its_own_name() -> None:
@@ -50,7 +50,7 @@ def test_the_full_run_goes_on_with_what_the_pilot_painted(
     result = command(*arguments)
     assert result.exit_code == 0, result.output
     assert (first.stat().st_mtime_ns, first.read_bytes()) == (painted, content)
-    assert len(PaintedSet(out / "dataset")) == 6 and (out / "model.onnx").exists()
+    assert len(ImageDataset(out / "dataset")) == 6 and (out / "model.onnx").exists()
     for name, folder in (("sofas", "full"), ("sofas-pilot", "full-pilot")):
         latest = json.loads((tmp_path / "runs" / f"{name}.latest.json").read_text())
         assert latest["model"] == f"{folder}/model.onnx"

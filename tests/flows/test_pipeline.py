@@ -109,7 +109,7 @@ def test_another_recipe_is_refused_before_anything_is_done(finished: Path, tiny_
 def test_stages_one_by_one_and_killed_between_make_the_same_student(
     finished: Path, tiny_sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Painting grows from 2 images to 6; the training dies in its third step and goes on from its second."""
+    """DatasetBuilder grows from 2 images to 6; the training dies in its third step and goes on from its second."""
     out, painted = tmp_path / "again", tmp_path / "set"
     overrides = [part for override in SMALL for part in ("--set", override)]
     shared = ["sofas", "--teacher", tiny_sd_folder, *overrides]
@@ -191,7 +191,7 @@ def test_measured_on_photographs(finished: Path, tmp_path: Path) -> None:
     for figure in ("LPIPS", "CLIP scores", "DINO's structure distance"):
         assert f"{figure} is not measured" in result.stdout or f"{figure} are not measured" in result.stdout
     figures = json.loads((finished / "photographs" / "figures.json").read_text())
-    assert figures["num_pictures"] == 3
+    assert figures["num_images"] == 3
     for row in figures["edits"].values():
         assert set(row) == {"changed", "variety"} and 0 < row["variety"] < 2
     with Image.open(finished / "photographs" / "contact_sheet.png") as sheet:

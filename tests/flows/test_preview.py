@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from small_runs import SMALL, command
 
-from distill.diagnostics import Figures, Sign
+from distill.diagnostics import Diagnostic, Figures
+from flows.config.recipe import load_recipe
 from flows.planning.estimates import NAMED_DEVICES, Rates, Sizes, cost_of, disk_of, memory_of
 from flows.planning.preview import Cell, Grid, judge
-from flows.config.recipe import load_recipe
 from synth.teacher.teacher import Teacher
 
 PAPER = load_recipe(
@@ -26,7 +26,7 @@ def small(teacher: Path) -> list[str]:
 
 def test_the_page_has_every_setting_and_the_verdict_is_printed(tiny_sd_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "pages" / "look.html"
-    options = ["--guidance", "2,4", "--iterations", "1,2", "--num-pictures", "12", "--dollars-per-hour", "1"]
+    options = ["--guidance", "2,4", "--iterations", "1,2", "--num-examples", "12", "--dollars-per-hour", "1"]
     result = command("preview", "sofas", *small(tiny_sd_folder), *options, "--out", out)
     assert result.exit_code == 0, result.output
     page = out.read_text()
@@ -60,9 +60,9 @@ def test_photographs_take_the_place_of_painted_scenes(tiny_sd_folder: Path, tmp_
     assert "the full run: 3 images" in result.stdout and "to paint" not in result.stdout
     many = command("preview", "sofas", "--images", photos, *options)
     assert many.exit_code == 2 and "`distillery init NAME --photos` write a recipe of photographs" in many.stderr
-    (photos / "0.png").write_bytes(b"no picture")
+    (photos / "0.png").write_bytes(b"no image")
     broken = command("preview", recipe, "--images", photos, *options)
-    assert broken.exit_code == 2 and "0.png cannot be used as a picture" in broken.stderr
+    assert broken.exit_code == 2 and "0.png cannot be used as an image" in broken.stderr
 
 
 def test_lists_of_numbers_are_checked() -> None:
@@ -73,7 +73,7 @@ def test_lists_of_numbers_are_checked() -> None:
 
 def cell(edit: str, guidance_scale: float, *signs: str) -> Cell:
     figures = Figures(0.1, 0.0, 0.0, 1.0)
-    return Cell(edit, guidance_scale, 100, [], figures, [Sign(name, "so much", "turn it") for name in signs])
+    return Cell(edit, guidance_scale, 100, [], figures, [Diagnostic(name, "so much", "turn it") for name in signs])
 
 
 def test_every_edit_needs_one_setting_without_a_sign() -> None:

@@ -12,12 +12,12 @@ from two_processes import EDITS, SCENES, descend
 from workplace import wait_for
 
 from distill import checkpoints
-from flows.stages.distill import distill_flow
 from flows.config.recipe import load_recipe
 from flows.run.folder import RunFolder
-from synth.dataset.image_dataset import PaintedSet
-from synth.errors import TrainingError
+from flows.stages.distill import distill_flow
 from synth.dataset.building import synthesize
+from synth.dataset.image_dataset import ImageDataset
+from synth.errors import TrainingError
 from synth.teacher.teacher import Teacher
 
 ROOT = Path(__file__).parents[2]
@@ -42,10 +42,10 @@ def launch(*command: str | Path, port: int) -> None:
 def test_two_processes_have_the_gradient_of_one(
     tiny_teacher: Teacher, tiny_sd_folder: Path, painted: Path, tmp_path: Path
 ) -> None:
-    """Three pictures a step: one process takes one of them, the other two."""
+    """Three images a step: one process takes one of them, the other two."""
     file = tmp_path / "two.safetensors"
     launch(ROOT / "tests" / "two_processes.py", tiny_sd_folder, painted, file, port=29517)
-    two, one = load_file(file), descend(tiny_teacher, PaintedSet(painted), painted / "latents")
+    two, one = load_file(file), descend(tiny_teacher, ImageDataset(painted), painted / "latents")
     assert two.keys() == one.keys()
     for kind in ("gradient", "weight"):
         ours, theirs = (
@@ -89,7 +89,7 @@ def test_the_command_trains_in_two_processes(recipe: Path, painted: Path, tmp_pa
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 2  # the main process alone writes
     checkpoint = checkpoints.latest(out)
     assert checkpoint is not None and checkpoint.name == "step_000002"
-    assert set(checkpoints.load_student(checkpoint).edits) == set(EDITS)
+    assert set(checkpoints.restore_student(checkpoint).edits) == set(EDITS)
 
 
 def test_a_flow_starts_them_and_tells_what_stopped_them(
@@ -106,7 +106,7 @@ def test_a_flow_starts_them_and_tells_what_stopped_them(
 
 
 def test_they_do_not_outlive_their_flow(recipe: Path, painted: Path, tmp_path: Path) -> None:
-    run = RunFolder.claim(load_recipe(recipe, ["training.steps=100000"]), tmp_path / "run")
+    run = RunFolder.open_or_create(load_recipe(recipe, ["training.steps=100000"]), tmp_path / "run")
     run.use_dataset(str(painted))
     command = [sys.executable, "-m", "flows.training.launcher", str(run.path)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from flows.run.promotion import latest_model, pointer_of, promote
 from flows.config.recipe import Recipe, load_recipe
-from flows.run.retention import clear_old_runs
 from flows.run.folder import RunFolder
+from flows.run.promotion import latest_model, pointer_of, promote
+from flows.run.retention import clear_old_runs
 from synth.errors import RunError
 
 
 def ended(recipe: Recipe, out: Path, right: float | None = 0.9, psnr: float = 25.0, scenes: int = 100) -> Path:
     """What a finished run leaves, as far as promotion and retention look at it."""
-    run = RunFolder.claim(recipe, out)
+    run = RunFolder.open_or_create(recipe, out)
     run.model.write_bytes(b"a model")
     run.mark_done("export", f"made for {out.name}")
     if right is not None:

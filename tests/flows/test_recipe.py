@@ -8,8 +8,8 @@ import pytest
 
 from flows.config.recipe import changed, flatten, load_recipe, recipe_names, to_toml, validate
 from flows.run.folder import RunFolder
-from synth.errors import RecipeError, RunError
 from synth.dataset.prompts import Template
+from synth.errors import RecipeError, RunError
 
 
 def test_the_recipes_that_come_with_the_project_are_valid() -> None:
@@ -115,49 +115,49 @@ def test_keys_are_flat_and_an_edit_is_one_value() -> None:
 
 def test_a_run_folder_is_for_one_recipe(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    RunFolder.claim(load_recipe("demo", ["teacher.id=mistyped"]), out)
-    RunFolder.claim(load_recipe("demo"), out)
+    RunFolder.open_or_create(load_recipe("demo", ["teacher.id=mistyped"]), out)
+    RunFolder.open_or_create(load_recipe("demo"), out)
     assert RunFolder(out).load_recipe() == load_recipe("demo"), "nothing was made yet, so nothing is refused"
-    RunFolder.claim(load_recipe("demo"), out)
+    RunFolder.open_or_create(load_recipe("demo"), out)
     (out / "dataset").mkdir()
     with pytest.raises(RunError, match=r"its scenes\.seed is 0, this recipe's is 1"):
-        RunFolder.claim(load_recipe("demo", ["scenes.seed=1"]), out)
+        RunFolder.open_or_create(load_recipe("demo", ["scenes.seed=1"]), out)
     (out / "checkpoints").mkdir()
     with pytest.raises(RunError, match=r"its training\.learning_rate is 0\.001, this recipe's is 0\.1"):
-        RunFolder.claim(load_recipe("demo", ["training.learning_rate=0.1"]), out)
+        RunFolder.open_or_create(load_recipe("demo", ["training.learning_rate=0.1"]), out)
     with pytest.raises(RunError, match=r"its edits\.pink is None"):
-        RunFolder.claim(load_recipe("demo", ['edits.pink={color="pink"}']), out)
+        RunFolder.open_or_create(load_recipe("demo", ['edits.pink={color="pink"}']), out)
     assert RunFolder(out).load_recipe() == load_recipe("demo"), "a refused recipe leaves no trace"
 
 
 def test_a_set_is_painted_for_any_training(tmp_path: Path) -> None:
-    """After a look at the painted pictures, the edits and the training may be others."""
+    """After a look at the painted images, the edits and the training may be others."""
     out = tmp_path / "run"
-    RunFolder.claim(load_recipe("demo"), out)
+    RunFolder.open_or_create(load_recipe("demo"), out)
     (out / "dataset").mkdir()
     other = load_recipe("demo", ["training.guidance_end=4", 'edits.pink={color="pink"}'])
-    RunFolder.claim(other, out)
+    RunFolder.open_or_create(other, out)
     assert RunFolder(out).load_recipe() == other
 
 
 def test_a_run_may_grow_and_be_measured_otherwise(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    RunFolder.claim(load_recipe("demo"), out)
+    RunFolder.open_or_create(load_recipe("demo"), out)
     (out / "dataset").mkdir()
     longer = load_recipe("demo", ["training.steps=500", "scenes.count=300", "evaluation.num_scenes=3"])
-    RunFolder.claim(longer, out)
+    RunFolder.open_or_create(longer, out)
     with pytest.raises(RunError, match=r"scenes\.count is 300"):
-        RunFolder.claim(load_recipe("demo"), out)
+        RunFolder.open_or_create(load_recipe("demo"), out)
     (out / "checkpoints" / "step_000040").mkdir(parents=True)
     more = load_recipe("demo", ["training.steps=500", "scenes.count=400"])
     with pytest.raises(RunError, match=r"scenes\.count is 300, this recipe's is 400"):
-        RunFolder.claim(more, out)
+        RunFolder.open_or_create(more, out)
 
 
 def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(RunError, match="no run folder, and not empty"):
-        RunFolder.claim(load_recipe("demo"), tmp_path)
+        RunFolder.open_or_create(load_recipe("demo"), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(RunError, match="is no run folder: `distillery run"):
         RunFolder(tmp_path).load_recipe()

@@ -9,10 +9,10 @@ import fsspec
 import pytest
 from small_runs import small_recipe
 
+from flows.run.remote_copy import RemoteCopy
 from flows.stages.distill import distill_flow
-from flows.run.remote_copy import Mirror
-from synth.errors import DatasetError
 from synth.dataset.store import Store
+from synth.errors import DatasetError
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def far() -> Iterator[str]:
     fsspec.filesystem("memory").store.clear()
 
 
-def mirror(url: str, folder: Path) -> Mirror:
-    return Mirror(url, folder, folder.parent / "sofas.latest.json")
+def mirror(url: str, folder: Path) -> RemoteCopy:
+    return RemoteCopy(url, folder, folder.parent / "sofas.latest.json")
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -18,7 +18,7 @@ def embedded(page: str) -> list[Image.Image]:
     return pictures
 
 
-def test_a_picture_is_in_the_page_and_its_words_are_escaped() -> None:
+def test_a_image_is_in_the_page_and_its_words_are_escaped() -> None:
     encoded = io.BytesIO()
     Image.new("RGB", (3, 2), "red").save(encoded, "PNG")
     page = picture(encoded.getvalue(), "a <b> & c")
@@ -27,7 +27,7 @@ def test_a_picture_is_in_the_page_and_its_words_are_escaped() -> None:
     assert page.count("a &lt;b&gt; &amp; c") == 2 and "<b>" not in page
 
 
-def test_a_wipe_has_both_pictures_and_one_slider() -> None:
+def test_a_wipe_has_both_images_and_one_slider() -> None:
     before, after = Image.new("RGB", (16, 16), "black"), Image.new("RGB", (16, 16), "white")
     page = wipe(before, after, "lighter")
     assert [np.asarray(each).mean() for each in embedded(page)] == [0, 255]

@@ -14,11 +14,11 @@ from prefect import flow, task
 from prefect.task_engine import TaskRunTimeoutError
 from small_runs import small_recipe
 
-from flows.orchestration.progress import Bar, for_the_ui, key_of, open_progress, say, show_table
-from flows.orchestration.retries import RETRIES, alone, can_pass, gpu_alone
 from flows.orchestration.flow_run import start
-from synth.errors import DatasetError, DistilleryError, RecipeError, RunError
+from flows.orchestration.progress import Bar, for_the_ui, key_of, open_progress, say, show_table
+from flows.orchestration.retries import RETRIES, alone, exclusive_gpu, is_transient
 from synth.dataset.store import Store
+from synth.errors import DatasetError, DistilleryError, RecipeError, RunError
 
 
 def explained(error: Exception) -> DatasetError:
@@ -63,7 +63,7 @@ class Answer(Exception):
     ids=lambda value: repr(value)[:60],
 )
 def test_only_the_network_and_the_storage_are_tried_again(error: BaseException, passes: bool) -> None:
-    assert can_pass(error) is passes
+    assert is_transient(error) is passes
 
 
 def test_a_cause_further_down_decides() -> None:
@@ -73,7 +73,7 @@ def test_a_cause_further_down_decides() -> None:
         except httpx.ConnectError as error:
             raise FileNotFoundError("nothing in the cache") from error
     except FileNotFoundError as error:
-        assert can_pass(error)
+        assert is_transient(error)
 
 
 def test_tasks_retry_what_can_pass_and_nothing_else(prefect_server: None) -> None:
@@ -119,7 +119,7 @@ def test_two_runs_take_turns_and_the_inner_flow_shares(prefect_server: None) -> 
     def first() -> None:
         with alone("gpu-of-a-test"):
             inside.set()
-            with gpu_alone("auto"):  # a flow within the one that holds the card must not wait for it
+            with exclusive_gpu("auto"):  # a flow within the one that holds the card must not wait for it
                 order.append("first in")
                 time.sleep(1)
             order.append("first out")
@@ -141,10 +141,10 @@ def test_without_a_gpu_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")  # nothing listens there
-    with gpu_alone("cpu"):
+    with exclusive_gpu("cpu"):
         pass
     if not torch.cuda.is_available():
-        with gpu_alone("auto"), gpu_alone("no device at all"):
+        with exclusive_gpu("auto"), exclusive_gpu("no device at all"):
             pass
 
 

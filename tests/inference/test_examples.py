@@ -87,7 +87,7 @@ def torchscript(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_torchscript_with_torch_alone(
     model: Path, torchscript: Path, tmp_path: Path, size: tuple[int, int], bound: int
 ) -> None:
-    """Where the network's size is the picture's own, the same pixels; else another cubic scales the change."""
+    """Where the network's size is the image's own, the same pixels; else another cubic scales the change."""
     source, target = tmp_path / "room.ppm", tmp_path / "edited.ppm"
     Image.fromarray(noise(*size)).save(source)
     absent = ["numpy", "PIL", "onnxruntime", "synth", "distill", "inference", "flows"]
@@ -105,7 +105,7 @@ def test_torchscript_with_torch_alone(
 @pytest.mark.skipif(not (NODE / "node_modules").exists(), reason=f"npm install --ignore-scripts in {NODE.name} first")
 @pytest.mark.parametrize(("size", "bound"), [((64, 64), 1), ((90, 140), 8), ((400, 30), 8)])
 def test_node(model: Path, tmp_path: Path, size: tuple[int, int], bound: int) -> None:
-    """Where the network's size is the picture's own, the same pixels; else another filter scales the change."""
+    """Where the network's size is the image's own, the same pixels; else another filter scales the change."""
     source, target = tmp_path / "room.ppm", tmp_path / "edited.ppm"
     Image.fromarray(noise(*size)).save(source)
     arguments = [str(NODE / "translate.mjs"), str(model), str(source), "blue fabric", str(target), "0.7"]

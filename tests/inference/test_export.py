@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from torch import nn
 
 from distill.composition import change_of_pixels
-from distill.students import CompactTranslator, UNetTranslator
+from distill.students import CompactStudent, UNetStudent
 from inference.export import files as export
 from inference.export.files import ExportModule, export_files
 from inference.export.formats import open_file, read_metadata, record_metrics
@@ -54,7 +54,7 @@ def make_vae(levels: int) -> AutoencoderKL:
     )
 
 
-def make_student(levels: int) -> UNetTranslator:
+def make_student(levels: int) -> UNetStudent:
     """A student whose zeroed layer and contexts were moved, as training does: it changes every pixel."""
     torch.manual_seed(1)
     unet = UNet2DConditionModel(
@@ -69,7 +69,7 @@ def make_student(levels: int) -> UNetTranslator:
         norm_num_groups=4,
     )
     config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
-    student = UNetTranslator(config, list(EDITS), list(EDITS.values()), context_size=(5, 16), timestep=100)
+    student = UNetStudent(config, list(EDITS), list(EDITS.values()), context_size=(5, 16), timestep=100)
     nn.init.normal_(student.contexts)
     nn.init.normal_(student.unet.conv_out.weight, std=0.3)
     return student
@@ -136,13 +136,13 @@ def pictures(num: int, height: int, width: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def parts() -> tuple[AutoencoderKL, UNetTranslator]:
+def parts() -> tuple[AutoencoderKL, UNetStudent]:
     return make_vae(levels=4), make_student(levels=3)
 
 
 @pytest.fixture(scope="module")
 def exported(
-    parts: tuple[AutoencoderKL, UNetTranslator], tmp_path_factory: pytest.TempPathFactory
+    parts: tuple[AutoencoderKL, UNetStudent], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, ParityReport]:
     path = tmp_path_factory.mktemp("export") / "new" / "model.onnx"
     report = export_onnx(*parts, METADATA, path, pictures(3, 128, 128))
@@ -168,7 +168,7 @@ def test_file_agrees_with_pytorch_at_any_batch_and_size(parts, exported, num, he
     assert np.array_equal(untouched, image.numpy())
 
 
-def test_module_lays_the_edited_decode_onto_the_picture(parts):
+def test_module_lays_the_edited_decode_onto_the_image(parts):
     vae, student = (part.eval() for part in parts)
     image = torch.from_numpy(pictures(2, 72, 104)).permute(0, 3, 1, 2).float() / 127.5 - 1
     edit, strength = torch.tensor([2, 0]), torch.tensor([0.5, 1.0])
@@ -273,7 +273,7 @@ def test_a_tiny_vae_is_exported_like_any_other(tmp_path):
 
 def test_a_compact_student_is_exported_like_any_other(tmp_path):
     torch.manual_seed(2)
-    student = CompactTranslator(4, list(EDITS), list(EDITS.values()), widths=(16, 32, 48))
+    student = CompactStudent(4, list(EDITS), list(EDITS.values()), widths=(16, 32, 48))
     nn.init.normal_(student.unet.last.weight, std=0.05)
     kinds = (MAIN, Kind("torchscript", "float32"), Kind("pt2", "float32"))
     files = {kind: tmp_path / kind.file_name for kind in kinds}
@@ -388,7 +388,7 @@ def test_settings_say_which_files_there_are():
         ExportSettings(formats=("pt2",), precisions=("int8",))
 
 
-def test_int8_wants_pictures_to_be_calibrated_on(tmp_path):
+def test_int8_wants_images_to_be_calibrated_on(tmp_path):
     files = {Kind("onnx", "int8"): tmp_path / "model.onnx"}
     for images in (None, pictures(1, 32, 32)[:0]):
         with pytest.raises(ExportError, match="int8 needs"):

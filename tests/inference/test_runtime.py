@@ -47,7 +47,7 @@ def test_any_size_is_edited_and_returned_at_that_size(translator, size):
         assert edited[-1, -1].tolist() == [128, 128, 128]
 
 
-def test_a_large_picture_keeps_its_detail(translator):
+def test_a_large_image_keeps_its_detail(translator):
     image = noise(900, 1200)
     edited = translator(image, "blue fabric")
     change = edited.astype(float) - image
@@ -211,28 +211,28 @@ def test_numbers_that_overflow_are_refused(translator, monkeypatch):
         translator(noise(64, 64), "red leather", strength=3)
 
 
-def test_bad_pictures_are_refused_clearly(translator, tmp_path):
+def test_bad_images_are_refused_clearly(translator, tmp_path):
     text = tmp_path / "notes.txt"
-    text.write_text("no picture")
+    text.write_text("no image")
     buffer = io.BytesIO()
     Image.fromarray(noise(64, 64)).save(buffer, "JPEG")
     cut = tmp_path / "cut.jpg"
     cut.write_bytes(buffer.getvalue()[:900])
     cases = {
-        "no picture at .*absent.png": tmp_path / "absent.png",
-        "notes.txt cannot be read as a picture": text,
-        "cut.jpg cannot be read as a picture": cut,
-        "the picture cannot be read": Image.open(io.BytesIO(buffer.getvalue()[:900])),
-        "cannot be read as a picture": tmp_path,
+        "no image at .*absent.png": tmp_path / "absent.png",
+        "notes.txt cannot be read as an image": text,
+        "cut.jpg cannot be read as an image": cut,
+        "the image cannot be read": Image.open(io.BytesIO(buffer.getvalue()[:900])),
+        "cannot be read as an image": tmp_path,
         r"shape \(8, 8, 3\) and type float32": noise(8, 8).astype(np.float32),
         r"shape \(8, 8\)": noise(8, 8)[..., 0],
         r"shape \(8, 8, 4\)": np.zeros((8, 8, 4), np.uint8),
         r"shape \(0, 8, 3\)": np.zeros((0, 8, 3), np.uint8),
         "has mode F, numbers without a known range": Image.new("F", (8, 8)),
         "has mode I, numbers": Image.new("I", (8, 8)),
-        "the picture is empty: its size is 0x8": Image.new("RGB", (0, 8)),
-        "cannot be read as a picture: embedded null byte": "room\0.png",
-        "int is no picture": 7,
+        "the image is empty: its size is 0x8": Image.new("RGB", (0, 8)),
+        "cannot be read as an image: embedded null byte": "room\0.png",
+        "int is no image": 7,
     }
     for message, source in cases.items():
         with pytest.raises(ImageError, match=message) as caught:

@@ -1,4 +1,4 @@
-"""Whatever picture comes in: the same size goes out, strength 0 changes nothing, and bad files end in one line."""
+"""Whatever image comes in: the same size goes out, strength 0 changes nothing, and bad files end in one line."""
 
 import io
 import zlib
@@ -31,7 +31,7 @@ def translator(tmp_path_factory: pytest.TempPathFactory) -> Translator:
 
 
 def picture(mode: str, height: int, width: int, seed: int) -> Image.Image:
-    """A picture of any of Pillow's modes, of random values."""
+    """An image of any of Pillow's modes, of random values."""
     rng = np.random.default_rng(seed)
     if mode in ("I;16", "I;16B"):
         values = rng.integers(0, 2**16, (height, width), dtype=np.uint16)
@@ -65,7 +65,7 @@ def test_any_array_keeps_its_size_and_is_its_own_at_strength_zero(translator, he
 @given(**LONG_SIDES, turned=st.booleans())
 @example(height=1, width=6000, turned=False)
 @example(height=1, width=1, turned=False)
-def test_large_and_lanky_pictures_keep_their_size_and_their_untouched_half(translator, height, width, turned):
+def test_large_and_lanky_images_keep_their_size_and_their_untouched_half(translator, height, width, turned):
     image = noise(width, height) if turned else noise(height, width)
     edited = translator(image, "blue fabric")
     assert edited.shape == image.shape
@@ -174,7 +174,7 @@ def test_24_megapixels(translator):
     assert np.array_equal(translator(image, "blue fabric", 0), image)
 
 
-def test_hundreds_of_pictures_leave_no_memory_behind(translator):
+def test_hundreds_of_images_leave_no_memory_behind(translator):
     sizes = [(64, 64), (90, 140), (400, 30), (1200, 900)]
 
     def edit(times: int) -> None:

@@ -81,7 +81,7 @@ def decoded(response: httpx.Response) -> Image.Image:
     return image
 
 
-PICTURE = encoded(noise(60, 90))
+IMAGE = encoded(noise(60, 90))
 RED = {"edit": "red leather"}
 PNG = {"Content-Type": "image/png"}
 
@@ -138,42 +138,42 @@ def test_what_is_served_can_be_read(client):
 
 
 REFUSED: dict[str, tuple[int, str, dict[str, Any]]] = {
-    "no edit": (422, "edit: Field required", {"content": PICTURE}),
-    "wrong edit": (422, "did you mean 'red leather'", {"content": PICTURE, "params": {"edit": "red lether"}}),
-    "long edit": (422, "edit: String should have at most 200", {"content": PICTURE, "params": {"edit": "x" * 201}}),
+    "no edit": (422, "edit: Field required", {"content": IMAGE}),
+    "wrong edit": (422, "did you mean 'red leather'", {"content": IMAGE, "params": {"edit": "red lether"}}),
+    "long edit": (422, "edit: String should have at most 200", {"content": IMAGE, "params": {"edit": "x" * 201}}),
     "wrong model": (
         422,
         "unknown model 'room': did you mean 'rooms'? there is 'rooms'",
-        {"content": PICTURE, "params": RED | {"model": "room"}},
+        {"content": IMAGE, "params": RED | {"model": "room"}},
     ),
-    "strength nan": (422, "strength: ", {"content": PICTURE, "params": RED | {"strength": "nan"}}),
-    "strength inf": (422, "strength: ", {"content": PICTURE, "params": RED | {"strength": "1e999"}}),
-    "strength word": (422, "strength: ", {"content": PICTURE, "params": RED | {"strength": "much"}}),
-    "strength 11": (422, "strength: ", {"content": PICTURE, "params": RED | {"strength": "11"}}),
-    "unknown field": (422, "strenght: ", {"content": PICTURE, "params": RED | {"strenght": "1"}}),
-    "empty": (422, "there is no picture", {"params": RED}),
-    "cut": (422, "cannot be read as a picture", {"content": PICTURE[:5000], "params": RED}),
-    "form without image": (422, "no file in a field `image`", {"files": {"picture": PICTURE}, "params": RED}),
+    "strength nan": (422, "strength: ", {"content": IMAGE, "params": RED | {"strength": "nan"}}),
+    "strength inf": (422, "strength: ", {"content": IMAGE, "params": RED | {"strength": "1e999"}}),
+    "strength word": (422, "strength: ", {"content": IMAGE, "params": RED | {"strength": "much"}}),
+    "strength 11": (422, "strength: ", {"content": IMAGE, "params": RED | {"strength": "11"}}),
+    "unknown field": (422, "strenght: ", {"content": IMAGE, "params": RED | {"strenght": "1"}}),
+    "empty": (422, "there is no image", {"params": RED}),
+    "cut": (422, "cannot be read as an image", {"content": IMAGE[:5000], "params": RED}),
+    "form without image": (422, "no file in a field `image`", {"files": {"picture": IMAGE}, "params": RED}),
     "image as text": (422, "no file in a field", {"data": {"image": "x"}, "files": {"a": b""}, "params": RED}),
-    "two files": (422, "Too many files", {"files": [("image", PICTURE), ("image", PICTURE)], "params": RED}),
+    "two files": (422, "Too many files", {"files": [("image", IMAGE), ("image", IMAGE)], "params": RED}),
     "many fields": (
         422,
         "Too many fields",
-        {"files": {"image": PICTURE}, "data": {str(i): "x" for i in range(9)}, "params": RED},
+        {"files": {"image": IMAGE}, "data": {str(i): "x" for i in range(9)}, "params": RED},
     ),
     "no boundary": (
         422,
         "Missing boundary",
-        {"content": PICTURE, "headers": {"Content-Type": "multipart/form-data"}, "params": RED},
+        {"content": IMAGE, "headers": {"Content-Type": "multipart/form-data"}, "params": RED},
     ),
     "mode I": (
         422,
         "numbers without a known range",
         {"content": encoded(Image.new("I", (9, 9)), "TIFF"), "params": RED},
     ),
-    "json": (415, "send the picture as multipart", {"json": {}, "params": RED}),
-    "urlencoded": (415, "send the picture as multipart", {"data": RED}),
-    "no picture": (415, "no picture, or in none of the formats PNG", {"content": b"hello", "params": RED}),
+    "json": (415, "send the image as multipart", {"json": {}, "params": RED}),
+    "urlencoded": (415, "send the image as multipart", {"data": RED}),
+    "no image": (415, "no image, or in none of the formats PNG", {"content": b"hello", "params": RED}),
     "a format not read": (415, "none of the formats", {"content": encoded(noise(9, 9), "PPM"), "params": RED}),
     "bytes": (413, "larger than 300000 bytes", {"content": b"x" * 300_001, "params": RED}),
     "bytes, length unknown": (413, "larger than", {"content": iter([b"x" * 50_000] * 7), "params": RED}),
@@ -208,10 +208,10 @@ def test_without_a_name_one_of_several_models_is_not_guessed(model):
     models = {name: Translator.load(model, num_threads=1) for name in ("a", "b")}
     with running(models) as client:
         assert [entry["name"] for entry in client.get("/v1/models").json()["models"]] == ["a", "b"]
-        refused = client.post("/v1/translate", params=RED, content=PICTURE)
+        refused = client.post("/v1/translate", params=RED, content=IMAGE)
         assert refused.status_code == 422
         assert refused.json()["detail"] == "no model is named: there is 'a', 'b'"
-        assert client.post("/v1/translate", params=RED | {"model": "b"}, content=PICTURE).status_code == 200
+        assert client.post("/v1/translate", params=RED | {"model": "b"}, content=IMAGE).status_code == 200
 
 
 def test_a_token_guards_all_but_health(model):
@@ -223,14 +223,14 @@ def test_a_token_guards_all_but_health(model):
             {"Authorization": ""},
         ):
             for response in (
-                client.post("/v1/translate", params=RED, content=PICTURE, headers=headers),
+                client.post("/v1/translate", params=RED, content=IMAGE, headers=headers),
                 client.get("/v1/models", headers=headers),
             ):
                 assert response.status_code == 401
                 assert response.headers["www-authenticate"] == "Bearer"
                 assert "token" in response.json()["detail"]
         good = {"Authorization": "Bearer s3cret"}
-        assert client.post("/v1/translate", params=RED, content=PICTURE, headers=good).status_code == 200
+        assert client.post("/v1/translate", params=RED, content=IMAGE, headers=good).status_code == 200
         assert client.get("/healthz").status_code == 200
 
 
@@ -279,7 +279,7 @@ def until(condition: Any, seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
-def test_pictures_of_one_size_share_a_pass(model, monkeypatch):
+def test_images_of_one_size_share_a_pass(model, monkeypatch):
     translator = BatchingTranslator.load(model, num_threads=1)
     session, batches = translator._session, []
 
@@ -309,7 +309,7 @@ def test_a_full_line_is_429_and_a_long_wait_503(model):
     with running({"rooms": translator}, limits) as client, ThreadPoolExecutor(8) as pool:
 
         def ask() -> httpx.Response:
-            return client.post("/v1/translate", params=RED, content=PICTURE)
+            return client.post("/v1/translate", params=RED, content=IMAGE)
 
         first = pool.submit(ask)
         assert translator.entered.wait(60)
@@ -364,8 +364,8 @@ def test_slow_uploads_are_cut_off_and_hold_up_nobody(model):
     with running({"rooms": BatchingTranslator.load(model, num_threads=1)}, limits) as client:
         slow = [socket.create_connection(("127.0.0.1", client.port)) for _ in range(20)]
         for connection in slow:
-            connection.sendall(request_head(client.port, len(PICTURE)) + PICTURE[:100])
-        assert client.post("/v1/translate", params=RED, content=PICTURE).status_code == 200
+            connection.sendall(request_head(client.port, len(IMAGE)) + IMAGE[:100])
+        assert client.post("/v1/translate", params=RED, content=IMAGE).status_code == 200
         for connection in slow:
             connection.setblocking(False)
             with pytest.raises(BlockingIOError):  # still uploading when the other has its answer
@@ -374,17 +374,17 @@ def test_slow_uploads_are_cut_off_and_hold_up_nobody(model):
             connection.settimeout(60)
             assert connection.recv(4096).startswith(b"HTTP/1.1 408 ")
             connection.close()
-        assert client.post("/v1/translate", params=RED, content=PICTURE).status_code == 200
+        assert client.post("/v1/translate", params=RED, content=IMAGE).status_code == 200
 
 
 def test_a_client_that_goes_away_costs_nobody_else(model):
     translator = gated(model)
     with running({"rooms": translator}, Limits(max_in_work=1)) as client, ThreadPoolExecutor(1) as pool:
-        for length in (len(PICTURE), len(PICTURE) + 1):  # while it waits for its turn, and within the upload
+        for length in (len(IMAGE), len(IMAGE) + 1):  # while it waits for its turn, and within the upload
             for _ in range(5):
                 with socket.create_connection(("127.0.0.1", client.port)) as connection:
-                    connection.sendall(request_head(client.port, length) + PICTURE)
-        last = pool.submit(client.post, "/v1/translate", params=RED, content=PICTURE)
+                    connection.sendall(request_head(client.port, length) + IMAGE)
+        last = pool.submit(client.post, "/v1/translate", params=RED, content=IMAGE)
         translator.gate.set()
         assert last.result().status_code == 200
 
@@ -395,15 +395,15 @@ def test_a_client_that_does_not_read_is_let_go(model):
         picture = encoded(noise(1500, 1500))
         connection = socket.create_connection(("127.0.0.1", client.port))
         connection.sendall(request_head(client.port, len(picture)) + picture)
-        until(lambda: client.post("/v1/translate", params=RED, content=PICTURE).status_code == 429)
-        until(lambda: client.post("/v1/translate", params=RED, content=PICTURE).status_code == 200)
+        until(lambda: client.post("/v1/translate", params=RED, content=IMAGE).status_code == 429)
+        until(lambda: client.post("/v1/translate", params=RED, content=IMAGE).status_code == 200)
         connection.close()
 
 
 def test_a_shutdown_answers_what_was_accepted(model):
     translator = gated(model)
     with running({"rooms": translator}, Limits(max_in_work=2)) as client, ThreadPoolExecutor(6) as pool:
-        asked = [pool.submit(client.post, "/v1/translate", params=RED, content=PICTURE) for _ in range(6)]
+        asked = [pool.submit(client.post, "/v1/translate", params=RED, content=IMAGE) for _ in range(6)]
         until(lambda: len(client.server.server_state.tasks) == 6)
         client.server.should_exit = True
         time.sleep(0.3)
@@ -418,7 +418,7 @@ def test_a_shutdown_answers_what_was_accepted(model):
 def garbled(rng: random.Random) -> dict[str, Any]:
     """A request that is wrong in some ways, by chance in none."""
     body = bytearray(
-        PICTURE if rng.random() < 0.5 else encoded(noise(9, 9), rng.choice(["JPEG", "GIF", "WEBP", "TIFF"]))
+        IMAGE if rng.random() < 0.5 else encoded(noise(9, 9), rng.choice(["JPEG", "GIF", "WEBP", "TIFF"]))
     )
     for _ in range(rng.choice([0, 0, 1, 10])):
         body[rng.randrange(min(len(body), rng.choice([40, 10_000])))] = rng.randrange(256)
@@ -454,10 +454,10 @@ def garbled(rng: random.Random) -> dict[str, Any]:
 
 def raw_garbage(rng: random.Random, port: int) -> bytes:
     """A request that breaks HTTP itself."""
-    head = request_head(port, rng.choice([len(PICTURE), 0, 10**30])).replace(b"Content-Length", rng.choice(
+    head = request_head(port, rng.choice([len(IMAGE), 0, 10**30])).replace(b"Content-Length", rng.choice(
         [b"Content-Length", b"content-length: 3\r\nContent-Length", b"Transfer-Encoding", b"Content-Length : 1\r\nX"]
     ))  # fmt: skip
-    message = bytearray(head + PICTURE)
+    message = bytearray(head + IMAGE)
     for _ in range(rng.randrange(8)):
         message[rng.randrange(len(head))] = rng.randrange(256)
     return bytes(message[: rng.randrange(1, len(message))])
@@ -480,11 +480,11 @@ def ask_badly(client: Any, num_requests: int) -> dict[int, int]:
             assert status == 200 or re.fullmatch(r'\{"detail":".+"\}', response.text), response.text
         assert status in (0, 200, 400, 404, 405, 413, 415, 422), status
         seen[status] = seen.get(status, 0) + 1
-    assert client.post("/v1/translate", params=RED, content=PICTURE).status_code == 200
+    assert client.post("/v1/translate", params=RED, content=IMAGE).status_code == 200
     return seen
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # what Pillow says about the broken pictures
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # what Pillow says about the broken images
 def test_malformed_requests_are_refused(client):
     seen = ask_badly(client, 200)
     assert {200, 400, 415, 422} <= set(seen)

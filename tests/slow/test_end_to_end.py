@@ -13,7 +13,7 @@ import pytest
 from small_runs import SMALL
 from workplace import Workplace, kill, parameter, wait_for
 
-from synth.dataset.image_dataset import PaintedSet
+from synth.dataset.image_dataset import ImageDataset
 
 pytestmark = pytest.mark.slow
 TINY = [*SMALL, "scenes.num_inference_steps=8", "training.batch_size=1"]  # of the miniature: it paints, and is judged
@@ -81,7 +81,7 @@ def test_a_run_that_its_schedule_starts(manned: Workplace) -> None:
     (done, *_) = [run for run in manned.runs("pipeline/sofas") if run["state_type"] == "COMPLETED"]
     assert done["auto_scheduled"] and done["created"] > switched
     assert re.fullmatch(r"sofas: 6 images, 2 steps, in .*by-itself", done["name"])
-    assert len(PaintedSet(manned.home / "by-itself" / "dataset")) == 6
+    assert len(ImageDataset(manned.home / "by-itself" / "dataset")) == 6
     assert (manned.home / "by-itself" / "report.html").exists()
 
 
@@ -90,6 +90,6 @@ def test_one_command_stands_in_for_the_worker(workplace: Workplace, tiny_sd_fold
     changes = [*SMALL, f'teacher.id="{tiny_sd_folder}"']
     run = ["prefect", "deployment", "run", "synthesize/alone", *parameter("changes", changes)]
     workplace.type(*run, *parameter("url", "served"), "--watch")
-    assert len(PaintedSet(workplace.home / "served")) == 6
+    assert len(ImageDataset(workplace.home / "served")) == 6
     kill(served)
     workplace.type("prefect", "--no-prompt", "deploy", "--all")  # which gives the deployments back to the pool

@@ -18,9 +18,9 @@ from small_runs import SMALL, small_recipe
 from test_dataset import contents
 from workplace import Workplace, kill, parameter, wait_for
 
-from flows.stages.distill import distill, distill_flow
 from flows.config.recipe import Recipe
 from flows.run.folder import RunFolder
+from flows.stages.distill import distill, distill_flow
 from flows.stages.synthesize import synthesize, synthesize_flow
 from synth.dataset.store import Store
 
@@ -38,7 +38,7 @@ def undisturbed(tiny_sd_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
     out = tmp_path_factory.mktemp("undisturbed") / "run"
     recipe = small_recipe(tiny_sd_folder, *LONG)
     synthesize(recipe, out.parent / "set")
-    RunFolder.claim(recipe, out).use_dataset(str(out.parent / "set"))
+    RunFolder.open_or_create(recipe, out).use_dataset(str(out.parent / "set"))
     distill(recipe, out)
     return out
 

@@ -18,8 +18,8 @@ from distill.objective import Objective
 from distill.pairs import prepare
 from distill.scores import shared_source_dds
 from distill.settings import TrainingSettings
-from distill.students import new_translator
-from synth.dataset.image_dataset import PaintedSet
+from distill.students import new_student
+from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.prompts import Template
 from synth.settings import SceneSettings, TeacherSettings
 from synth.teacher.teacher import Teacher
@@ -38,11 +38,11 @@ SETTINGS = TrainingSettings(preset="short", batch_size=3, autocast="off")
 STEPS, RATE = 5, 0.5
 
 
-def descend(teacher: Teacher, painted: PaintedSet, folder: Path) -> dict[str, Tensor]:
+def descend(teacher: Teacher, painted: ImageDataset, folder: Path) -> dict[str, Tensor]:
     processes = PartialState(cpu=True)
     with processes.main_process_first():
         pairs = prepare(teacher, painted, Template(SCENES), EDITS, folder, progress=False)
-    student = new_translator(teacher, dict(zip(EDITS, pairs.target_prompts[0], strict=True)), SETTINGS)
+    student = new_student(teacher, dict(zip(EDITS, pairs.target_prompts[0], strict=True)), SETTINGS)
     objective = Objective(teacher, student, pairs, SETTINGS, shared_source_dds, processes)
     found = {}
     for step in range(STEPS):
@@ -59,7 +59,7 @@ def descend(teacher: Teacher, painted: PaintedSet, folder: Path) -> dict[str, Te
 if __name__ == "__main__":
     teacher_folder, set_folder, file = map(Path, sys.argv[1:])
     teacher = Teacher.load(TeacherSettings(id=str(teacher_folder), device="cpu"))
-    found = descend(teacher, PaintedSet(set_folder), set_folder / "latents")
+    found = descend(teacher, ImageDataset(set_folder), set_folder / "latents")
     state = PartialState()
     assert state.num_processes == 2
     if state.is_main_process:

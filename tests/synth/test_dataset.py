@@ -18,11 +18,11 @@ from tqdm import tqdm
 from transformers import CLIPConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from synth.dataset.image_dataset import PaintedSet
-from synth.errors import DatasetError, RecipeError, TeacherError
+from synth.dataset.building import DatasetBuilder, synthesize
 from synth.dataset.generate import completed, paint
-from synth.dataset.building import Painting, synthesize
+from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.prompts import Scene, Template
+from synth.errors import DatasetError, RecipeError, TeacherError
 from synth.settings import SceneSettings
 from synth.teacher.teacher import Teacher
 
@@ -75,11 +75,11 @@ def test_shards_open_in_datasets_with_nothing_of_ours(painted: Path, tmp_path: P
     row = rows[4]
     assert (row["prompt"], row["seed"], row["slot_color"]) == (scene.prompt, scene.seed, scene.slots["color"])
     assert row["image"].size == (row["width"], row["height"]) == (64, 64)
-    assert np.array_equal(np.asarray(row["image"]), PaintedSet(painted).image(4))
+    assert np.array_equal(np.asarray(row["image"]), ImageDataset(painted).image(4))
 
 
 def test_a_painted_set_gives_back_what_was_painted(painted: Path, tiny_teacher: Teacher) -> None:
-    images = PaintedSet(painted)
+    images = ImageDataset(painted)
     template = Template(scenes())
     assert len(images) == 7
     assert images.prompts == [template.scene(index).prompt for index in range(7)]
@@ -107,7 +107,7 @@ def test_a_killed_run_goes_on_where_it_stopped(painted: Path, tiny_teacher: Teac
     synthesize(tiny_teacher, scenes(), tmp_path, progress=False)
     (tmp_path / "data" / "train-00001.parquet").rename(tmp_path / "data" / ".train-00001.parquet.part")
     with pytest.raises(DatasetError, match="missing or cut short"):
-        PaintedSet(tmp_path)
+        ImageDataset(tmp_path)
     kept = (tmp_path / "data" / "train-00000.parquet").stat()
     synthesize(tiny_teacher, scenes(), tmp_path, progress=False)
     assert (tmp_path / "data" / "train-00000.parquet").stat().st_mtime_ns == kept.st_mtime_ns
@@ -125,12 +125,12 @@ def test_a_finished_set_is_not_painted_again(painted: Path, tiny_teacher: Teache
 
 def test_a_set_grows_and_rewrites_its_short_shard_alone(painted: Path, tiny_teacher: Teacher, tmp_path: Path) -> None:
     synthesize(tiny_teacher, scenes(count=4), tmp_path, progress=False)
-    first = PaintedSet(tmp_path)
+    first = ImageDataset(tmp_path)
     untouched = (tmp_path / "data" / "train-00000.parquet").stat()
     synthesize(tiny_teacher, scenes(), tmp_path, progress=False)
     assert (tmp_path / "data" / "train-00000.parquet").stat().st_mtime_ns == untouched.st_mtime_ns
     assert contents(tmp_path) == contents(painted)
-    assert PaintedSet(tmp_path).fingerprint == PaintedSet(painted).fingerprint != first.fingerprint
+    assert ImageDataset(tmp_path).fingerprint == ImageDataset(painted).fingerprint != first.fingerprint
 
 
 def test_a_set_does_not_shrink(painted: Path, tiny_teacher: Teacher) -> None:
@@ -163,18 +163,21 @@ def test_another_teacher_s_folder_is_refused(painted: Path, tiny_v_teacher: Teac
 
 def test_folders_that_are_no_painted_set(tiny_teacher: Teacher, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="run `distillery synthesize` first"):
-        PaintedSet(tmp_path)
+        ImageDataset(tmp_path)
     shard = tmp_path / "data" / "train-00000.parquet"
     shard.parent.mkdir()
     shard.write_bytes(b"half a shard")
-    for read in (lambda: PaintedSet(tmp_path), lambda: synthesize(tiny_teacher, scenes(), tmp_path, progress=False)):
+    for read in (
+        lambda: ImageDataset(tmp_path),
+        lambda: synthesize(tiny_teacher, scenes(), tmp_path, progress=False),
+    ):
         with pytest.raises(DatasetError, match="delete it, and it will be painted again"):
             read()
     foreign = io.BytesIO()
     pq.write_table(pa.table({"text": ["hello"]}), foreign)
     shard.write_bytes(foreign.getvalue())
     with pytest.raises(DatasetError, match="not written by distillery"):
-        PaintedSet(tmp_path)
+        ImageDataset(tmp_path)
 
 
 def test_the_card_says_what_it_is(painted: Path) -> None:
@@ -222,7 +225,7 @@ def test_a_blacked_out_image_is_painted_again_from_another_seed(strict_teacher: 
     checker = strict_teacher.pipeline.safety_checker
     checker.concept_embeds_weights.data.fill_(2)
     synthesize(strict_teacher, scenes(count=4), tmp_path / "free", progress=False)
-    free = PaintedSet(tmp_path / "free")
+    free = ImageDataset(tmp_path / "free")
     seen = [cosines(strict_teacher, Image.fromarray(image)) for image in free]
     others = torch.stack([seen[index] for index in (0, 2, 3)])
     concept = int((seen[1] - others.max(0).values).argmax())
@@ -231,7 +234,7 @@ def test_a_blacked_out_image_is_painted_again_from_another_seed(strict_teacher: 
     checker.concept_embeds_weights.data[concept] = threshold
 
     synthesize(strict_teacher, scenes(count=4), tmp_path / "strict", progress=False)
-    again = PaintedSet(tmp_path / "strict")
+    again = ImageDataset(tmp_path / "strict")
     for index in range(4):
         assert again.image(index).any()
         assert np.array_equal(again.image(index), free.image(index)) == (index != 1)
@@ -271,7 +274,7 @@ def picked(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def test_rejects_are_replaced_and_kept_with_their_reasons(picked: Path, tiny_teacher: Teacher) -> None:
-    kept, gone = PaintedSet(picked), rejects(picked)
+    kept, gone = ImageDataset(picked), rejects(picked)
     assert len(kept) == 10
     assert all("red" not in prompt for prompt in kept.prompts)
     plain = Template(scenes())
@@ -282,7 +285,7 @@ def test_rejects_are_replaced_and_kept_with_their_reasons(picked: Path, tiny_tea
         assert row["reason"] in ("red", "unlucky")
         assert Image.open(io.BytesIO(row["image"]["bytes"])).size == (64, 64)
     card = (picked / "README.md").read_text()
-    assert f"{len(gone)} of {len(gone) + 10} pictures" in card and "| red |" in card
+    assert f"{len(gone)} of {len(gone) + 10} images" in card and "| red |" in card
     pages = "".join(path.read_text() for path in sorted((picked / "preview").glob("*.html")))
     assert pages.count("<figure") == len(gone) + 10 and "unlucky: " in pages
     assert (picked / "preview.html").read_text().count("preview/train-") == 4
@@ -291,7 +294,7 @@ def test_rejects_are_replaced_and_kept_with_their_reasons(picked: Path, tiny_tea
 def test_shards_may_be_painted_by_any_worker_in_any_order(
     picked: Path, tiny_teacher: Teacher, tmp_path: Path
 ) -> None:
-    workers = [Painting(tiny_teacher, scenes(count=10, **PICKY), tmp_path) for _ in range(2)]
+    workers = [DatasetBuilder(tiny_teacher, scenes(count=10, **PICKY), tmp_path) for _ in range(2)]
     for turn, number in enumerate((3, 0, 2, 1)):
         with tqdm(disable=True) as bar:
             workers[turn % 2].paint_shard(number, bar)
@@ -305,13 +308,13 @@ def test_growing_gives_the_rows_of_a_set_painted_at_once(picked: Path, tiny_teac
     assert contents(tmp_path) == contents(picked)
 
 
-def test_a_veto_replaces_its_picture_alone(picked: Path, tiny_teacher: Teacher, tmp_path: Path) -> None:
+def test_a_veto_replaces_its_image_alone(picked: Path, tiny_teacher: Teacher, tmp_path: Path) -> None:
     shutil.copytree(picked, tmp_path / "vetoed")
-    before = PaintedSet(picked)
+    before = ImageDataset(picked)
     seed = pq.read_table(picked / "data" / "train-00001.parquet")["seed"][1].as_py()
     (tmp_path / "vetoed" / "exclude-00001.txt").write_text(f"{seed}  # ugly\n\n")
     synthesize(tiny_teacher, scenes(count=10, **PICKY), tmp_path / "vetoed", progress=False)
-    after = PaintedSet(tmp_path / "vetoed")
+    after = ImageDataset(tmp_path / "vetoed")
     changed = [index for index in range(10) if not np.array_equal(before.image(index), after.image(index))]
     assert changed == [4] and after.fingerprint != before.fingerprint
     fresh = tmp_path / "fresh"
@@ -330,7 +333,7 @@ def test_near_duplicates_are_replaced_in_the_order_of_the_set(tiny_teacher: Teac
     near = {"count": 9, "filters": {"near_duplicates": 26, "max_attempts": 40}}
     synthesize(tiny_teacher, scenes(**near), tmp_path / "once", progress=False)
     gone = rejects(tmp_path / "once")
-    assert gone and {row["reason"] for row in gone} == {"near duplicate of an earlier picture"}
+    assert gone and {row["reason"] for row in gone} == {"near duplicate of an earlier image"}
     hashes = [
         int(value, 16) for path in sorted((tmp_path / "once" / "data").iterdir()) for value in column(path, "phash")
     ]
@@ -350,7 +353,7 @@ def reject_all(scene: Scene, picture: np.ndarray) -> str:
 
 def test_a_hopeless_set_ends_with_the_reasons(tiny_teacher: Teacher, tmp_path: Path) -> None:
     hopeless = scenes(count=100, shard_size=100, filters={"python": "test_dataset:reject_all", "max_attempts": 99})
-    with pytest.raises(DatasetError, match=r"of 60 pictures 0 were kept \(60 never good enough\): loosen"):
+    with pytest.raises(DatasetError, match=r"of 60 images 0 were kept \(60 never good enough\): loosen"):
         synthesize(tiny_teacher, hopeless, tmp_path, progress=False)
 
 
@@ -360,8 +363,10 @@ def test_filters_that_cannot_be_used_are_refused_before_anything_is_painted(
     for own in ("no.such:filter", "json:nothing", "json"):
         with pytest.raises(RecipeError, match=r"scenes\.filters\.python"):
             synthesize(tiny_teacher, scenes(filters={"python": own}), tmp_path, progress=False)
-    with pytest.raises(RecipeError, match="it must return None to keep a picture"):
-        synthesize(tiny_teacher, scenes(filters={"python": "synth.dataset.filters:Verdict"}), tmp_path, progress=False)
+    with pytest.raises(RecipeError, match="it must return None to keep an image"):
+        synthesize(
+            tiny_teacher, scenes(filters={"python": "synth.dataset.filters:Verdict"}), tmp_path, progress=False
+        )
     with pytest.raises(TeacherError, match="cannot be opened as a CLIP model"):
         synthesize(tiny_teacher, scenes(filters={"clip": str(tmp_path)}), tmp_path, progress=False)
     with pytest.raises(ValueError, match="looked for by CLIP"):

@@ -9,11 +9,11 @@ from agreement import assert_agrees
 from diffusers import AutoencoderTiny, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from distill.students import UNetTranslator
+from distill.students import UNetStudent
 from synth.errors import TeacherError
+from synth.settings import TeacherSettings
 from synth.teacher.families import FAMILIES, Conditioning, StableDiffusion3
 from synth.teacher.hub import TeacherDefaults
-from synth.settings import TeacherSettings
 from synth.teacher.teacher import Teacher
 
 TEACHERS = ["tiny_teacher", "tiny_v_teacher", "tiny_xl_teacher", "tiny_3_teacher"]
@@ -238,4 +238,4 @@ def test_teachers_whose_network_the_student_cannot_start_from(
     tiny: str, told: str, request: pytest.FixtureRequest
 ) -> None:
     with pytest.raises(TeacherError, match=f"{told}.*training.student=compact"):
-        UNetTranslator.from_teacher(request.getfixturevalue(tiny), {"red": "a red sofa"})
+        UNetStudent.from_teacher(request.getfixturevalue(tiny), {"red": "a red sofa"})

@@ -1,4 +1,4 @@
-"""Painting: every image is its own, whoever is painted beside it."""
+"""DatasetBuilder: every image is its own, whoever is painted beside it."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ import pytest
 import torch
 from agreement import assert_same_pixels
 
-from synth.errors import TeacherError
 from synth.dataset.generate import completed
 from synth.dataset.generate import paint as paint_batch
 from synth.dataset.prompts import Template
+from synth.errors import TeacherError
 from synth.settings import SceneSettings
 from synth.teacher.teacher import Teacher
 
@@ -83,7 +83,7 @@ def test_what_the_teacher_cannot_take(tiny_teacher: Teacher, tiny_3_teacher: Tea
 
 
 class Memory:
-    """A device that holds the network's activations for so many pictures and no more: it stands before the network
+    """A device that holds the network's activations for so many images and no more: it stands before the network
     and raises what CUDA would raise. It remembers the noise that each call began with."""
 
     def __init__(self, teacher: Teacher, most: int) -> None:
@@ -97,7 +97,7 @@ class Memory:
         self._first = self._first or timestep
         if timestep == self._first:
             self.begun += 1
-        if len(latents) > 2 * self.most:  # two passes a picture
+        if len(latents) > 2 * self.most:  # two passes an image
             raise torch.OutOfMemoryError("CUDA out of memory.")
         if timestep == self._first:
             self.noise += latents[: len(latents) // 2].clone()
@@ -123,8 +123,8 @@ def test_out_of_memory_halves_the_batch_and_moves_no_noise(
         again = paint(teacher, [5, 6], batch_size=7)
     told = capsys.readouterr().out.splitlines()
     assert told == [
-        "out of memory with 7 pictures at once: painting 4 at a time",
-        "out of memory with 4 pictures at once: painting 2 at a time",
+        "out of memory with 7 images at once: painting 4 at a time",
+        "out of memory with 4 images at once: painting 2 at a time",
     ]
     assert short.begun == 2 + 4 + 1  # two in vain; 2, 2, 2, 1 of seven; and it is not tried again
     for index, noise in enumerate(enough.noise):
@@ -134,10 +134,10 @@ def test_out_of_memory_halves_the_batch_and_moves_no_noise(
     assert_same_pixels(again[0], paint(teacher, [5], batch_size=7)[0])
 
 
-def test_a_single_picture_that_does_not_fit(tiny_teacher: Teacher) -> None:
+def test_a_single_image_that_does_not_fit(tiny_teacher: Teacher) -> None:
     teacher = Teacher(tiny_teacher.pipeline, "tiny", tiny_teacher.fingerprint, tiny_teacher.defaults)
     with (
         Memory(teacher, most=0),
-        pytest.raises(TeacherError, match="out of memory with a single picture of 64 pixels"),
+        pytest.raises(TeacherError, match="out of memory with a single image of 64 pixels"),
     ):
         paint(teacher, [0, 1], batch_size=2)

@@ -9,8 +9,8 @@ from agreement import assert_agrees
 from test_dataset import painted, scenes
 
 from synth.dataset import latents
-from synth.dataset.image_dataset import PaintedSet
 from synth.dataset.building import synthesize
+from synth.dataset.image_dataset import ImageDataset
 from synth.pixels import to_float
 from synth.teacher.teacher import Teacher
 
@@ -20,7 +20,7 @@ __all__ = ["painted"]  # a fixture
 def test_they_are_the_encoder_s_own_and_read_from_disk(
     painted: Path, tiny_teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = PaintedSet(painted)
+    images = ImageDataset(painted)
     z = latents.encode(tiny_teacher, images, tmp_path, progress=False)
     assert z.shape == (7, 4, 8, 8) and z.dtype == torch.float32
     alone = tiny_teacher.encode(to_float(torch.from_numpy(images.image(5)[None])))[0]
@@ -32,11 +32,11 @@ def test_they_are_the_encoder_s_own_and_read_from_disk(
 def test_another_vae_or_another_set_has_latents_of_its_own(
     painted: Path, tiny_teacher: Teacher, tiny_v_teacher: Teacher, tmp_path: Path
 ) -> None:
-    images = PaintedSet(painted)
+    images = ImageDataset(painted)
     latents.encode(tiny_teacher, images, tmp_path, progress=False)
     latents.encode(tiny_v_teacher, images, tmp_path, progress=False)
     synthesize(tiny_teacher, scenes(count=8), tmp_path / "grown", progress=False)
-    assert len(latents.encode(tiny_teacher, PaintedSet(tmp_path / "grown"), tmp_path, progress=False)) == 8
+    assert len(latents.encode(tiny_teacher, ImageDataset(tmp_path / "grown"), tmp_path, progress=False)) == 8
     assert len(list(tmp_path.glob("*.npy"))) == 3
 
 
@@ -45,7 +45,7 @@ def test_an_encoding_that_was_stopped_goes_on(
 ) -> None:
     monkeypatch.setattr(latents, "_BATCH", 2)
     monkeypatch.setattr(latents, "_SAVE_EVERY", 1)
-    images = PaintedSet(painted)
+    images = ImageDataset(painted)
     whole = latents.encode(tiny_teacher, images, tmp_path / "whole", progress=False)
     seen: list[int] = []
     encode = Teacher.encode

@@ -17,15 +17,15 @@ from transformers import CLIPTokenizer
 
 from synth.errors import TrainingError
 from synth.miniature import models, stage, train, vae_training
-from synth.world.captions import captions
 from synth.miniature.card import write_card
-from synth.miniature.reader_training import accuracy, confusion, pair, reader_pictures, train_reader
-from synth.world.readers import HEADS, FactorNetwork, FactorReader
-from synth.world.rooms import COLORS
+from synth.miniature.reader_training import accuracy, confusion, pair, reader_images, train_reader
 from synth.miniature.score import BARS, kernel_distance, score
 from synth.miniature.stage import Run
-from synth.world.scenes import render, sample_scene
 from synth.pixels import to_float
+from synth.world.captions import captions
+from synth.world.readers import HEADS, FactorNetwork, FactorReader
+from synth.world.rooms import COLORS
+from synth.world.scenes import render, sample_scene
 
 CPU = torch.device("cpu")
 
@@ -81,7 +81,7 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, monkey
         assert torch.equal(whole.average[key], second.average[key])
 
 
-def test_whitening_changes_the_latents_and_not_the_pictures() -> None:
+def test_whitening_changes_the_latents_and_not_the_images() -> None:
     torch.manual_seed(0)
     vae = models.build_vae().eval().requires_grad_(False)
     images = torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8)
@@ -199,7 +199,7 @@ def test_the_kernel_distance_knows_one_distribution_from_two() -> None:
 
 def test_the_readers_train_from_the_drawn_world_and_go_on(trained: Path) -> None:
     vae_training.encode(trained, CPU)
-    images, labels = reader_pictures(trained, 10, CPU)
+    images, labels = reader_images(trained, 10, CPU)
     assert images.shape == (12, 2, 128, 128, 3) and labels.shape == (12, 3, len(HEADS))
     scene, other, factor = pair("train", 7)
     place, values = list(HEADS).index(factor), (*HEADS[factor], "?")

@@ -8,13 +8,13 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from synth.teacher.hub import MINIATURE
-from synth.world.readers import FactorReader, labels_of
 from synth.miniature.score import BARS
-from synth.world.scenes import MASK_OF, render, sample_scene
 from synth.pixels import to_float, to_uint8
 from synth.settings import TeacherSettings
+from synth.teacher.hub import MINIATURE
 from synth.teacher.teacher import Teacher
+from synth.world.readers import FactorReader, labels_of
+from synth.world.scenes import MASK_OF, render, sample_scene
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from synth.dataset.image_dataset import PaintedSet
-from synth.errors import DatasetError
+from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.photographs import Rejected, import_photos, prepared
+from synth.errors import DatasetError
 from synth.settings import PhotoSettings
 
 SMALL = PhotoSettings(image_size=64, min_side=16, shard_size=3)
@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
     for path in PHOTOS:
         (source / "holiday" / path.name).write_bytes(path.read_bytes())
     (source / "again.png").write_bytes(PHOTOS[0].read_bytes())
-    (source / "notes.txt").write_text("not a picture")
+    (source / "notes.txt").write_text("not an image")
     (source / "empty.jpg").write_bytes(b"")
     whole = saved(gradient(200, 150), "JPEG")
     (source / "cut.jpg").write_bytes(whole[: len(whole) // 2])
@@ -65,16 +65,16 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_folder_becomes_a_set_that_trains_like_any_other(folder: Path, tmp_path: Path) -> None:
     import_photos(str(folder), SMALL, tmp_path / "set", progress=False)
-    images = PaintedSet(tmp_path / "set")
+    images = ImageDataset(tmp_path / "set")
     assert len(images) == len(PHOTOS)  # one of them came twice
     assert images.prompts[0] == "a cup of coffee" and set(images.prompts[1:]) == {""}
     assert all(image.shape == (64, 64, 3) and image.std() > 10 for image in images)
     assert rejects(tmp_path / "set") == {
         "cut.jpg": "cut short",
-        "empty.jpg": "no picture",
-        f"holiday/{PHOTOS[0].name}": "the same picture as again.png",
+        "empty.jpg": "no image",
+        f"holiday/{PHOTOS[0].name}": "the same image as again.png",
         "icon.png": "8 x 8 is smaller than 16",
-        "notes.txt": "no picture",
+        "notes.txt": "no image",
         "strip.png": "400 x 20 is too long and narrow",
     }
     assert f"# {len(PHOTOS)} photographs" in (tmp_path / "set" / "README.md").read_text()
@@ -98,7 +98,7 @@ def test_parquet_and_its_captions(tmp_path: Path) -> None:
     }
     pq.write_table(pa.table(rows), tmp_path / "in.parquet")
     import_photos(str(tmp_path / "in.parquet"), SMALL, tmp_path / "set", progress=False)
-    assert PaintedSet(tmp_path / "set").prompts == ["a", "b", "c", ""]
+    assert ImageDataset(tmp_path / "set").prompts == ["a", "b", "c", ""]
     with pytest.raises(DatasetError, match=r"no column 'photo'; it has image, text"):
         other = SMALL.model_copy(update={"image_column": "photo"})
         import_photos(str(tmp_path / "in.parquet"), other, tmp_path / "other", progress=False)
@@ -162,11 +162,11 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(saved(gradient()))
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("a")
-    with pytest.raises(DatasetError, match="has no picture that can be used"):
+    with pytest.raises(DatasetError, match="has no image that can be used"):
         import_photos(str(tmp_path / "empty"), SMALL, tmp_path / "set", progress=False)
-    with pytest.raises(DatasetError, match=r"has no picture that can be used \(no picture\)"):
+    with pytest.raises(DatasetError, match=r"has no image that can be used \(no image\)"):
         import_photos(str(tmp_path / "texts"), SMALL, tmp_path / "set", progress=False)
-    with pytest.raises(DatasetError, match="put the pictures into a folder"):
+    with pytest.raises(DatasetError, match="put the images into a folder"):
         import_photos(str(tmp_path / "a.png"), SMALL, tmp_path / "set", progress=False)
     with pytest.raises(DatasetError, match="neither a folder here nor a data set of the Hub"):
         import_photos("nobody/has-this", SMALL, tmp_path / "set", progress=False)

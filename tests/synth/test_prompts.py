@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from synth.errors import RecipeError
 from synth.dataset.prompts import PhotoTexts, Template
+from synth.errors import RecipeError
 from synth.settings import PhotoTextSettings, SceneSettings
 
 SOFAS: dict[str, Any] = {

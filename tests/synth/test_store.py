@@ -13,11 +13,11 @@ import pytest
 import torch
 from test_dataset import contents, picked, scenes
 
-from synth.dataset.image_dataset import PaintedSet
-from synth.errors import DatasetError
 from synth.dataset.building import synthesize
-from synth.settings import TeacherSettings
+from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.store import Store
+from synth.errors import DatasetError
+from synth.settings import TeacherSettings
 from synth.teacher.teacher import Teacher
 
 __all__ = ["picked"]  # a fixture
@@ -71,7 +71,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(
     last.join()
     assert last.exitcode == 0
     assert contents(tmp_path) == contents(picked)
-    assert len(PaintedSet(tmp_path)) == 10
+    assert len(ImageDataset(tmp_path)) == 10
 
 
 def test_a_disk_that_fills_leaves_whole_shards_and_a_clear_error(
@@ -118,7 +118,7 @@ def test_a_set_behind_s3_is_the_same_set(bucket: str, picked: Path, tiny_teacher
     for name, data in contents(picked).items():
         assert store.read(name) == data
     assert store.exists("preview.html") and store.exists("preview/train-00003.html")
-    there, here = PaintedSet(url), PaintedSet(picked)
+    there, here = ImageDataset(url), ImageDataset(picked)
     assert there.fingerprint == here.fingerprint and (there.image(9) == here.image(9)).all()
 
 

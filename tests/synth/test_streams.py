@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from tqdm import tqdm
 
 from benchmarks.growing import Painter
-from synth.dataset.image_dataset import PaintedSet
-from synth.dataset.building import Painting, excluded_seeds, fingerprint, synthesize
+from synth.dataset.building import DatasetBuilder, excluded_seeds, fingerprint, synthesize
+from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.prompts import Scene
-from synth.settings import SceneSettings
 from synth.dataset.store import Store
+from synth.settings import SceneSettings
 
 PAINTER: Any = Painter()
 
 
 def fussy(scene: Scene, picture: np.ndarray) -> str | None:
-    """Rejects two of five, by what the picture looks like."""
+    """Rejects two of five, by what the image looks like."""
     return "dull" if picture[0, 0, 0] % 5 < 2 else None
 
 
@@ -54,13 +54,13 @@ def test_every_way_to_a_set_ends_in_the_same_bytes(data: st.DataObject) -> None:
             for path in sorted((crooked / "data").glob("*")):
                 if data.draw(st.booleans()):
                     path.unlink()  # lost, with all that was painted for it
-        worker = Painting(PAINTER, wanted, crooked)
+        worker = DatasetBuilder(PAINTER, wanted, crooked)
         with tqdm(disable=True) as bar:
             for number in data.draw(st.permutations(list(worker.unfinished()))):
-                Painting(PAINTER, wanted, crooked).paint_shard(number, bar)
+                DatasetBuilder(PAINTER, wanted, crooked).paint_shard(number, bar)
         worker.finish(0.0)
         assert shards(crooked) == shards(straight)
-        assert PaintedSet(crooked).fingerprint == PaintedSet(straight).fingerprint
+        assert ImageDataset(crooked).fingerprint == ImageDataset(straight).fingerprint
 
 
 @settings(max_examples=15, deadline=None)

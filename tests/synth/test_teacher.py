@@ -13,8 +13,8 @@ from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNe
 from huggingface_hub import errors
 
 from synth.errors import TeacherError
-from synth.teacher.hub import explain
 from synth.settings import TeacherSettings
+from synth.teacher.hub import explain
 from synth.teacher.teacher import Conditioning, Teacher
 
 PROMPTS = ["a red leather sofa in a living room", "a zebra"]

@@ -35,7 +35,7 @@ def test_a_scene_is_drawn_the_same_every_time() -> None:
         assert render(scene).image.shape == (128, 128, 3)
 
 
-def test_other_seeds_and_sizes_give_other_pictures() -> None:
+def test_other_seeds_and_sizes_give_other_images() -> None:
     first, second = (sample_scene("train", index, "room") for index in (0, 1))
     assert not np.array_equal(render(first).image, render(second).image)
     assert render(first, size=64).image.shape == (64, 64, 3)
@@ -54,7 +54,7 @@ def test_a_counterfactual_differs_inside_the_two_silhouettes_alone(kind: str, fa
             assert not np.array_equal(a.image[union], b.image[union])
 
 
-def test_masks_cover_a_sensible_part_of_the_picture() -> None:
+def test_masks_cover_a_sensible_part_of_the_image() -> None:
     for kind, name, least, most in (
         ("room", "sofa", 0.10, 0.40),
         ("plant", "flower", 0.03, 0.45),
