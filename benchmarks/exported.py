@@ -30,7 +30,7 @@ from distill.settings import EditSettings
 from distill.students import CompactStudent, load_student
 from distill.zero_shot import edit, optimize
 from flows.run.folder import RunFolder
-from flows.stages.synthesize import open_teacher
+from flows.shared_teacher import open_teacher
 from inference.export.files import ExportModule
 from inference.export.formats import INPUTS, open_file, read_metadata
 from inference.settings import EVERY_KIND

@@ -27,7 +27,7 @@ from distill.counterfactuals import Images, Translate, average, choose_scenes, e
 from distill.examples import SIZE
 from distill.students import load_student
 from flows.run.folder import RunFolder
-from flows.stages.synthesize import open_teacher
+from flows.shared_teacher import open_teacher
 from inference.export.files import ExportModule
 from inference.export.formats import open_file
 from inference.settings import EVERY_KIND

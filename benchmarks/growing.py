@@ -68,7 +68,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, tqdm(total=args.num_images, unit="image") as bar:
         painting = DatasetBuilder(Painter(), settings, folder)  # type: ignore[arg-type]
         started = time.perf_counter()
-        for number in painting.unfinished():
+        for number in painting.missing_shards():
             painting.paint_shard(number, bar)
             if (number + 1) % (args.num_images // 10_000 or 1) == 0 or number == 0:
                 tqdm.write(f"{(number + 1) * 1000:8} rows  peak memory {_peak():.0f} MiB")

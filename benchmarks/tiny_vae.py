@@ -24,7 +24,7 @@ from turns import medians
 
 from distill.examples import drawn_examples
 from flows.run.folder import RunFolder
-from flows.stages.synthesize import open_teacher
+from flows.shared_teacher import open_teacher
 from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.latents import encode
 from synth.pixels import to_float

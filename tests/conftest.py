@@ -4,6 +4,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub: no test asks the network
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["PREFECT_LOGGING_LEVEL"] = "CRITICAL"  # as the command has it: the project's lines go to the terminal
 
 from collections.abc import Iterator
 from pathlib import Path

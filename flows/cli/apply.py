@@ -71,7 +71,7 @@ def edit(
         raise click.UsageError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from None
     prepare()
     from flows.evaluation.zero_shot import edit_files
-    from flows.stages.synthesize import open_teacher
+    from flows.shared_teacher import open_teacher
 
     out.mkdir(parents=True, exist_ok=True)
     for path in edit_files(open_teacher(teacher), images, prompt, source, chosen, out, series):

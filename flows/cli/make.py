@@ -69,7 +69,7 @@ def run(recipe: str, out: Path, overrides: tuple[str, ...], pilot: bool, data: s
     from flows.run.folder import RunFolder
     from flows.stages.pipeline import pipeline
 
-    RunFolder.open_or_create(resolved, out)  # refused before a server is started for it
+    RunFolder.check(resolved, out)  # refused before a server is started for it
     if pilot:
         from flows.run.pilot import prepare_pilot
 
@@ -100,16 +100,14 @@ def synthesize(recipe: str, out: str, overrides: tuple[str, ...], dry_run: bool,
     """
     resolved = resolve(recipe, overrides, **short)
     prepare()
-    from flows.stages.synthesize import plan, synthesize_flow
-    from flows.stages.synthesize import synthesize as paint
-
     if dry_run:
-        click.echo(plan(resolved))
+        from flows.planning.dry_runs import dry_run_painting
+
+        click.echo(dry_run_painting(resolved))
         return
-    if resolved.operations.runner == "ray":
-        synthesize_flow(resolved, out)
-    else:
-        paint(resolved, out)
+    from flows.stages.synthesize import synthesize_flow
+
+    synthesize_flow(resolved, out)
     click.echo(f"data set  {out.rstrip('/')}")
 
 
@@ -172,25 +170,28 @@ def distill(
     """
     resolved = resolve(recipe, overrides, **short)
     if preset is not None:
-        from flows.config.recipe import changed
+        from flows.config.recipe import with_overrides
 
-        resolved = changed(resolved, [f"training.preset={json.dumps(preset)}", *overrides])
+        resolved = with_overrides(resolved, [f"training.preset={json.dumps(preset)}", *overrides])
     prepare()
     from distill import checkpoints
-    from flows.stages.distill import distill as teach
-    from flows.stages.distill import plan
+    from flows.stages.distill import distill_flow, distill_in_rank, is_launched_rank
     from synth.dataset.image_dataset import ImageDataset
 
     ImageDataset(data)  # refused before anything is made
     if resume and checkpoints.latest(out) is None:
-        raise TrainingError(f"{out} has no checkpoint to go on from: leave --resume out to begin")
+        raise TrainingError(f"{out} has no checkpoint to resume from: leave --resume out to begin")
     if dry_run:
-        click.echo(plan(resolved, data))
-        return
-    student = teach(resolved, out, data)
-    from accelerate import PartialState
+        from flows.planning.dry_runs import dry_run_training
 
-    PartialState().print(f"student  {student}")  # once, by whichever of several processes is the main one
+        click.echo(dry_run_training(resolved, data))
+    elif is_launched_rank():
+        from accelerate import PartialState
+
+        student = distill_in_rank(resolved, out, data)
+        PartialState().print(f"student  {student}")  # the main process alone
+    else:
+        click.echo(f"student  {distill_flow(resolved, out, data)}")
 
 
 @click.command()
@@ -213,16 +214,18 @@ def export(folder: Path, formats: str | None, precisions: str | None, vae: str |
     distillery export runs/sofas --format onnx,torchscript,pt2 --precision float32,float16,int8
     distillery export runs/sofas --vae madebyollin/taesd
     """
-    from flows.config.recipe import changed
+    from flows.config.recipe import with_overrides
 
     wanted = {"formats": formats, "precisions": precisions}
     overrides = [f"export.{key}={json.dumps(value.split(','))}" for key, value in wanted.items() if value is not None]
     overrides += [] if vae is None else [f"export.vae={json.dumps(vae)}"]
-    recipe = changed(recipe_of(folder), overrides)
+    recipe = with_overrides(recipe_of(folder), overrides)
     prepare()
     from flows.stages.export import export as write_models
+    from flows.stages.frame import open_run
 
-    write_models(recipe, folder)
+    with open_run("export {name} in {out}", recipe, folder, adopt=False) as run:
+        write_models(run)
     for kind in recipe.export.kinds():
         click.echo(f"model  {folder / kind.file_name}")
 
@@ -245,7 +248,7 @@ def recipe_of(folder: Path) -> Any:
 
 def tell_results(out: Path) -> None:
     """The numbers, and where to look."""
-    from flows.reports.report import text_table
+    from flows.reports.tables import text_table
     from flows.run.folder import RunFolder
 
     folder = RunFolder(out)

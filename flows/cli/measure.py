@@ -53,7 +53,7 @@ def study(
 
     from distill.settings import EditSettings
     from flows.evaluation.studies import make_study, run_study
-    from flows.stages.synthesize import open_teacher
+    from flows.shared_teacher import open_teacher
 
     try:
         of_edits = EditSettings(**settings)
@@ -131,8 +131,9 @@ def translator(
         click.echo(compare_with_zero_shot(recipe, folder, zero_shot))
         _tell(folder / "zero-shot")
         return
-    from flows.evaluation.scenes import evaluate as measure
-    from flows.reports.report import text_table, write_report
+    from flows.evaluation.scenes import evaluate_model as measure
+    from flows.reports.report import write_report
+    from flows.reports.tables import text_table
     from flows.run.folder import RunFolder
 
     figures = measure(recipe, folder, split=split, num_scenes=num_scenes)
@@ -159,7 +160,7 @@ def edits(num_scenes: int, teacher: "TeacherSettings", out: Path) -> None:
     from distill.studies.benchmark import Benchmark, table
     from distill.studies.methods import METHODS
     from flows.evaluation.studies import run_study
-    from flows.stages.synthesize import open_teacher
+    from flows.shared_teacher import open_teacher
 
     finding = run_study(Benchmark(METHODS, num_scenes), open_teacher(teacher), out)
     rows = pq.read_table(out / "rows.parquet").to_pylist()

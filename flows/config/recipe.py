@@ -141,7 +141,7 @@ def validate(values: Mapping[str, Any], source: str = "the recipe") -> Recipe:
     return recipe
 
 
-def changed(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     """A resolved recipe with some keys changed: "training.steps=200", as `load_recipe` takes them.
 
     In a resolved recipe the preset's values are written out. So a new `training.preset` starts the training's

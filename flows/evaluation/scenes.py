@@ -2,24 +2,23 @@
 
 import io
 import json
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from tqdm import tqdm
 
 from flows.config.recipe import Recipe
-from flows.orchestration.progress import say
-from flows.orchestration.retries import RETRIES
 from flows.run.folder import RunFolder, digest, write_whole
-from flows.stages.synthesize import open_teacher
+from flows.shared_teacher import open_teacher
 from synth.errors import RecipeError, RunError
 
 if TYPE_CHECKING:
     from distill.counterfactuals import Images, Reader
     from synth.teacher.teacher import Teacher
+
+logger = logging.getLogger(__name__)
 
 _NUM_GRID_ROWS = 6
 _MEASURE_AT = 128  # px: the one size that the factor readers know; a model file takes any
@@ -38,7 +37,7 @@ def has_true_answers(recipe: Recipe) -> bool:
     return True
 
 
-def evaluate(
+def evaluate_model(
     recipe: Recipe,
     out: Path,
     reader: "Reader | None" = None,
@@ -69,7 +68,7 @@ def evaluate(
     from inference.runtime import Translator
     from synth.world.readers import FactorReader
 
-    run, settings = RunFolder.open_or_create(recipe, out), recipe.evaluation
+    run, settings = RunFolder(out), recipe.evaluation
     if not run.model.exists():
         raise RunError(f"{out} has no model file yet: `distillery export {out}` writes one")
     if num_scenes is not None:
@@ -79,7 +78,7 @@ def evaluate(
     file, grid = (path.with_stem(path.stem + elsewhere) for path in (run.evaluation, run.grid))
     made_from = digest(run.fingerprint_of("export"), settings.model_dump(mode="json"), split)
     if run.is_done(f"evaluate{elsewhere}", made_from, file, grid):
-        say(f"{run.model} is measured already")
+        logger.info(f"{run.model} is measured already")
         return file
     scenes = choose_scenes(recipe.edits, settings.num_scenes, split, settings.given)
     translator, teacher = Translator.load(run.model), open_teacher(recipe.teacher)
@@ -138,7 +137,7 @@ def compare_with_zero_shot(recipe: Recipe, out: Path, num_scenes: int) -> str:
     from flows.evaluation.studies import run_study
     from inference.runtime import Translator
 
-    run, settings = RunFolder.open_or_create(recipe, out), recipe.evaluation
+    run, settings = RunFolder(out), recipe.evaluation
     if not run.model.exists():
         raise RunError(f"{out} has no model file yet: `distillery export {out}` writes one")
     choose_scenes(recipe.edits, 1, settings.split, settings.given)  # refuses what the world does not know
@@ -154,9 +153,3 @@ def _through_vae(teacher: "Teacher", images: "Images") -> "Images":
     from synth.pixels import to_float, to_uint8
 
     return to_uint8(teacher.decode(teacher.encode(to_float(torch.from_numpy(images)).to(teacher.device))))
-
-
-@task(name="evaluate", cache_policy=NO_CACHE, **RETRIES)
-def evaluate_task(recipe: Recipe, out: Path) -> Path:
-    """The numbers and the grid."""
-    return evaluate(recipe, out)

@@ -10,6 +10,7 @@ import threading
 import warnings
 from pathlib import Path
 
+from flows.orchestration.logs import show_logs
 from synth.cpu import prepare_cpu
 
 
@@ -22,6 +23,7 @@ def prepare() -> None:
 def prepare_worker() -> None:
     """The same where Prefect is set up already: in a process that a worker of Prefect's or Ray's began."""
     quiet_libraries()
+    show_logs()
     prepare_cpu()
 
 

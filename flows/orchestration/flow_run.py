@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from prefect import get_client
 from prefect.context import FlowRunContext
 
-from flows.config.recipe import Recipe, changed
+from flows.config.recipe import Recipe, with_overrides
+from flows.orchestration.artifacts import ignore_http_errors
 from flows.orchestration.environment import prepare_worker
-from flows.orchestration.progress import for_the_ui
 from synth.errors import RunError
 
 _MAX_ATTEMPTS = 5
 
 
-def start(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+def resolve(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     """The recipe with its changes.
 
     Raises:
@@ -27,12 +27,12 @@ def start(recipe: Recipe, changes: Sequence[str]) -> Recipe:
             f"this run was begun {context.flow_run.run_count} times and never ended: look at the worker's log "
             "(out of memory?) and start a new run; it goes on from what is on disk"
         )
-    return changed(recipe, changes)
+    return with_overrides(recipe, overrides)
 
 
 def name_run(name: str) -> None:
     """Call the run so in the UI: a flow's own template of a name cannot know the recipe's changes."""
     context = FlowRunContext.get()
     if context is not None and context.flow_run is not None:
-        with for_the_ui(), get_client(sync_client=True) as client:
+        with ignore_http_errors(), get_client(sync_client=True) as client:
             client.set_flow_run_name(context.flow_run.id, name)

@@ -17,15 +17,13 @@ from distill.settings import EditSettings
 from flows.config.recipe import Recipe
 from flows.evaluation.zero_shot import find_images
 from flows.planning.estimates import PASSES_OF_AN_EDIT, Rates, run_costs
+from flows.reports.preview_cells import Cell
 from flows.reports.preview_page import preview_page
 from flows.run.folder import write_whole
-from flows.stages.synthesize import open_teacher
+from flows.shared_teacher import open_teacher
 from synth.errors import ImageInputError, RecipeError
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from distill.diagnostics import Diagnostic, Figures
     from distill.examples import Example
     from synth.teacher.teacher import Teacher
 
@@ -55,18 +53,6 @@ class Grid:
             tuple(sorted(iterations)) or ((20, 40) if slow else (50, 100, 200)),
             2 * rate if slow else rate,
         )
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One edit at one setting: its images, and what speaks against it."""
-
-    edit: str
-    guidance_scale: float
-    iterations: int
-    pictures: "list[Image.Image]"
-    figures: "Figures"
-    signs: "list[Diagnostic]"
 
 
 @dataclass(frozen=True)
@@ -145,12 +131,12 @@ def judge(cells: "Sequence[Cell]") -> tuple[bool, str]:
     stuck, good = [], []
     for edit in dict.fromkeys(cell.edit for cell in cells):
         own = [cell for cell in cells if cell.edit == edit]
-        clean = [cell for cell in own if not cell.signs]
+        clean = [cell for cell in own if not cell.diagnostics]
         if clean:
             best = clean[len(clean) // 2]
             good.append(f"{edit} (guidance {best.guidance_scale:g}, {best.iterations} iterations)")
             continue
-        signs = [sign for cell in own for sign in cell.signs]
+        signs = [sign for cell in own for sign in cell.diagnostics]
         worst = max(signs, key=lambda sign: sum(other.name == sign.name for other in signs))
         stuck.append(f"{edit}: {worst.name} ({worst.measured}); {worst.knob}")
     if stuck:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.config.recipe import Recipe
-from flows.reports.report import markdown_table, scenes_of
+from flows.reports.tables import markdown_table, scenes_of
 from flows.run.folder import RunFolder, slug, write_whole
 
 _USE = """## How to use it

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from flows.config.recipe import Recipe
 from flows.reports.html import page, picture
+from flows.reports.preview_cells import Cell
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from distill.diagnostics import Figures
     from distill.examples import Example
-    from flows.planning.preview import Cell
 
 _SHOWN = 256  # px, at most, of an image on the page
 _WHAT_TO_LOOK_FOR = """
@@ -29,7 +29,7 @@ differ from it in the edit alone.</li></ul>
 def preview_page(
     recipe: Recipe,
     examples: "Sequence[Example]",
-    cells: "Sequence[Cell]",
+    cells: Sequence[Cell],
     learning_rate: float,
     verdict: str,
     costs: list[str],
@@ -58,10 +58,10 @@ def preview_page(
             name = f"guidance {cell.guidance_scale:g}, {cell.iterations} iterations"
             advice = "".join(
                 f"<br><b>{sign.name}</b>: {html.escape(sign.measured)}; {html.escape(sign.knob)}"
-                for sign in cell.signs
+                for sign in cell.diagnostics
             )
-            body.append(f"<tr><th>{name}<br>{_figures(cell.figures)}{advice}</th>")
-            body += [*(_cell(image, "") for image in cell.pictures), "</tr>"]
+            body.append(f"<tr><th>{name}<br>{_figures(cell.metrics)}{advice}</th>")
+            body += [*(_cell(image, "") for image in cell.images), "</tr>"]
         body.append("</table></div>")
     body.append(
         f"<p>Zero-shot Delta Denoising Score, learning rate {learning_rate:g}; teacher "

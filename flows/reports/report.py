@@ -3,7 +3,7 @@
 import html
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,9 @@ from PIL import Image
 
 from flows.config.recipe import Recipe, to_toml
 from flows.reports.html import curves, page, picture, wipe
+from flows.reports.tables import scenes_of, table_cells
 from flows.run.folder import RunFolder, write_whole
 
-_COLUMNS = {
-    "factor right": ("right", "{:.0%}"),
-    "PSNR": ("psnr_all", "{:.1f}"),
-    "inside": ("psnr_inside", "{:.1f}"),
-    "outside": ("psnr_outside", "{:.1f}"),
-    "outside to input": ("psnr_outside_to_input", "{:.1f}"),
-    "SSIM": ("ssim_all", "{:.3f}"),
-    "SSIM inside": ("ssim_inside", "{:.3f}"),
-    "SSIM outside": ("ssim_outside", "{:.3f}"),
-}
 _NUM_PAINTED = 8  # images of the training set that the report shows
 _CURVES = {
     "dds": "mean square of the delta score; no sign of convergence",
@@ -46,35 +37,6 @@ _USE = """distillery translate {folder}/model.onnx photo.jpg --edit {edit} --out
 from inference.runtime import Translator  # numpy, Pillow and onnxruntime alone
 translator = Translator.load("{folder}/model.onnx")
 translator("photo.jpg", "{edit}", strength=1.0).save("edited.png")"""
-
-
-def text_table(evaluation: Mapping[str, Any]) -> str:
-    """The numbers of evaluation.json for a terminal: the student of each edit, then all means."""
-    header, *rows = _cells(evaluation, short=True)
-    widths = [max(len(row[place]) for row in (header, *rows)) for place in range(len(header))]
-
-    def line(row: Sequence[str]) -> str:
-        cells = [
-            cell.ljust(w) if place < 3 else cell.rjust(w)
-            for place, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        return "  ".join(cells).rstrip()
-
-    return "\n".join([line(header), "  ".join("-" * w for w in widths), *map(line, rows)])
-
-
-def markdown_table(evaluation: Mapping[str, Any]) -> str:
-    """The same in Markdown, all rows."""
-    header, *rows = _cells(evaluation, short=False)
-    rule = ["---"] * 3 + ["---:"] * (len(header) - 3)
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
-
-
-def scenes_of(evaluation: Mapping[str, Any]) -> str:
-    """What was measured on, in words."""
-    given = ", ".join(f"{factor} {value}" for factor, value in evaluation["given"].items())
-    whose = f", given {given}" if given else ""
-    return f"{evaluation['num_scenes']} unseen drawn scenes of the {evaluation['split']} split{whose}"
 
 
 def write_report(recipe: Recipe, out: Path) -> Path:
@@ -101,22 +63,6 @@ def write_report(recipe: Recipe, out: Path) -> Path:
     return run.report
 
 
-def _cells(evaluation: Mapping[str, Any], short: bool) -> list[list[str]]:
-    """Header and rows. `short`: of single edits the student's rows alone."""
-    rows = [
-        row for row in evaluation["edits"] if not short or (row["method"] == "student" and row["scenes"] == "edited")
-    ]
-    return [
-        ["edit", "scenes", "method", *_COLUMNS],
-        *([row["edit"], row["scenes"], row["method"], *_figures(row)] for row in [*rows, *evaluation["means"]]),
-    ]
-
-
-def _figures(row: Mapping[str, Any]) -> Iterator[str]:
-    for name, form in _COLUMNS.values():
-        yield "-" if row[name] is None else form.format(row[name])
-
-
 def _numbers(run: RunFolder) -> str:
     if not run.evaluation.exists():
         return "<p>Not measured: drawn scenes cannot judge this teacher. Look at the images.</p>"
@@ -129,7 +75,7 @@ def _numbers(run: RunFolder) -> str:
 
 
 def _html_table(evaluation: Mapping[str, Any]) -> str:
-    header, *rows = _cells(evaluation, short=False)
+    header, *rows = table_cells(evaluation, short=False)
     lines = ["<tr>" + "".join(f"<th>{cell}</th>" for cell in header) + "</tr>"]
     for row in rows:
         mark = ' class="student"' if row[2] == "student" else ""

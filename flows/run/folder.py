@@ -19,9 +19,6 @@ import json
 import os
 import re
 import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,22 +78,38 @@ class RunFolder:
         return RUNS / f"{slug(recipe.name)}-{digest(matters)[:8]}"
 
     @classmethod
-    def open_or_create(cls, recipe: Recipe, path: Path) -> "RunFolder":
-        """The folder for this recipe's run: a new one, or one in which the same run was begun. A folder that holds a
+    def check(cls, recipe: Recipe, path: Path) -> "RunFolder":
+        """The folder, if this recipe's run can be made or resumed in it; nothing is written. A folder that holds a
         recipe and nothing made from it is as good as new.
 
         Raises:
-            RunError: if another recipe's run is in it; the message says what differs.
+            RunError: if another recipe's run is in it (the message says what differs), or what is not a run.
         """
         run = cls(path)
         made = [entry for entry in path.iterdir() if entry != run.recipe] if path.exists() else []
         if made and run.recipe.exists():
             run._refuse_another(recipe)
         elif made:
-            raise RunError(f"{path} is no run folder, and not empty: choose another --out")
-        path.mkdir(parents=True, exist_ok=True)
-        write_whole(run.recipe, to_toml(recipe).encode())
+            raise RunError(f"{path} is not a run folder, and not empty: choose another --out")
         return run
+
+    @classmethod
+    def open_or_create(cls, recipe: Recipe, path: Path) -> "RunFolder":
+        """The folder for this recipe's run: a new one, or the one in which the same run was begun.
+
+        Raises:
+            RunError: as `check`.
+        """
+        run = cls.check(recipe, path)
+        path.mkdir(parents=True, exist_ok=True)
+        run.adopt(recipe)
+        return run
+
+    def adopt(self, recipe: Recipe) -> None:
+        """Keep the recipe as the run's, if it is not already."""
+        content = to_toml(recipe).encode()
+        if not self.recipe.exists() or self.recipe.read_bytes() != content:
+            write_whole(self.recipe, content)
 
     def load_recipe(self) -> Recipe:
         """The recipe of the run in this folder.
@@ -105,7 +118,7 @@ class RunFolder:
             RunError: if there is none.
         """
         if not self.recipe.exists():
-            raise RunError(f"{self.path} is no run folder: `distillery run RECIPE --out {self.path}` makes one")
+            raise RunError(f"{self.path} is not a run folder: `distillery run RECIPE --out {self.path}` makes one")
         return load_recipe(self.recipe)
 
     def is_done(self, stage: str, fingerprint: str, *outputs: Path) -> bool:
@@ -132,14 +145,6 @@ class RunFolder:
     def last_work(self) -> int:
         """When a stage last made something, in ns; 0 for never. A stage that finds all done leaves it as it is."""
         return self.stages.stat().st_mtime_ns if self.stages.exists() else 0
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Add the time of what is done within to the stage's, if anything was made."""
-        before, started = self.last_work(), time.perf_counter()
-        yield
-        if self.last_work() != before:
-            self.add_seconds(stage, time.perf_counter() - started)
 
     def add_seconds(self, stage: str, seconds: float) -> None:
         """A stage took so much longer: a training that goes on, a set that grows."""

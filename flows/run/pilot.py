@@ -11,7 +11,7 @@ memory it takes. Whether the words work is what `distillery preview` shows.
 
 from pathlib import Path
 
-from flows.config.recipe import Recipe, changed
+from flows.config.recipe import Recipe, with_overrides
 from flows.run.folder import RunFolder
 from synth.dataset.image_dataset import ImageDataset
 from synth.errors import RunError
@@ -31,7 +31,7 @@ def pilot_of(recipe: Recipe) -> Recipe:
         return round(length * steps / training.steps)
 
     every = max(1, steps // _NUM_SAMPLES)
-    small = changed(
+    small = with_overrides(
         recipe,
         [
             f"scenes.count={min(NUM_IMAGES, recipe.to_paint().count)}",

@@ -9,18 +9,16 @@ checkpoint is there with all its parts, or not at all.
 """
 
 import json
+import logging
 import os
 from pathlib import Path
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from flows.config.recipe import Recipe
-from flows.orchestration.progress import say
-from flows.orchestration.retries import RETRIES
 from flows.run.folder import write_whole
 from flows.run.promotion import pointer_of
 from synth.dataset.store import Store
+
+logger = logging.getLogger(__name__)
 
 _INDEX = "index.json"
 _LEFT_OUT = ("dataset/", "latents/")  # a set has a URL of its own; latents follow from it
@@ -87,7 +85,20 @@ class RemoteCopy:
         return path.stat().st_mtime_ns if path.exists() else 0
 
 
-def keep(recipe: Recipe, out: Path) -> None:
+def download(recipe: Recipe, out: Path) -> None:
+    """Take what another machine left of the run, where the recipe has a place for such.
+
+    Raises:
+        DatasetError: if the storage cannot be read.
+    """
+    if recipe.operations.keep_at is None:
+        return
+    mirror = RemoteCopy(recipe.operations.keep_at, out, pointer_of(recipe, out))
+    if names := mirror.fetch():
+        logger.info(f"downloaded {len(names)} files of this run from {mirror}")
+
+
+def upload(recipe: Recipe, out: Path) -> None:
     """Copy the run folder to where the recipe keeps such, if it does.
 
     Raises:
@@ -95,19 +106,3 @@ def keep(recipe: Recipe, out: Path) -> None:
     """
     if recipe.operations.keep_at is not None:
         RemoteCopy(recipe.operations.keep_at, out, pointer_of(recipe, out)).push()
-
-
-@task(name="keep", cache_policy=NO_CACHE, **RETRIES)
-def keep_task(recipe: Recipe, out: Path) -> None:
-    """The run folder, copied."""
-    keep(recipe, out)
-
-
-@task(name="take up", cache_policy=NO_CACHE, **RETRIES)
-def take_up_task(recipe: Recipe, out: Path) -> None:
-    """What another machine left of the run."""
-    if recipe.operations.keep_at is None:
-        return
-    mirror = RemoteCopy(recipe.operations.keep_at, out, pointer_of(recipe, out))
-    if taken := mirror.fetch():
-        say(f"took {len(taken)} files of this run from {mirror}")

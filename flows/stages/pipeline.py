@@ -1,35 +1,40 @@
 """The main job, from words to a model file: the stages, joined."""
 
 import json
-import time
+import logging
 from pathlib import Path
 
 from prefect import flow
 
 from flows.config.recipe import Recipe
-from flows.orchestration.flow_run import name_run, start
-from flows.orchestration.progress import key_of, say, show_link, show_markdown
-from flows.orchestration.retries import exclusive_gpu
+from flows.evaluation.scenes import has_true_answers
+from flows.orchestration.artifacts import artifact_key, show_link, show_markdown
+from flows.orchestration.progress import in_a_run
 from flows.reports.model_card import write_model_card
-from flows.reports.report import markdown_table, write_report
-from flows.run.folder import RunFolder
-from flows.run.promotion import promote
-from flows.run.remote_copy import keep_task, take_up_task
+from flows.reports.report import write_report
+from flows.reports.tables import markdown_table
+from flows.run.promotion import promote as promote_model
 from flows.run.retention import clear_old_runs
-from flows.stages.distill import attach_dataset, distill_flow
-from flows.stages.export import export_flow
-from flows.stages.synthesize import synthesize_flow
+from flows.stages.distill import distill
+from flows.stages.evaluate import evaluate
+from flows.stages.export import export
+from flows.stages.frame import OpenRun, open_run, run_task, upload_task
+from flows.stages.synthesize import synthesize
+
+logger = logging.getLogger(__name__)
 
 
 @flow(name="pipeline", flow_run_name="{recipe.name}")
-def pipeline(recipe: Recipe, out: Path | None = None, data: str | None = None, changes: tuple[str, ...] = ()) -> Path:
+def pipeline(
+    recipe: Recipe, out: Path | None = None, data: str | None = None, overrides: tuple[str, ...] = ()
+) -> Path:
     """Paint, distil, export, measure, promote, report. What is on disk from an earlier attempt is kept.
 
     Args:
         recipe: which teacher, which scenes, which edits, and how.
-        out: the run folder; left out, `runs/NAME-FINGERPRINT`, the same for the same recipe.
-        data: where the painted set goes, a folder or a URL such as s3://bucket/sofas, if not into the run folder.
-        changes: keys of the recipe that are other, as `--set` has them: "training.steps=200".
+        out: the run folder (default: runs/NAME-FINGERPRINT, the same for the same recipe).
+        data: where the painted dataset goes, a folder or a URL such as s3://bucket/sofas, if not into the run folder.
+        overrides: keys of the recipe that differ, as `--set` takes them: "training.steps=200".
 
     Returns:
         The path of the model file.
@@ -37,39 +42,42 @@ def pipeline(recipe: Recipe, out: Path | None = None, data: str | None = None, c
     Raises:
         DistilleryError: in one line, for anything that a person can mend.
     """
-    recipe = start(recipe, changes)
-    out = out or RunFolder.default_path(recipe)
-    take_up_task(recipe, out)
-    run = RunFolder.open_or_create(recipe, out)
-    if data is not None:
-        attach_dataset(run, data)
-    name_run(f"{recipe.name}: {recipe.to_paint().count} images, {recipe.training.steps} steps, in {out}")
-    before = run.last_work()
-    with exclusive_gpu(recipe.teacher.device, recipe.operations.processes):
-        started = time.perf_counter()
-        num_painted = synthesize_flow(recipe, run.dataset)
-        if num_painted:
-            run.add_seconds("painting", time.perf_counter() - started)
-        distill_flow(recipe, out)
-        model = export_flow(out, recipe)
-    verdict = promote(recipe, out)
-    say(verdict.why)
-    if num_painted == 0 and run.last_work() == before and run.report.exists():
-        say(f"nothing was to do: {out} holds this recipe's run, whole")
-        return model
-    write_report(recipe, out)
-    write_model_card(recipe, out)
-    keep_task(recipe, out)
-    _show(recipe, run)
-    for path in clear_old_runs(recipe, out):
-        say(f"deleted {path}, by the recipe's operations.keep_runs")
-    return model
+    with open_run("{name} in {out}", recipe, out, overrides, data) as run:
+        synthesize(run)
+        distill(run)
+        export(run)
+        if has_true_answers(run.recipe):
+            evaluate(run)
+        promote(run)
+        report(run)
+    for path in clear_old_runs(run.recipe, run.folder.path):
+        logger.info(f"deleted {path}, by the recipe's operations.keep_runs")
+    return run.folder.model
 
 
-def _show(recipe: Recipe, run: RunFolder) -> None:
-    """In the UI: the figures as a page, and where the report is."""
-    page = f"{json.loads(run.promotion.read_text())['why']}\n"
-    if run.evaluation.exists():
-        page += f"\n{markdown_table(json.loads(run.evaluation.read_text()))}\n"
-    show_markdown(key_of(recipe.name, "outcome"), page, f"{recipe.name}: what came of it")
-    show_link(key_of(recipe.name, "report"), run.report, f"{recipe.name}: the report")
+def promote(run: OpenRun) -> None:
+    """Fifth stage: the recipe's `latest` moves to this run's model if it is good enough."""
+    logger.info(promote_model(run.recipe, run.folder.path).why)
+
+
+def report(run: OpenRun) -> None:
+    """Sixth stage: the run on one page, and the card that goes along with its model."""
+    folder = run.folder
+    if not run.has_worked and folder.report.exists():
+        logger.info(f"nothing to do: {folder.path} holds all of this recipe's run")
+        return
+    write_report(run.recipe, folder.path)
+    write_model_card(run.recipe, folder.path)
+    run_task(upload_task, run.recipe, folder.path)
+    if in_a_run():
+        _show(run)
+
+
+def _show(run: OpenRun) -> None:
+    """In the UI: the verdict and the metrics as a page, and where the report is."""
+    name, folder = run.recipe.name, run.folder
+    page = f"{json.loads(folder.promotion.read_text())['why']}\n"
+    if folder.evaluation.exists():
+        page += f"\n{markdown_table(json.loads(folder.evaluation.read_text()))}\n"
+    show_markdown(artifact_key(name, "outcome"), page, f"{name}: what came of it")
+    show_link(artifact_key(name, "report"), folder.report, f"{name}: the report")

@@ -12,6 +12,7 @@ After `training.patience` looks without a better one the training stops. What is
 """
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from flows.config.recipe import Recipe
-from flows.orchestration.progress import say
 from flows.run.folder import RunFolder, save_student, write_whole
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from distill.students import Student
     from synth.dataset.image_dataset import ImageDataset
     from synth.teacher.teacher import Teacher
+
+logger = logging.getLogger(__name__)
 
 SETTLED = 2.0
 """Of 255: images that change by less, on the mean, between two looks do not change any more. A round number, eight
@@ -87,7 +89,7 @@ class EarlyStopping:
         seen = [row for row in self._rows if row["step"] <= step]
         waited = next((place for place, row in enumerate(reversed(seen)) if row["better"]), len(seen))
         if waited >= self._patience:
-            say(f"stopped after {step} steps: {self.verdict()}")
+            logger.info(f"stopped after {step} steps: {self.verdict()}")
         return waited >= self._patience
 
     @property

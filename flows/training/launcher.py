@@ -4,6 +4,7 @@ python -m flows.training.launcher RUN_FOLDER      is what each of them runs; sta
 """
 
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -16,12 +17,14 @@ from pathlib import Path
 
 from flows.config.recipe import Recipe
 from flows.orchestration.environment import prepare_worker
-from flows.orchestration.progress import Bar, open_progress, say
+from flows.orchestration.progress import Bar, open_progress
 from flows.orchestration.retries import is_transient
 from flows.run.folder import RunFolder, slug
 from synth.errors import DistilleryError, TrainingError
 
-_ERROR, _PASSING = "error: ", "error that may pass: "
+logger = logging.getLogger(__name__)
+
+_ERROR, _TRANSIENT = "error: ", "transient error: "
 _SECONDS_BETWEEN_LOOKS = 1.0
 _END_BYTES = 4096  # holds several lines
 _SECONDS_TO_END = 30.0  # after the lifeline is cut; the processes end at once, and torchrun sees to itself
@@ -34,7 +37,7 @@ def distill_together(recipe: Recipe, run: RunFolder) -> None:
         TrainingError: with what the processes said last, if they fail.
     """
     log = run.path / f"processes-{slug(platform.node())}.log"  # other machines may share the folder
-    say(f"training in several processes; what they say is in {log}")
+    logger.info(f"training in several processes; their output is in {log}")
     artifact = open_progress("steps", recipe.name)
     with _launched(recipe, run, log) as process, Bar("distilling", recipe.training.steps, "step", 0, artifact) as bar:
         while process.poll() is None:
@@ -42,9 +45,9 @@ def distill_together(recipe: Recipe, run: RunFolder) -> None:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
         bar.update(_last_step(run.metrics) - bar.n)
     if process.returncode != 0:
-        why, passes = _why(log)
-        # What it came of is in the other process: here stands what `robust` would have made of it there.
-        raise TrainingError(why) from (ConnectionError(why) if passes else None)
+        message, transient = _first_error(log)
+        # The cause stayed in the other process. Ours stands for it, so that the task is retried where it would be.
+        raise TrainingError(message) from (ConnectionError(message) if transient else None)
 
 
 @contextmanager
@@ -87,12 +90,12 @@ def _last_step(metrics: Path) -> int:
     return int(json.loads(lines[-1])["step"]) if lines else 0
 
 
-def _why(log: Path) -> tuple[str, bool]:
-    """The first error that a process told, or where to look; and whether it is worth another try."""
+def _first_error(log: Path) -> tuple[str, bool]:
+    """The first error that a process reported, or where to look; and whether it is transient."""
     for line in log.read_text(errors="replace").splitlines():
-        for prefix in (_ERROR, _PASSING):
+        for prefix in (_ERROR, _TRANSIENT):
             if line.startswith(prefix):
-                return line.removeprefix(prefix), prefix == _PASSING
+                return line.removeprefix(prefix), prefix == _TRANSIENT
     return f"the processes of the training ended without an error of ours: look at {log}", False
 
 
@@ -100,16 +103,16 @@ def main() -> None:
     """One of the processes."""
     threading.Thread(target=_end_with_the_flow, daemon=True).start()
     prepare_worker()
-    from flows.stages.distill import distill
+    from flows.training.student import train_student
 
-    out = Path(sys.argv[1])
+    run = RunFolder(Path(sys.argv[1]))
     try:
-        distill(RunFolder(out).load_recipe(), out)
+        train_student(run.load_recipe(), run)
     except Exception as error:
-        passes = is_transient(error)
-        if not passes and not isinstance(error, DistilleryError):
+        transient = is_transient(error)
+        if not transient and not isinstance(error, DistilleryError):
             raise
-        prefix = _PASSING if passes else _ERROR
+        prefix = _TRANSIENT if transient else _ERROR
         print(f"\n{prefix}{' '.join(str(error).split())}", file=sys.stderr, flush=True)
         sys.exit(2)
 

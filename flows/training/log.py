@@ -2,12 +2,12 @@
 
 import importlib.util
 import json
+import logging
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.config.recipe import Recipe
-from flows.orchestration.progress import say
 from flows.run.folder import RunFolder, write_whole
 from synth.errors import TrainingError
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from distill.train import StepRecord
     from synth.dataset.image_dataset import ImageDataset
     from synth.teacher.teacher import Teacher
+
+logger = logging.getLogger(__name__)
 
 _NUM_SAMPLES = 4  # images in a sample grid
 _FRAME_MS, _LAST_FRAME_MS, _MAX_FRAMES = 400, 2000, 60  # of the film
@@ -78,7 +80,7 @@ class TrainingLog:
                 if (name, sign.name) in self._said or (sign.name == NOTHING_MOVES and not late):
                     continue
                 self._said.add((name, sign.name))
-                say(f"warning: {name}: {sign.name} ({sign.measured}): {sign.knob}")
+                logger.info(f"warning: {name}: {sign.name} ({sign.measured}): {sign.knob}")
 
 
 def grid(images: "NDArray[np.uint8]", edited: "NDArray[np.uint8]") -> "Image.Image":

@@ -67,7 +67,7 @@ def synthesize(teacher: Teacher, settings: SceneSettings, out: str | Path, progr
         TeacherError: for a prompt that the teacher cannot read, or a CLIP model that cannot be opened.
     """
     painting = DatasetBuilder(teacher, settings, out)
-    todo = painting.unfinished()
+    todo = painting.missing_shards()
     if progress and todo:
         precision = str(teacher.dtype).removeprefix("torch.")
         tqdm.write(f"painting with {teacher.name} on {teacher.device} in {precision}")
@@ -97,7 +97,7 @@ class DatasetBuilder:
         columns |= {"clip_score": float} if settings.filters.clip else {}
         self._columns = columns | {f"slot_{name}": str for name in sorted(settings.slots)}
 
-    def unfinished(self) -> dict[int, int]:
+    def missing_shards(self) -> dict[int, int]:
         """The shards that are missing, short, or hold a vetoed image: number -> how many images they lack.
 
         Raises:

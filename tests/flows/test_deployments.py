@@ -55,12 +55,12 @@ def test_all_deployments_reach_the_server_as_described(registered: dict[str, Any
 
 def test_the_form_knows_the_types(registered: dict[str, Any]) -> None:
     schema = registered["pipeline/sofas"].parameter_openapi_schema
-    assert set(schema["properties"]) == {"recipe", "out", "data", "changes"}
+    assert set(schema["properties"]) == {"recipe", "out", "data", "overrides"}
     assert schema["required"] == ["recipe"]
     parts = schema["definitions"]
     assert parts["TrainingSettings"]["properties"]["steps"]["type"] == "integer"
     assert parts["TeacherSettings"]["properties"]["dtype"]["enum"] == ["auto", "float32", "bfloat16", "float16"]
-    assert schema["properties"]["changes"]["items"] == {"type": "string"}
+    assert schema["properties"]["overrides"]["items"] == {"type": "string"}
     assert "painted set" in schema["properties"]["data"]["description"]
 
 
@@ -69,7 +69,7 @@ def test_the_server_refuses_parameters_of_the_wrong_type(registered: dict[str, A
     wrong: dict[str, dict[str, Any]] = {
         "a word for a number": {"recipe": recipe | {"training": recipe["training"] | {"steps": "many"}}},
         "no such number format": {"recipe": recipe | {"teacher": recipe["teacher"] | {"dtype": "float8"}}},
-        "one text for a list of texts": {"changes": "training.steps=4"},
+        "one text for a list of texts": {"overrides": "training.steps=4"},
     }
     accepted = []
     with get_client(sync_client=True) as client:
@@ -86,8 +86,8 @@ def test_the_server_refuses_parameters_of_the_wrong_type(registered: dict[str, A
 def test_a_deployment_paints_what_its_changes_say(
     registered: dict[str, Any], tiny_sd_folder: Path, tmp_path: Path
 ) -> None:
-    changes = [*SMALL, f'teacher.id="{tiny_sd_folder}"']
-    painted = {"url": str(tmp_path / "set"), "changes": changes}
+    overrides = [*SMALL, f'teacher.id="{tiny_sd_folder}"']
+    painted = {"url": str(tmp_path / "set"), "overrides": overrides}
     flow_run, state = run_deployment(registered["synthesize/alone"], painted)
     assert state.is_completed(), state
     assert flow_run.name == f"paint sofas into {tmp_path / 'set'}"
@@ -95,19 +95,19 @@ def test_a_deployment_paints_what_its_changes_say(
     assert len(ImageDataset(tmp_path / "set")) == 6
     assert run_deployment(registered["synthesize/alone"], painted)[1].result() == 0
 
-    for part in (1, 0):
-        shares = {"url": str(tmp_path / "shared"), "changes": changes, "part": part, "parts": 2}
-        assert run_deployment(registered["synthesize/alone"], shares)[1].result() == (4, 2)[part]
+    for rank in (1, 0):
+        shares = {"url": str(tmp_path / "shared"), "overrides": overrides, "rank": rank, "world_size": 2}
+        assert run_deployment(registered["synthesize/alone"], shares)[1].result() == (4, 2)[rank]
     assert not (tmp_path / "shared" / "README.md").exists(), "nobody has looked at all of it"
     whole = run_deployment(registered["synthesize/alone"], painted | {"url": str(tmp_path / "shared")})
     assert whole[1].result() == 0
     for shard in sorted((tmp_path / "set" / "data").iterdir()):
         assert (tmp_path / "shared" / "data" / shard.name).read_bytes() == shard.read_bytes()
     assert (tmp_path / "shared" / "README.md").exists()
-    beyond = run_deployment(registered["synthesize/alone"], shares | {"part": 2})[1]
-    assert beyond.is_failed() and "parts are counted from 0 to 1" in beyond.message
+    beyond = run_deployment(registered["synthesize/alone"], shares | {"rank": 2})[1]
+    assert beyond.is_failed() and "ranks are counted from 0 to 1" in beyond.message
 
-    _, failed = run_deployment(registered["synthesize/alone"], painted | {"changes": ["scenes.cuont=6"]})
+    _, failed = run_deployment(registered["synthesize/alone"], painted | {"overrides": ["scenes.cuont=6"]})
     assert failed.is_failed()
     assert "did you mean 'count'?" in failed.message
 
@@ -135,7 +135,7 @@ def test_a_run_done_before_is_left_alone_and_a_changed_export_is_all_that_is_don
     assert (times(), (out / "model.onnx").read_bytes()) == (before, model)
 
     caplog.clear()
-    flow_run, state = run_deployment(registered["export/alone"], {"out": str(out), "changes": ["export.opset=21"]})
+    flow_run, state = run_deployment(registered["export/alone"], {"out": str(out), "overrides": ["export.opset=21"]})
     assert state.is_completed(), state
     assert flow_run.name == f"export sofas in {out}"
     assert times() == before

@@ -14,6 +14,7 @@ from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.photographs import import_photos
 from synth.settings import PhotoSettings
 
+pytestmark = pytest.mark.usefixtures("prefect_server")
 DATA = Path(skimage.__file__).parent / "data"
 TRAINING = """
 [training]
@@ -89,7 +90,7 @@ def test_resume_goes_on_and_begins_nothing(photos: Path, tiny_sd_folder: Path, t
     mine = recipe(tmp_path, tiny_sd_folder, 'source = ""', 'snow = { target = "a blue sofa" }')
     arguments = ["distill", mine, "--data", photos, "--out", tmp_path / "run"]
     refused = command(*arguments, "--resume")
-    assert refused.exit_code == 2 and "no checkpoint to go on from" in refused.stderr
+    assert refused.exit_code == 2 and "no checkpoint to resume from" in refused.stderr
     assert command(*arguments).exit_code == 0
     assert command(*arguments, "--resume", "--set", "training.steps=4").exit_code == 0
     newest = checkpoints.latest(tmp_path / "run")
@@ -123,7 +124,7 @@ def test_a_set_of_another_size_is_refused_or_said(photos: Path, tiny_sd_folder: 
     painted = [*("--data", photos, "--teacher", tiny_sd_folder, "--set", "scenes.image_size=96")]
     refused = command("distill", "sofas", *painted, "--out", tmp_path / "run")
     assert refused.exit_code == 2
-    assert "the set's images are 64 x 64 and the recipe's 96 x 96" in refused.stderr
+    assert "the dataset's images are 64 x 64 and the recipe's 96 x 96" in refused.stderr
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "coffee.png").write_bytes((DATA / "coffee.png").read_bytes())
     import_photos(str(tmp_path / "one"), PhotoSettings(image_size=96), tmp_path / "large", progress=False)
@@ -150,6 +151,6 @@ def test_a_trained_run_takes_no_other_set_and_keeps_its_own(
     Image.effect_noise((64, 64), 50).convert("RGB").save(tmp_path / "others" / "noise.png")
     import_photos(str(tmp_path / "others"), PhotoSettings(image_size=64), tmp_path / "other", progress=False)
     refused = command("distill", mine, "--data", tmp_path / "other", "--out", out)
-    assert refused.exit_code == 2 and "was trained on another set" in refused.stderr
+    assert refused.exit_code == 2 and "was trained on another dataset" in refused.stderr
     again = command("distill", mine, "--resume", "--data", photos, "--out", out)
     assert again.exit_code == 0 and "nothing to train" in again.stdout

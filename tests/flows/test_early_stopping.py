@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 import torch
 from diffusers.configuration_utils import register_to_config
-from small_runs import small_recipe
+from small_runs import paint, small_recipe
 from torch import nn
 
 from distill.settings import TrainingSettings
 from distill.students import Student, load_student, new_student
 from flows.run.folder import RunFolder
-from flows.stages.synthesize import synthesize
 from flows.training.early_stopping import EarlyStopping
 from synth.dataset.image_dataset import ImageDataset
 from synth.teacher.teacher import Teacher
@@ -64,7 +63,7 @@ def test_without_true_answers_it_stops_when_the_images_settle(
     tiny_teacher: Teacher, tiny_sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = small_recipe(tiny_sd_folder, "training.patience=2")
-    painted = ImageDataset(synthesize(recipe, tmp_path / "set"))
+    painted = ImageDataset(paint(recipe, tmp_path / "set"))
     monkeypatch.setattr("distill.students.UNetStudent", Shifting)  # what `best/` is read back as
     monkeypatch.setattr("distill.diagnostics.MAX_CLIPPED_SHARE", 1.0)  # a random VAE clips at once
     monkeypatch.setattr("distill.diagnostics.MIN_VARIETY", 0.0)
@@ -79,7 +78,7 @@ def test_without_true_answers_a_damaged_network_is_no_better(
     tiny_teacher: Teacher, tiny_sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = small_recipe(tiny_sd_folder, "training.patience=1")
-    painted = ImageDataset(synthesize(recipe, tmp_path / "set"))
+    painted = ImageDataset(paint(recipe, tmp_path / "set"))
     monkeypatch.setattr("distill.diagnostics.MAX_CLIPPED_SHARE", -1.0)  # all is damage
     run = RunFolder.open_or_create(recipe, tmp_path / "run")
     stopping = EarlyStopping(recipe, run, tiny_teacher, painted)

@@ -11,7 +11,8 @@ from small_runs import SMALL, command
 from distill.diagnostics import Diagnostic, Figures
 from flows.config.recipe import load_recipe
 from flows.planning.estimates import NAMED_DEVICES, Rates, Sizes, cost_of, disk_of, memory_of
-from flows.planning.preview import Cell, Grid, judge
+from flows.planning.preview import Grid, judge
+from flows.reports.preview_cells import Cell
 from synth.teacher.teacher import Teacher
 
 PAPER = load_recipe(

@@ -22,7 +22,7 @@ from synth.teacher.teacher import Teacher
 
 ROOT = Path(__file__).parents[2]
 # --multi_gpu is its name for torchrun, GPU or not: --cpu would want MPI.
-LAUNCH = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
+LAUNCH = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu")
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,9 @@ def painted(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-def launch(*command: str | Path, port: int) -> None:
+def launch(*command: str | Path, port: int, num_processes: int = 2) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    arguments = [*LAUNCH, "--main_process_port", str(port), *map(str, command)]
+    arguments = [*LAUNCH, "--num_processes", str(num_processes), "--main_process_port", str(port), *map(str, command)]
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -44,7 +44,7 @@ def test_two_processes_have_the_gradient_of_one(
 ) -> None:
     """Three images a step: one process takes one of them, the other two."""
     file = tmp_path / "two.safetensors"
-    launch(ROOT / "tests" / "two_processes.py", tiny_sd_folder, painted, file, port=29517)
+    launch(ROOT / "tests" / "support" / "two_processes.py", tiny_sd_folder, painted, file, port=29517)
     two, one = load_file(file), descend(tiny_teacher, ImageDataset(painted), painted / "latents")
     assert two.keys() == one.keys()
     for kind in ("gradient", "weight"):
@@ -80,11 +80,12 @@ def recipe(tiny_sd_folder: Path, tmp_path: Path) -> Path:
     return file
 
 
-def test_the_command_trains_in_two_processes(recipe: Path, painted: Path, tmp_path: Path) -> None:
+def test_the_command_trains_in_four_processes(recipe: Path, painted: Path, tmp_path: Path) -> None:
+    """More than the batch has images: one has no share. The main process alone opens the run folder."""
     script = tmp_path / "distillery.py"
     script.write_text("from flows.cli import main\n\nmain()\n")
     out = tmp_path / "run"
-    launch(script, "distill", recipe, "--data", painted, "--out", out, port=29518)
+    launch(script, "distill", recipe, "--data", painted, "--out", out, port=29518, num_processes=4)
     assert (out / "student" / "config.json").exists()
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 2  # the main process alone writes
     checkpoint = checkpoints.latest(out)
@@ -117,10 +118,10 @@ def test_they_do_not_outlive_their_flow(recipe: Path, painted: Path, tmp_path: P
 
 
 def test_what_may_pass_in_a_process_may_pass_in_its_flow(tmp_path: Path) -> None:
-    from flows.training.launcher import _why
+    from flows.training.launcher import _first_error
 
     log = tmp_path / "processes.log"
-    log.write_text("W1: torchrun\n\nerror that may pass: the bucket was not reached\nSignal 15\n")
-    assert _why(log) == ("the bucket was not reached", True)
-    log.write_text("error: the set is empty\nerror that may pass: the others were cut off\n")
-    assert _why(log) == ("the set is empty", False)
+    log.write_text("W1: torchrun\n\ntransient error: the bucket was not reached\nSignal 15\n")
+    assert _first_error(log) == ("the bucket was not reached", True)
+    log.write_text("error: the set is empty\ntransient error: the others were cut off\n")
+    assert _first_error(log) == ("the set is empty", False)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flows.config.recipe import changed, flatten, load_recipe, recipe_names, to_toml, validate
+from flows.config.recipe import flatten, load_recipe, recipe_names, to_toml, validate, with_overrides
 from flows.run.folder import RunFolder
 from synth.dataset.prompts import Template
 from synth.errors import RecipeError, RunError
@@ -156,10 +156,10 @@ def test_a_run_may_grow_and_be_measured_otherwise(tmp_path: Path) -> None:
 
 def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(RunError, match="no run folder, and not empty"):
+    with pytest.raises(RunError, match="not a run folder, and not empty"):
         RunFolder.open_or_create(load_recipe("demo"), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
-    with pytest.raises(RunError, match="is no run folder: `distillery run"):
+    with pytest.raises(RunError, match="is not a run folder: `distillery run"):
         RunFolder(tmp_path).load_recipe()
 
 
@@ -178,22 +178,24 @@ def test_a_preset_s_table_holds_with_that_preset_alone() -> None:
 
 def test_a_resolved_recipe_changes_key_by_key() -> None:
     sofas = load_recipe("sofas")
-    assert changed(sofas, []) == sofas
-    other = changed(sofas, ["training.seed=3", "teacher.id=some/model"])
+    assert with_overrides(sofas, []) == sofas
+    other = with_overrides(sofas, ["training.seed=3", "teacher.id=some/model"])
     assert other == load_recipe("sofas", ["training.seed=3", "teacher.id=some/model"])
     assert (other.training.preset, other.training.learning_rate) == ("paper", 1e-5), "another teacher, its own preset"
-    mine = changed(load_recipe("sofas", ["training.preset=paper"]), ["training.steps=9", "teacher.id=some/model"])
+    mine = with_overrides(
+        load_recipe("sofas", ["training.preset=paper"]), ["training.steps=9", "teacher.id=some/model"]
+    )
     assert (mine.training.preset, mine.training.steps) == ("paper", 9), "what was chosen by hand stays"
-    assert changed(other, ["teacher.id=miniature"]) == load_recipe("sofas")
-    assert changed(sofas, ["teacher.id=some/model", "training.preset=short"]).training.steps == 1250
-    published = changed(sofas, ["training.seed=3", "training.preset=paper"])
+    assert with_overrides(other, ["teacher.id=miniature"]) == load_recipe("sofas")
+    assert with_overrides(sofas, ["teacher.id=some/model", "training.preset=short"]).training.steps == 1250
+    published = with_overrides(sofas, ["training.seed=3", "training.preset=paper"])
     assert (published.training.steps, published.training.seed) == (125_000, 3), "a new preset brings its own values"
     with pytest.raises(RecipeError, match="did you mean 'steps'"):
-        changed(sofas, ["training.stepz=3"])
+        with_overrides(sofas, ["training.stepz=3"])
     with pytest.raises(RecipeError, match="teacher"):
-        changed(sofas, ["teacher=some/model"])
+        with_overrides(sofas, ["teacher=some/model"])
     with pytest.raises(RecipeError, match="is no key=value"):
-        changed(sofas, ["training.steps"])
+        with_overrides(sofas, ["training.steps"])
 
 
 def test_the_default_folder_is_the_recipe_s_own() -> None:

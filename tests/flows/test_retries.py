@@ -1,6 +1,7 @@
 """Which errors are worth another try, and who waits for whom."""
 
 import errno
+import logging
 import threading
 import time
 from pathlib import Path
@@ -14,9 +15,12 @@ from prefect import flow, task
 from prefect.task_engine import TaskRunTimeoutError
 from small_runs import small_recipe
 
-from flows.orchestration.flow_run import start
-from flows.orchestration.progress import Bar, for_the_ui, key_of, open_progress, say, show_table
-from flows.orchestration.retries import RETRIES, alone, exclusive_gpu, is_transient
+from flows.orchestration.artifacts import artifact_key, ignore_http_errors, show_table
+from flows.orchestration.flow_run import resolve
+from flows.orchestration.gpu_lock import exclusive, exclusive_gpu
+from flows.orchestration.logs import show_logs
+from flows.orchestration.progress import Bar, open_progress
+from flows.orchestration.retries import RETRIES, is_transient
 from synth.dataset.store import Store
 from synth.errors import DatasetError, DistilleryError, RecipeError, RunError
 
@@ -111,22 +115,21 @@ def test_tasks_retry_what_can_pass_and_nothing_else(prefect_server: None) -> Non
     assert time.monotonic() - started < 25
 
 
-def test_two_runs_take_turns_and_the_inner_flow_shares(prefect_server: None) -> None:
+def test_two_runs_take_turns(prefect_server: None) -> None:
     """The card's slot as two runs see it; there is no card here, so the limit bears another name."""
     order: list[str] = []
     inside = threading.Event()
 
     def first() -> None:
-        with alone("gpu-of-a-test"):
+        with exclusive("gpu-of-a-test"):
             inside.set()
-            with exclusive_gpu("auto"):  # a flow within the one that holds the card must not wait for it
-                order.append("first in")
-                time.sleep(1)
+            order.append("first in")
+            time.sleep(1)
             order.append("first out")
 
     def second() -> None:
         inside.wait(30)
-        with alone("gpu-of-a-test"):
+        with exclusive("gpu-of-a-test"):
             order.append("second in")
 
     threads = [threading.Thread(target=first), threading.Thread(target=second)]
@@ -151,9 +154,10 @@ def test_without_a_gpu_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lines_and_bars_reach_the_ui(prefect_server: None, capsys: pytest.CaptureFixture[str]) -> None:
     from prefect.client.orchestration import get_client
 
-    assert key_of("My Sofas, v2", "Numbers") == "my-sofas-v2-numbers"
+    assert artifact_key("My Sofas, v2", "Numbers") == "my-sofas-v2-numbers"
     assert open_progress("images", "nobody") is None, "there is no run"
-    say("a line for the terminal")
+    show_logs()
+    logging.getLogger("flows.of.a.test").info("a line for the terminal")
     assert "a line for the terminal" in capsys.readouterr().out
 
     @flow
@@ -174,10 +178,11 @@ def test_lines_and_bars_reach_the_ui(prefect_server: None, capsys: pytest.Captur
 
 
 def test_a_server_that_does_not_answer_costs_no_run_its_work(capsys: pytest.CaptureFixture[str]) -> None:
-    with for_the_ui():
+    show_logs()
+    with ignore_http_errors():
         raise httpx.ConnectError("connection refused")
-    assert "the UI was not told: connection refused" in capsys.readouterr().out
-    with pytest.raises(ValueError), for_the_ui():
+    assert "the UI could not be updated: connection refused" in capsys.readouterr().out
+    with pytest.raises(ValueError), ignore_http_errors():
         raise ValueError("a bug")
 
 
@@ -185,8 +190,8 @@ def test_a_run_that_crashes_again_and_again_gives_up(tiny_sd_folder: Path, monke
     import flows.orchestration.flow_run
 
     recipe = small_recipe(tiny_sd_folder)
-    assert start(recipe, ["training.steps=9"]).training.steps == 9
+    assert resolve(recipe, ["training.steps=9"]).training.steps == 9
     crashed = SimpleNamespace(flow_run=SimpleNamespace(run_count=6))
     monkeypatch.setattr(flows.orchestration.flow_run.FlowRunContext, "get", lambda: crashed)
     with pytest.raises(RunError, match="begun 6 times and never ended"):
-        start(recipe, [])
+        resolve(recipe, [])

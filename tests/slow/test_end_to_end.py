@@ -32,7 +32,7 @@ def test_all_deployments_are_registered_from_the_checkout(workplace: Workplace) 
 
 
 def test_a_run_that_a_person_starts_and_watches(manned: Workplace) -> None:
-    run = ["prefect", "deployment", "run", "pipeline/sofas", *parameter("changes", TINY), "--watch"]
+    run = ["prefect", "deployment", "run", "pipeline/sofas", *parameter("overrides", TINY), "--watch"]
     manned.type(*run)
     (out,) = (manned.home / "runs").glob("sofas-????????")
     assert (out / "report.html").exists() and (out.parent / "sofas.latest.json").exists()
@@ -55,7 +55,7 @@ def test_a_run_that_a_person_starts_and_watches(manned: Workplace) -> None:
 
 def test_a_run_that_its_schedule_starts(manned: Workplace) -> None:
     """The deployment's own schedule, switched on as a person does it, and set to every minute, not the night."""
-    changes = [*TINY, "scenes.seed=7", "training.steps=2"]
+    overrides = [*TINY, "scenes.seed=7", "training.steps=2"]
     deployment = httpx.get(f"{manned.api}/deployments/name/pipeline/sofas", timeout=60).json()
     (nightly,) = deployment["schedules"]
     assert nightly["active"] is False
@@ -67,7 +67,7 @@ def test_a_run_that_its_schedule_starts(manned: Workplace) -> None:
         json={
             "active": True,
             "schedule": {"cron": "* * * * *", "timezone": "UTC"},
-            "parameters": {"changes": changes, "out": "by-itself"},
+            "parameters": {"overrides": overrides, "out": "by-itself"},
         },
         timeout=60,
     ).raise_for_status()
@@ -87,8 +87,8 @@ def test_a_run_that_its_schedule_starts(manned: Workplace) -> None:
 
 def test_one_command_stands_in_for_the_worker(workplace: Workplace, tiny_sd_folder: Path) -> None:
     served = workplace.start("python", "-m", "flows.orchestration.deployments", "serve")
-    changes = [*SMALL, f'teacher.id="{tiny_sd_folder}"']
-    run = ["prefect", "deployment", "run", "synthesize/alone", *parameter("changes", changes)]
+    overrides = [*SMALL, f'teacher.id="{tiny_sd_folder}"']
+    run = ["prefect", "deployment", "run", "synthesize/alone", *parameter("overrides", overrides)]
     workplace.type(*run, *parameter("url", "served"), "--watch")
     assert len(ImageDataset(workplace.home / "served")) == 6
     kill(served)

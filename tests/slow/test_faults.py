@@ -14,14 +14,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from small_runs import SMALL, small_recipe
+from small_runs import SMALL, paint, small_recipe
 from test_dataset import contents
 from workplace import Workplace, kill, parameter, wait_for
 
 from flows.config.recipe import Recipe
 from flows.run.folder import RunFolder
-from flows.stages.distill import distill, distill_flow
-from flows.stages.synthesize import synthesize, synthesize_flow
+from flows.stages.distill import distill_flow
+from flows.stages.synthesize import synthesize_flow
+from flows.training.student import train_student
 from synth.dataset.store import Store
 
 pytestmark = pytest.mark.slow
@@ -37,9 +38,9 @@ def undisturbed(tiny_sd_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
     """A run folder with set and student, by the plain functions: no server, no worker."""
     out = tmp_path_factory.mktemp("undisturbed") / "run"
     recipe = small_recipe(tiny_sd_folder, *LONG)
-    synthesize(recipe, out.parent / "set")
+    paint(recipe, out.parent / "set")
     RunFolder.open_or_create(recipe, out).use_dataset(str(out.parent / "set"))
-    distill(recipe, out)
+    train_student(recipe, RunFolder(out))
     return out
 
 
@@ -61,8 +62,8 @@ def assert_the_same_student(out: Path, undisturbed: Path) -> None:
 
 def begin(workplace: Workplace, teacher: Path, out: str) -> str:
     """A run of pipeline/sofas that nobody watches; its id."""
-    changes = [*LONG, f'teacher.id="{teacher}"']
-    run = ["prefect", "deployment", "run", "pipeline/sofas", *parameter("changes", changes)]
+    overrides = [*LONG, f'teacher.id="{teacher}"']
+    run = ["prefect", "deployment", "run", "pipeline/sofas", *parameter("overrides", overrides)]
     workplace.type(*run, *parameter("out", out))
     found: str = workplace.runs("pipeline/sofas")[0]["id"]
     return found
@@ -120,8 +121,8 @@ def test_a_run_that_is_cancelled(workplace: Workplace, tiny_sd_folder: Path, und
     steps = len((out / "metrics.jsonl").read_text().splitlines())
     time.sleep(5)
     assert len((out / "metrics.jsonl").read_text().splitlines()) == steps < 160, "nobody trains any more"
-    changes = [*LONG, f'teacher.id="{tiny_sd_folder}"']
-    again = ["prefect", "deployment", "run", "distill/alone", *parameter("changes", changes)]
+    overrides = [*LONG, f'teacher.id="{tiny_sd_folder}"']
+    again = ["prefect", "deployment", "run", "distill/alone", *parameter("overrides", overrides)]
     workplace.type(*again, *parameter("out", str(out)), "--watch")
     kill(worker)
     assert_the_same(out, out / "dataset", undisturbed)

@@ -6,6 +6,8 @@ from click.testing import CliRunner, Result
 
 from flows.cli import main
 from flows.config.recipe import Recipe, load_recipe
+from flows.shared_teacher import open_teacher
+from synth.dataset.building import synthesize
 
 SMALL = [
     *("scenes.count=6", "scenes.shard_size=4", "scenes.batch_size=2", "scenes.num_inference_steps=2"),
@@ -30,6 +32,12 @@ def command(*arguments: str | Path) -> Result:
 def run_command(teacher: Path, out: Path, *more: str) -> Result:
     overrides = [part for override in (*SMALL, *more) for part in ("--set", override)]
     return command("run", "sofas", "--teacher", teacher, *overrides, "--out", out)
+
+
+def paint(recipe: Recipe, url: str | Path) -> str:
+    """The recipe's dataset, painted without Prefect; returns where."""
+    synthesize(open_teacher(recipe.teacher), recipe.to_paint(), url, progress=False)
+    return str(url)
 
 
 def small_recipe(teacher: Path, *more: str) -> Recipe:

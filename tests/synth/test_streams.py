@@ -56,7 +56,7 @@ def test_every_way_to_a_set_ends_in_the_same_bytes(data: st.DataObject) -> None:
                     path.unlink()  # lost, with all that was painted for it
         worker = DatasetBuilder(PAINTER, wanted, crooked)
         with tqdm(disable=True) as bar:
-            for number in data.draw(st.permutations(list(worker.unfinished()))):
+            for number in data.draw(st.permutations(list(worker.missing_shards()))):
                 DatasetBuilder(PAINTER, wanted, crooked).paint_shard(number, bar)
         worker.finish(0.0)
         assert shards(crooked) == shards(straight)

@@ -1,0 +1,61 @@
+"""What Prefect's UI shows of a run besides its logs: pages, tables and links. Only within a flow run."""
+
+import base64
+import io
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from PIL import Image
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+
+from flows.run.folder import slug
+
+logger = logging.getLogger(__name__)
+
+_IMAGE_SIDE = 1200  # px, at most: an artifact lies in the server's database
+
+
+def artifact_key(*names: str) -> str:
+    """An artifact's key: small letters, digits, hyphens. The same key in a later run is a newer version of it."""
+    return slug("-".join(names))
+
+
+@contextmanager
+def ignore_http_errors() -> Iterator[None]:
+    """Let no failed request to the UI cost a run its work: the server may be restarting."""
+    try:
+        yield
+    except httpx.HTTPError as error:
+        logger.info(f"the UI could not be updated: {error or type(error).__name__}")
+
+
+def show_markdown(key: str, markdown: str, description: str) -> None:
+    """A page in the UI."""
+    with ignore_http_errors():
+        create_markdown_artifact(markdown, key=key, description=description)
+
+
+def show_table(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
+    """A table in the UI, a column for each key."""
+    with ignore_http_errors():
+        create_table_artifact([dict(row) for row in rows], key=key, description=description)
+
+
+def show_link(key: str, place: str | Path, description: str) -> None:
+    """A link in the UI: a URL, or a file on the worker's machine."""
+    link = str(place) if "://" in str(place) else Path(place).resolve().as_uri()
+    with ignore_http_errors():
+        create_link_artifact(link, key=key, link_text=str(place), description=description)
+
+
+def markdown_image(encoded: bytes, caption: str) -> str:
+    """An image inside Markdown: image artifacts want a public address, and a run folder has none."""
+    image = Image.open(io.BytesIO(encoded)).convert("RGB")
+    image.thumbnail((_IMAGE_SIDE, _IMAGE_SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return f"![{caption}](data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()})"

@@ -1,0 +1,44 @@
+"""Where the project's log lines go: the terminal, or the log of the flow run that wrote them."""
+
+import logging
+import sys
+
+from tqdm import tqdm
+
+_PACKAGES = ("flows", "inference", "distill", "synth")
+
+
+def show_logs() -> None:
+    """Show what the project's loggers write, from INFO on. The loggers of other libraries stay as they are."""
+    for package in _PACKAGES:
+        logger = logging.getLogger(package)
+        if not any(isinstance(handler, _RunOrTerminal) for handler in logger.handlers):
+            logger.addHandler(_RunOrTerminal())
+        logger.setLevel(logging.INFO)
+        logger.propagate = False  # Prefect's root handler would print every line once more
+
+
+class _RunOrTerminal(logging.Handler):
+    """Write records into the flow run's log, or to the terminal where there is no run or its log is off."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        run_logger = _run_logger()
+        if run_logger is not None and run_logger.isEnabledFor(record.levelno):
+            run_logger.log(record.levelno, message)
+            return
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        tqdm.write(f"{prefix}{message}")  # above the bars
+
+
+def _run_logger() -> "logging.Logger | logging.LoggerAdapter[logging.Logger] | None":
+    # Prefect reads its settings when it is imported, and a process may have to make them first.
+    if "prefect" not in sys.modules:
+        return None
+    from prefect.exceptions import MissingContextError
+    from prefect.logging import get_run_logger
+
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return None

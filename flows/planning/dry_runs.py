@@ -1,0 +1,98 @@
+"""Dry runs: what painting or training takes on this machine, measured on a little of it that is thrown away."""
+
+import time
+from datetime import timedelta
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from flows.config.recipe import Recipe
+from flows.planning.estimates import checkpoints_of
+from flows.shared_teacher import open_teacher
+from flows.training.student import check_size
+
+_MIN_IMAGES = 4  # of a training's dry run
+_NUM_STEPS = 3
+_EXTRAS = 1.1  # the gallery and the rejects take a tenth of what the images take
+
+
+def dry_run_painting(recipe: Recipe) -> str:
+    """Paint one batch of the recipe's dataset, time it, and extrapolate.
+
+    Raises:
+        RecipeError: for a template that cannot be filled.
+        TeacherError: for a prompt that the teacher cannot read.
+    """
+    from synth.dataset.generate import completed, paint
+    from synth.dataset.prompts import Template
+    from synth.pixels import png_bytes
+
+    teacher = open_teacher(recipe.teacher)
+    settings = completed(recipe.to_paint(), teacher)
+    template = Template(settings)
+    scenes = [template.scene(index) for index in range(min(settings.batch_size, settings.count))]
+    teacher.check_prompts([scene.prompt for scene in scenes])
+
+    started = time.perf_counter()
+    images = [image for image in paint(teacher, settings, scenes) if image is not None]
+    seconds = (time.perf_counter() - started) / len(scenes)
+    num_bytes = sum(len(png_bytes(image)) for image in images) / max(1, len(images))
+    gigabytes = _EXTRAS * num_bytes * settings.count / 1e9
+    lines = [
+        f"teacher   {teacher.name} on {teacher.device}",
+        f"images    {settings.count} of {settings.image_size} px, {settings.num_inference_steps} steps, guidance "
+        f"{settings.guidance_scale:g}, {template.num_combinations} combinations of words",
+        f"shards    {-(-settings.count // settings.shard_size)} of up to {settings.shard_size}",
+        f"time      {timedelta(seconds=round(seconds * settings.count))} at {1 / seconds:.2g} images a second, "
+        "rejects not counted",
+        f"disk      {gigabytes:.2g} GB",
+        *(f"prompt {scene.index}  {scene.prompt}" for scene in scenes[:5]),
+    ]
+    return "\n".join(lines)
+
+
+def dry_run_training(recipe: Recipe, data: str) -> str:
+    """Do a few steps of the recipe's training, time them, and extrapolate.
+
+    Args:
+        recipe: the edits, and how to train.
+        data: where the painted dataset is.
+
+    Raises:
+        DatasetError: if there is no dataset.
+        TrainingError: if the training could not start.
+    """
+    from distill.students import num_weights
+    from distill.train import train
+    from synth.dataset.image_dataset import ImageDataset
+
+    settings = recipe.training
+    teacher = open_teacher(recipe.teacher)
+    dataset = ImageDataset(data)
+    check_size(recipe, teacher, dataset)
+    few = dataset.first(max(settings.batch_size, _MIN_IMAGES))
+    steps = max(settings.steps, _NUM_STEPS + 1)
+    short = settings.model_copy(update={"checkpoint_every": settings.steps, "steps": steps})
+    with TemporaryDirectory(prefix="distillery-dry-run-") as folder:
+        started = time.perf_counter()
+        records = train(teacher, few, recipe.texts(), recipe.edits, short, Path(folder), progress=False)
+        # The networks' first calls are slow, so the first step measures only what comes before it.
+        first = next(records)
+        seconds_before = time.perf_counter() - started - first.seconds
+        later = list(islice(records, _NUM_STEPS - 1))
+
+    seconds = min(record.seconds for record in later)
+    num_all, num_learned = num_weights(teacher, first.student.edits, settings)
+    gigabytes = checkpoints_of(recipe, 4 * num_all, 4 * num_learned) / 1e9
+    encoding = seconds_before / len(few) * len(dataset)
+    kind = settings.student + (f", LoRA of rank {settings.lora_rank}" if settings.lora_rank else "")
+    lines = [
+        f"teacher   {teacher.name} on {teacher.device}",
+        f"student   {kind}, {num_all / 1e6:.1f}M weights, {len(recipe.edits)} edits",
+        f"images    {len(dataset)}, {settings.batch_size * settings.steps / len(dataset):.2g} times each",
+        f"time      {timedelta(seconds=round(seconds * settings.steps))} for {settings.steps} steps of "
+        f"{seconds:.2g} s, and at most {timedelta(seconds=round(encoding))} for the latents; grids not counted",
+        f"memory    at most {later[-1].peak_memory_gib:.2g} GiB so far",
+        f"disk      at most {gigabytes:.2g} GB of checkpoints",
+    ]
+    return "\n".join(lines)

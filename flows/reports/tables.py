@@ -1,0 +1,60 @@
+"""The rows of evaluation.json as tables: for the terminal, for Markdown, and cell by cell for HTML."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+_COLUMNS = {
+    "factor right": ("right", "{:.0%}"),
+    "PSNR": ("psnr_all", "{:.1f}"),
+    "inside": ("psnr_inside", "{:.1f}"),
+    "outside": ("psnr_outside", "{:.1f}"),
+    "outside to input": ("psnr_outside_to_input", "{:.1f}"),
+    "SSIM": ("ssim_all", "{:.3f}"),
+    "SSIM inside": ("ssim_inside", "{:.3f}"),
+    "SSIM outside": ("ssim_outside", "{:.3f}"),
+}
+
+
+def text_table(evaluation: Mapping[str, Any]) -> str:
+    """The metrics for a terminal: the student's on each edit, then all means."""
+    header, *rows = table_cells(evaluation, short=True)
+    widths = [max(len(row[place]) for row in (header, *rows)) for place in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = [
+            cell.ljust(w) if place < 3 else cell.rjust(w)
+            for place, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join([line(header), "  ".join("-" * w for w in widths), *map(line, rows)])
+
+
+def markdown_table(evaluation: Mapping[str, Any]) -> str:
+    """All rows as Markdown."""
+    header, *rows = table_cells(evaluation, short=False)
+    rule = ["---"] * 3 + ["---:"] * (len(header) - 3)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+
+
+def scenes_of(evaluation: Mapping[str, Any]) -> str:
+    """Which scenes were measured, in words."""
+    given = ", ".join(f"{factor} {value}" for factor, value in evaluation["given"].items())
+    whose = f", given {given}" if given else ""
+    return f"{evaluation['num_scenes']} unseen drawn scenes of the {evaluation['split']} split{whose}"
+
+
+def table_cells(evaluation: Mapping[str, Any], short: bool) -> list[list[str]]:
+    """The header and the rows; `short` leaves out what is not the student's on single edits."""
+    rows = [
+        row for row in evaluation["edits"] if not short or (row["method"] == "student" and row["scenes"] == "edited")
+    ]
+    return [
+        ["edit", "scenes", "method", *_COLUMNS],
+        *([row["edit"], row["scenes"], row["method"], *_metrics(row)] for row in [*rows, *evaluation["means"]]),
+    ]
+
+
+def _metrics(row: Mapping[str, Any]) -> Iterator[str]:
+    for name, form in _COLUMNS.values():
+        yield "-" if row[name] is None else form.format(row[name])

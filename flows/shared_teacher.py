@@ -1,0 +1,26 @@
+"""The loaded teacher that the stages of a run share."""
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from synth.settings import TeacherSettings
+
+if TYPE_CHECKING:
+    from synth.teacher.teacher import Teacher
+
+
+@lru_cache(maxsize=1)
+def open_teacher(settings: TeacherSettings) -> "Teacher":
+    """Load a teacher, without a progress bar for each of its small files; the last one loaded is kept.
+
+    Raises:
+        TeacherError: if it cannot be loaded.
+    """
+    import diffusers
+    import transformers
+
+    from synth.teacher.teacher import Teacher
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    return Teacher.load(settings)

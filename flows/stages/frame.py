@@ -1,0 +1,139 @@
+"""The frame around a run's stages: all that happens before, between and after them, in one place.
+
+    resolve    the recipe with its overrides; a flow run that crashed again and again is refused
+    download   what another machine left of the run (`operations.remote_dir`)
+    open       the run folder: a new one, or the one in which the same run was begun
+    name       the flow run
+    lock       the GPU
+               then, for each stage: time it, run it, upload what it made, show it in the UI
+
+`open_run` enters a run, once; `stage` wraps each function that works in it. Outside a flow run both do the same
+without Prefect: nothing is named, retried or shown.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
+
+from flows.config.recipe import Recipe
+from flows.orchestration.flow_run import name_run, resolve
+from flows.orchestration.gpu_lock import exclusive_gpu
+from flows.orchestration.progress import in_a_run
+from flows.orchestration.retries import RETRIES
+from flows.run.folder import RunFolder
+from flows.run.remote_copy import download, upload
+from flows.training.student import attach_dataset
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run whose folder is open and whose GPU is held."""
+
+    recipe: Recipe
+    folder: RunFolder
+    last_work: int
+    """When a stage last made something, as the run was opened; see `RunFolder.last_work`."""
+
+    @property
+    def has_worked(self) -> bool:
+        """Whether a stage made anything since the run was opened."""
+        return self.folder.last_work() != self.last_work
+
+    @property
+    def seconds_limit(self) -> float:
+        """How long one task may take."""
+        return self.recipe.operations.timeout_hours * 3600
+
+
+@contextmanager
+def open_run(
+    title: str,
+    recipe: Recipe,
+    out: Path | None,
+    overrides: Sequence[str] = (),
+    data: str | None = None,
+    adopt: bool = True,
+) -> Iterator[OpenRun]:
+    """Enter a run: resolve, download, open, name, lock.
+
+    Args:
+        title: of the flow run, e.g. "train {name} in {out}".
+        recipe: before its overrides.
+        out: the run folder (default: runs/NAME-FINGERPRINT, the same for the same recipe).
+        overrides: keys of the recipe that differ, e.g. "training.steps=200".
+        data: the dataset's folder or URL (default: the one that the run names, or a folder in it).
+        adopt: write the recipe into the folder at once; else its stage does so, once the recipe has proved possible.
+
+    Raises:
+        RecipeError: for a wrong override.
+        RunError: if another recipe's run is in the folder.
+        TrainingError: if the run was trained on another dataset than `data`.
+    """
+    recipe = resolve(recipe, overrides)
+    out = out or RunFolder.default_path(recipe)
+    run_task(download_task, recipe, out)
+    folder = RunFolder.open_or_create(recipe, out) if adopt else RunFolder.check(recipe, out)
+    if data is not None:
+        attach_dataset(folder, data)
+    name_run(title.format(name=recipe.name, out=out))
+    with exclusive_gpu(recipe.teacher.device, recipe.operations.processes):
+        yield OpenRun(recipe, folder, folder.last_work())
+
+
+def stage(
+    name: str, show: Callable[[OpenRun], None] | None = None
+) -> Callable[[Callable[Concatenate[OpenRun, P], R]], Callable[Concatenate[OpenRun, P], R]]:
+    """Make a function a stage of an open run. Where it made something, its time is kept, the run folder is uploaded,
+    and `show` puts the outcome into the UI.
+
+    Args:
+        name: under which `timings.json` keeps the stage's time.
+        show: the run -> artifacts.
+    """
+
+    def decorate(work: Callable[Concatenate[OpenRun, P], R]) -> Callable[Concatenate[OpenRun, P], R]:
+        @wraps(work)
+        def framed(run: OpenRun, /, *args: P.args, **kwargs: P.kwargs) -> R:
+            before, started = run.folder.last_work(), time.perf_counter()
+            result = work(run, *args, **kwargs)
+            if run.folder.last_work() != before:
+                run.folder.add_seconds(name, time.perf_counter() - started)
+                run_task(upload_task, run.recipe, run.folder.path)
+                if show is not None and in_a_run():
+                    show(run)
+            return result
+
+        return cast(Callable[Concatenate[OpenRun, P], R], framed)
+
+    return decorate
+
+
+def run_task(work: "Task[P, R]", *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run a task as such in a flow run, where it is retried and seen, and as a plain call elsewhere."""
+    if in_a_run():
+        return work(*args, **kwargs)
+    plain: Any = work.fn
+    result: R = plain(*args, **kwargs)
+    return result
+
+
+@task(name="download", cache_policy=NO_CACHE, **RETRIES)
+def download_task(recipe: Recipe, out: Path) -> None:
+    """What another machine left of the run."""
+    download(recipe, out)
+
+
+@task(name="upload", cache_policy=NO_CACHE, **RETRIES)
+def upload_task(recipe: Recipe, out: Path) -> None:
+    """The run folder, to where the recipe keeps such."""
+    upload(recipe, out)

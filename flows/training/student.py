@@ -1,0 +1,190 @@
+"""The training of a run's student: one loop, whether in one process or in several."""
+
+import logging
+from contextlib import nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distill.settings import FREE
+from flows.config.recipe import Recipe
+from flows.orchestration.progress import Bar, open_progress
+from flows.run.folder import RunFolder, digest, save_student
+from flows.run.remote_copy import upload
+from flows.shared_teacher import open_teacher
+from flows.training.early_stopping import EarlyStopping
+from flows.training.log import TrainingLog
+from synth.errors import DatasetError, TrainingError
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+    from distill.train import StepRecord
+    from synth.dataset.image_dataset import ImageDataset
+    from synth.teacher.teacher import Teacher
+
+logger = logging.getLogger(__name__)
+
+
+def train_student(recipe: Recipe, run: RunFolder) -> Path:
+    """Train the run's student to its last step, from its newest checkpoint on.
+
+    Started by `accelerate launch` in several processes, they share the work. The main process writes the run folder,
+    which is open already; the others only read it.
+
+    Args:
+        recipe: the edits, and how to train.
+        run: the run folder, which names its dataset.
+
+    Returns:
+        The student's folder.
+
+    Raises:
+        DatasetError: if nothing was painted yet.
+        TrainingError: if the training cannot start or resume, or the images are of another size.
+    """
+    from distill.train import train
+    from synth.dataset.image_dataset import ImageDataset
+
+    processes, settings = join_processes(recipe), recipe.training
+    teacher, dataset = open_teacher(recipe.teacher), ImageDataset(run.dataset)
+    # The interval of the samples matters only where early stopping looks at them.
+    matters = settings.model_dump(mode="json", exclude=FREE if settings.patience else {*FREE, "sample_every"})
+    made_from = digest(teacher.fingerprint, dataset.fingerprint, recipe.edits, matters)
+    if run.is_done("distill", made_from, run.student):
+        logger.info(f"the student of {settings.steps} steps is in {run.student}: nothing to train")
+        return run.student
+    teacher.require_scorer()
+    check_size(recipe, teacher, dataset)
+
+    is_main = processes.is_main_process
+    steps = train(teacher, dataset, recipe.texts(), recipe.edits, settings, run.path, is_main)
+    observer = _Observer(recipe, run, teacher, dataset, processes.num_processes) if is_main else None
+    stopped = bool(settings.patience) and _from_main(observer is not None and observer.resume())
+    with observer or nullcontext():
+        for record in () if stopped else steps:
+            if observer is not None:
+                stopped = observer.see(record)
+            # A collective call: every process makes it, at the same steps.
+            if settings.patience and record.step % settings.sample_every == 0 and _from_main(stopped):
+                break
+    if observer is not None:
+        observer.save_student()
+        run.mark_done("distill", made_from)
+    processes.wait_for_everyone()
+    return run.student
+
+
+class _Observer:
+    """What the main process does beside the training: log, upload, decide when to stop, save the student."""
+
+    def __init__(
+        self, recipe: Recipe, run: RunFolder, teacher: "Teacher", dataset: "ImageDataset", num_processes: int
+    ) -> None:
+        shared = f", in {num_processes} processes" if num_processes > 1 else ""
+        logger.info(f"distilling from {teacher.name} on {teacher.device}{shared}")
+        self._recipe, self._run = recipe, run
+        self._log = TrainingLog(recipe, run, teacher, dataset)
+        patience = recipe.training.patience
+        self._early_stopping = EarlyStopping(recipe, run, teacher, dataset) if patience else None
+        artifact = open_progress("steps", recipe.name)
+        self._bar = Bar("distilling", recipe.training.steps, "step", artifact=artifact)
+
+    def __enter__(self) -> "_Observer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def resume(self) -> bool:
+        """Whether the training had stopped early at its newest checkpoint."""
+        from distill import checkpoints
+
+        newest = checkpoints.latest(self._run.path)
+        return self._early_stopping is not None and newest is not None and self._early_stopping.resume(newest)
+
+    def see(self, record: "StepRecord") -> bool:
+        """Follow one step; whether the training should stop after it."""
+        settings = self._recipe.training
+        self._log.see(record)
+        self._bar.set_postfix(omega=f"{record.guidance_scale:.2f}", moved=f"{record.identity:.4f}")
+        self._bar.update(record.step - self._bar.n)
+        if record.step % settings.checkpoint_every == 0:
+            upload(self._recipe, self._run.path)
+        if self._early_stopping is None or record.step % settings.sample_every:
+            return False
+        return self._early_stopping.see(record.step, record.student)
+
+    def save_student(self) -> None:
+        """Save the student: the best one of early stopping, or the last."""
+        from distill import checkpoints
+        from distill.students import load_student
+
+        self._log.close()
+        if self._early_stopping is not None and self._early_stopping.best is not None:
+            student = load_student(self._early_stopping.best)
+        else:
+            newest = checkpoints.latest(self._run.path)
+            assert newest is not None, "a training ends with a checkpoint"
+            student = checkpoints.restore_student(newest)
+        save_student(student, self._run.student)
+
+
+def join_processes(recipe: Recipe) -> "PartialState":
+    """The processes that train together, each with its own GPU; one unless `accelerate launch` started more."""
+    import torch
+    from accelerate import PartialState
+
+    on_cpu = recipe.teacher.device == "cpu" or not torch.cuda.is_available()
+    # The others wait while the main process encodes the dataset, which may take hours.
+    return PartialState(cpu=on_cpu, timeout=timedelta(hours=recipe.operations.timeout_hours))
+
+
+def _from_main(value: bool) -> bool:
+    """The main process's value, in every process."""
+    from accelerate.utils import broadcast_object_list
+
+    return bool(broadcast_object_list([value])[0])
+
+
+def attach_dataset(run: RunFolder, data: str) -> None:
+    """Let a run use a dataset that lies elsewhere; one that is not there yet may be painted there.
+
+    Raises:
+        TrainingError: if the run was trained on another dataset.
+    """
+    from distill import checkpoints
+    from synth.dataset.image_dataset import ImageDataset
+
+    newest = checkpoints.latest(run.path)
+    if newest is not None and data != run.dataset:
+        try:
+            fingerprint = ImageDataset(data).fingerprint
+        except DatasetError:
+            fingerprint = None  # nothing is painted there yet
+        if fingerprint is not None and fingerprint != checkpoints.trained_on(newest):
+            raise TrainingError(f"{run.path} was trained on another dataset than {data}: choose another --out")
+    run.use_dataset(data)
+
+
+def check_size(recipe: Recipe, teacher: "Teacher", dataset: "ImageDataset") -> None:
+    """Refuse a painted dataset of another size than the recipe's; warn about photographs of another size.
+
+    Raises:
+        TrainingError: with what to do.
+    """
+    if not len(dataset):
+        return  # `train` refuses it
+    height, width, _ = dataset.image(0).shape
+    wanted = (recipe.scenes and recipe.scenes.image_size) or teacher.defaults.image_size
+    if (height, width) == (wanted, wanted):
+        return
+    if recipe.scenes is not None:
+        raise TrainingError(
+            f"the dataset's images are {width} x {height} and the recipe's {wanted} x {wanted}: paint a dataset of "
+            f"that size, or train at this one's with scenes.image_size={width}"
+        )
+    logger.warning(
+        f"the images are {width} x {height} and {teacher.name} was trained at {wanted} x {wanted}, so it may not "
+        f"recognise what it sees; `distillery import-photos --size {wanted}` makes them that size"
+    )
