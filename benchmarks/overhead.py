@@ -89,7 +89,7 @@ def painting(turns: int, folder: Path) -> None:
 
 
 def _recipe(num_shards: int, shard_size: int) -> Any:
-    from flows.config.recipe import load_recipe
+    from flows.config.loading import load_recipe
 
     changes = (f"scenes.count={num_shards * shard_size}", f"scenes.shard_size={shard_size}")
     return load_recipe("sofas", [*changes, "scenes.batch_size=10", "scenes.filters.min_contrast=0"])

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from flows.config.recipe import load_recipe
+from flows.config.loading import load_recipe
 from synth.dataset.building import synthesize
 from synth.dataset.generate import completed
 from synth.dataset.prompts import Template

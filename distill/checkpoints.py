@@ -10,19 +10,20 @@ No random state is stored, for there is none: every draw follows from (seed, ste
 """
 
 import json
-import os
-import shutil
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from distill.students import Student, load_student
 from synth.errors import TrainingError
+from synth.files import read_json, reading, remove_folder, remove_partials, whole_folder
 
 
 def save(
@@ -40,20 +41,18 @@ def save(
         TrainingError: if it cannot be written, as on a full disk; the checkpoints before it stay as they are.
     """
     root = run_dir / "checkpoints"
-    for leftover in root.glob(".*.part"):  # of a run that was killed here
-        shutil.rmtree(leftover)
-    folder, part = root / f"step_{step:06d}", root / f".step_{step:06d}.part"
+    folder = root / f"step_{step:06d}"
     try:
-        part.mkdir(parents=True)
-        student.save_pretrained(part / "student")
-        if averaged is not None:
-            averaged.save_pretrained(part / "averaged")
-        save_file(_moments(student, optimizer), part / "adam.safetensors")
-        (part / "state.json").write_text(json.dumps({"step": step, "depends_on": depends_on}, indent=2) + "\n")
-        for path in [*part.rglob("*"), part]:
-            _flush(path)
+        root.mkdir(parents=True, exist_ok=True)
+        remove_partials(root)
+        with whole_folder(folder) as temporary:
+            student.save_pretrained(temporary / "student")
+            if averaged is not None:
+                averaged.save_pretrained(temporary / "averaged")
+            save_file(_moments(student, optimizer), temporary / "adam.safetensors")
+            state = {"step": step, "depends_on": depends_on}
+            (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n")
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(part, ignore_errors=True)
         before = latest(run_dir)
         raise TrainingError(
             f"the checkpoint of step {step} cannot be written to {root}: {error}; "
@@ -63,12 +62,8 @@ def save(
                 else "there is none yet"
             )
         ) from error
-    if folder.exists():
-        _remove(folder)
-    os.rename(part, folder)
-    _flush(root)
     for old in _all(run_dir)[:-keep]:
-        _remove(old)
+        remove_folder(old)
     return folder
 
 
@@ -85,7 +80,7 @@ def restore_student(checkpoint: Path) -> Student:
 
 def trained_on(checkpoint: Path) -> str:
     """The fingerprint of the set that a checkpoint's network learnt from."""
-    return str(json.loads((checkpoint / "state.json").read_text())["depends_on"]["data"])
+    return str(_read_state(checkpoint)["depends_on"].get("data"))
 
 
 def restore(
@@ -100,7 +95,7 @@ def restore(
     Raises:
         TrainingError: if the checkpoint is of another training; the message says what differs.
     """
-    state = json.loads((checkpoint / "state.json").read_text())
+    state = _read_state(checkpoint)
     stored, wanted = state["depends_on"], json.loads(json.dumps(depends_on))
     for name in sorted({*stored, *wanted}):
         if stored.get(name) != wanted.get(name):
@@ -108,17 +103,31 @@ def restore(
                 f"{checkpoint} is of another training: its {name} is {stored.get(name)!r}, this one's is "
                 f"{wanted.get(name)!r}; restore the setting or choose another run folder"
             )
-    student.load_state_dict(load_student(checkpoint / "student").state_dict())
-    if averaged is not None:
-        averaged.load_state_dict(load_student(checkpoint / "averaged").state_dict())
-    moments = load_file(checkpoint / "adam.safetensors")
-    slots: dict[int, dict[str, Tensor]] = {}
-    for number, name in enumerate(_learned(student)):
-        slots[number] = {kind: moments[f"{kind}/{name}"] for kind in _KINDS}
-    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(state["step"])
+    with reading(checkpoint, TrainingError, _REMEDY):
+        student.load_state_dict(load_student(checkpoint / "student").state_dict())
+        if averaged is not None:
+            averaged.load_state_dict(load_student(checkpoint / "averaged").state_dict())
+        moments = load_file(checkpoint / "adam.safetensors")
+        slots: dict[int, dict[str, Tensor]] = {}
+        for number, name in enumerate(_learned(student)):
+            slots[number] = {kind: moments[f"{kind}/{name}"] for kind in _KINDS}
+        optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+    return state["step"]
 
 
+class _State(TypedDict):
+    """What state.json holds."""
+
+    step: Annotated[int, Field(ge=0, le=10**9)]
+    depends_on: dict[str, Any]
+
+
+def _read_state(checkpoint: Path) -> _State:
+    state: _State = read_json(checkpoint / "state.json", _State, TrainingError, _REMEDY)
+    return state
+
+
+_REMEDY = "delete this checkpoint's folder, and the training resumes from the one before it"
 _KINDS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -134,19 +143,6 @@ def _learned(student: Student) -> list[str]:
 
 
 def _all(run_dir: Path) -> list[Path]:
-    return sorted((run_dir / "checkpoints").glob("step_*"), key=lambda path: int(path.name.removeprefix("step_")))
-
-
-def _remove(folder: Path) -> None:
-    """Renamed first, so that a kill half-way leaves no half of a checkpoint."""
-    doomed = folder.with_name(f".{folder.name}.old.part")
-    os.rename(folder, doomed)
-    shutil.rmtree(doomed)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    folders = (run_dir / "checkpoints").glob("step_*")
+    numbered = {int(match[1]): path for path in folders if (match := re.fullmatch(r"step_([0-9]{1,9})", path.name))}
+    return [numbered[step] for step in sorted(numbered)]

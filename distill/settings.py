@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from synth.settings import Settings
+from synth.settings import Seed, Settings
 
 
 @dataclass(frozen=True)
@@ -65,36 +65,36 @@ class TrainingSettings(Settings):
     student: Literal["unet", "compact"] = "unet"
     """`unet` is the paper's: the teacher's own U-Net put to another use. `compact` is a small convolutional network
     for phones, browsers and CPUs, and for teachers without such a U-Net (Stable Diffusion XL and 3)."""
-    lora_rank: Annotated[int, Field(ge=0)] = 0
+    lora_rank: Annotated[int, Field(ge=0, le=4096)] = 0
     """Of a `unet` student: 0 trains all of its weights, else LoRA of this rank, which takes less memory."""
-    steps: Annotated[int, Field(gt=0)] = 125_000
+    steps: Annotated[int, Field(gt=0, le=100_000_000)] = 125_000
     """Steps of the optimiser."""
-    batch_size: Annotated[int, Field(gt=0)] = 2
+    batch_size: Annotated[int, Field(gt=0, le=65_536)] = 2
     """Images a step; each is taken through all edits."""
-    micro_batch_size: Annotated[int, Field(gt=0)] | None = None
+    micro_batch_size: Annotated[int, Field(gt=0, le=65_536)] | None = None
     """Images that are held in memory at once; None is all of `batch_size`. Fewer is slower, and trains the same."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
+    learning_rate: Annotated[float, Field(gt=0, le=1000)] = 1e-5
     """Adam's."""
-    learning_rate_end: Annotated[float, Field(gt=0)] = 1e-5
+    learning_rate_end: Annotated[float, Field(gt=0, le=1000)] = 1e-5
     """Its value at the end of its way, if it has one. A rate that serves the first hundreds of steps may throw a
     student off after a thousand."""
-    learning_rate_steps: Annotated[int, Field(ge=0)] = 0
+    learning_rate_steps: Annotated[int, Field(ge=0, le=100_000_000)] = 0
     """Length of the cosine from learning_rate to learning_rate_end; 0 keeps learning_rate, as published."""
-    max_grad_norm: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(ge=0, le=1e9)] = 0.0
     """A longer gradient is scaled down to this norm; 0 lets all through, as published."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 10_000
+    warmup_steps: Annotated[int, Field(ge=0, le=100_000_000)] = 10_000
     """Length of the learning rate's linear warm-up."""
-    guidance_start: Annotated[float, Field(ge=1)] = 1.0
+    guidance_start: Annotated[float, Field(ge=1, le=1000)] = 1.0
     """omega, the guidance scale of the score, at the first step."""
-    guidance_end: Annotated[float, Field(ge=1)] = 25.0
+    guidance_end: Annotated[float, Field(ge=1, le=1000)] = 25.0
     """omega from the end of its warm-up on. Higher edits more, and spoils more of what lies around."""
-    guidance_warmup_steps: Annotated[int, Field(ge=0)] = 20_000
+    guidance_warmup_steps: Annotated[int, Field(ge=0, le=100_000_000)] = 20_000
     """Length of the cosine from guidance_start to guidance_end; without it the student may collapse to one output."""
-    lambda_id_start: Annotated[float, Field(ge=0)] = 3.0
+    lambda_id_start: Annotated[float, Field(ge=0, le=1e6)] = 3.0
     """Weight of the identity regulariser at the first step."""
-    lambda_id_end: Annotated[float, Field(ge=0)] = 0.1
+    lambda_id_end: Annotated[float, Field(ge=0, le=1e6)] = 0.1
     """Its weight at the end of its way. Lower edits more, and spoils more of what lies around."""
-    lambda_id_steps: Annotated[int, Field(ge=0)] = 20_000
+    lambda_id_steps: Annotated[int, Field(ge=0, le=100_000_000)] = 20_000
     """Length of the cosine from lambda_id_start to lambda_id_end."""
     min_timestep: Annotated[int, Field(ge=0, le=999)] = 50
     """The teacher's timesteps are drawn uniformly from here on."""
@@ -102,7 +102,7 @@ class TrainingSettings(Settings):
     """The last timestep that is drawn."""
     student_timestep: Annotated[int, Field(ge=0, le=999)] = 1
     """The one timestep that the student is always called with. Small: its input is a clean latent."""
-    seed: int = 0
+    seed: Seed = 0
     """Of timesteps, noise and the images' order."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the moving average of the student's weights, a step; 0 keeps none."""
@@ -111,13 +111,13 @@ class TrainingSettings(Settings):
     gradient_checkpointing: bool = False
     """Of a `unet` student: compute what lies between its blocks again on the way back instead of keeping it. Less
     memory, a third more of the student's time, the same training."""
-    checkpoint_every: Annotated[int, Field(gt=0)] = 500
+    checkpoint_every: Annotated[int, Field(gt=0, le=100_000_000)] = 500
     """Steps between checkpoints: what a kill may cost."""
-    keep_checkpoints: Annotated[int, Field(gt=0)] = 2
+    keep_checkpoints: Annotated[int, Field(gt=0, le=100_000)] = 2
     """The newest so many are kept."""
-    sample_every: Annotated[int, Field(gt=0)] = 500
+    sample_every: Annotated[int, Field(gt=0, le=100_000_000)] = 500
     """Steps between sample grids."""
-    patience: Annotated[int, Field(ge=0)] = 0
+    patience: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """Stop after so many looks at the edits, one every `sample_every` steps, without a better one, and take the best
     network; 0 trains to the end and takes the last. What is better: nearer to the truth on drawn development scenes,
     or where nobody knows the truth, images that still change and show no damage (`flows/training/early_stopping.py`)."""
@@ -131,7 +131,7 @@ class TrainingSettings(Settings):
         if preset is None:
             return given
         if "learning_rate_end" in given and "learning_rate_steps" not in {**preset.values, **given}:
-            raise ValueError("learning_rate_end is the end of no way: give learning_rate_steps, its length")
+            raise ValueError("learning_rate_end has no effect without learning_rate_steps")
         return {**preset.values, **given}
 
     @model_validator(mode="after")
@@ -146,9 +146,9 @@ class TrainingSettings(Settings):
 class EvaluationSettings(Settings):
     """What a student is measured on."""
 
-    num_scenes: Annotated[int, Field(gt=0)] = 100
+    num_scenes: Annotated[int, Field(gt=0, le=1_000_000)] = 100
     """Unseen drawn scenes that every edit is tried on."""
-    num_no_op_scenes: Annotated[int, Field(ge=0)] = 25
+    num_no_op_scenes: Annotated[int, Field(ge=0, le=1_000_000)] = 25
     """Scenes that already are what the edit asks for, which it should leave alone."""
     split: Literal["development", "test", "shifted"] = "test"
     """Settings are chosen on `development` and reported on `test`; `shifted` is drawn in styles never trained on."""
@@ -161,23 +161,23 @@ class EditSettings(Settings):
 
     method: Literal["dds", "sds", "regularized-sds"] = "dds"
     optimizer: Literal["sgd", "adam"] = "sgd"
-    iterations: Annotated[int, Field(gt=0)] = 200
+    iterations: Annotated[int, Field(gt=0, le=1_000_000)] = 200
     """400 for large changes of structure."""
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    learning_rate: Annotated[float, Field(gt=0, le=1000)] | None = None
     """1 stands for a step of 0.0244 times the score at every resolution (see `distill.zero_shot`), and 2 is the published
     one. None is the teacher's own: 2, but for the miniature."""
     decay: Annotated[float, Field(gt=0, le=1)] = 0.9
-    decay_every: Annotated[int, Field(gt=0)] = 20
-    guidance_scale: Annotated[float, Field(ge=1)] | None = None
+    decay_every: Annotated[int, Field(gt=0, le=1_000_000)] = 20
+    guidance_scale: Annotated[float, Field(ge=1, le=1000)] | None = None
     """Not in the supplement; the authors' notebook has 7.5. None is the teacher's own: 7.5, but for the miniature."""
-    lambda_id: Annotated[float, Field(ge=0)] = 0.3
+    lambda_id: Annotated[float, Field(ge=0, le=1e6)] = 0.3
     """Weight of the L2 regulariser, for regularized-sds alone."""
-    firm_threshold: Annotated[float, Field(ge=0)] = 0.0
+    firm_threshold: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     """Not in the paper: what the score's noise moved everywhere is put back. Places of the latent that moved by less
     than half of this are, those beyond it stay as they are (`distill.zero_shot.firmly_thresholded`); 0 leaves all."""
     min_timestep: Annotated[int, Field(ge=0, le=999)] = 50
     max_timestep: Annotated[int, Field(ge=0, le=999)] = 949
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _check(self) -> "EditSettings":

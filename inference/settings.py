@@ -68,7 +68,7 @@ class ModelMetadata(Settings):
     name: str
     edits: Annotated[dict[str, str], Field(min_length=1)]
     """Each edit's name and an example of its target prompt, in the order of the student's contexts."""
-    training_size: Annotated[int, Field(gt=0)]
+    training_size: Annotated[int, Field(gt=0, le=8192)]
     """Side of the square images that the student learnt from, in pixels."""
     teacher: str
     """The teacher's id, for people."""

@@ -1,7 +1,6 @@
 """Images on disk through a model: which files are meant, where each result goes, and a sheet to look at."""
 
 import glob
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from inference.runtime import ImageError, Translator, TranslatorError
+from synth.files import whole_file
 
 SHEET = "contact_sheet.png"
 CELL = 192  # side of an image on the sheet, in pixels
@@ -101,14 +101,10 @@ def translate_image(translator: Translator, job: Job, strength: float) -> list[I
 
 
 def _write(image: Image.Image, target: Path) -> None:
-    part = target.with_name(f".{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            image.save(part, "PNG", icc_profile=image.info.get("icc_profile"))
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
+        with whole_file(target) as temporary:
+            image.save(temporary, "PNG", icc_profile=image.info.get("icc_profile"))
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
 

@@ -12,6 +12,11 @@
 `inference.runtime` stands alone and has its own, which derive from ValueError.
 """
 
+import difflib
+from collections.abc import Iterable
+
+_MAX_SHOWN = 80  # characters of a name that somebody gave
+
 
 class DistilleryError(Exception):
     """Root of the errors that a person can mend; the command prints it in one line and exits with 2."""
@@ -43,3 +48,15 @@ class ExportError(DistilleryError):
 
 class RunError(DistilleryError):
     """A run folder does not fit the recipe that is to be run in it."""
+
+
+def first_line(error: BaseException) -> str:
+    """An error's message in one line: its first that is not empty, or the error's name."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, or all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name[:_MAX_SHOWN], names, 1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(names)}"

@@ -1,29 +1,16 @@
 """Images as arrays and as tensors."""
 
-import io
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from synth.errors import ImageInputError
+from synth.images import gif_bytes, open_image, png_bytes
 
-
-def open_image(path: Path) -> Image.Image:
-    """A person's file as RGB, turned upright.
-
-    Raises:
-        ImageInputError: if it cannot be read as an image.
-    """
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ImageInputError(f"{path} cannot be read as an image: {error}") from None
+__all__ = ["gif_bytes", "open_image", "png_bytes", "save_grid", "to_float", "to_uint8"]
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -35,20 +22,6 @@ def to_uint8(images: Tensor) -> NDArray[np.uint8]:
     """float NCHW in [-1, 1] -> uint8 NHWC."""
     pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round()
     return pixels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-
-
-def png_bytes(image: Image.Image) -> bytes:
-    """An image as the bytes of a PNG."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def gif_bytes(frames: Sequence[Image.Image], milliseconds: Sequence[int]) -> bytes:
-    """Images of one size as the bytes of an animation that starts anew at its end; each stands for its time."""
-    buffer, (first, *others) = io.BytesIO(), frames
-    first.save(buffer, "GIF", save_all=True, append_images=others, duration=list(milliseconds), loop=0)
-    return buffer.getvalue()
 
 
 def save_grid(rows: list[NDArray[np.uint8]], path: Path) -> None:

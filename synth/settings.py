@@ -1,8 +1,14 @@
 """The settings that this room owns. No torch here: a recipe is read before anything heavy is imported."""
 
-from typing import Annotated, Literal
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # a text may have tabs and several lines
+Seed = Annotated[int, Field(ge=-(2**53), le=2**53)]
+"""Any whole number that JSON and TOML readers keep exactly."""
 
 Substitution = dict[str, str]
 """An edit: slots of the scenes' template, each with its new value."""
@@ -14,7 +20,26 @@ class Settings(BaseModel):
     The text under a field is its description: in Prefect's form, and on the page of all keys (`flows.config.key_reference`).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_control_characters(cls, given: Any) -> Any:
+        """They cannot be seen, and TOML, file names and logs have no place for them."""
+        for text in _texts(given):
+            if found := _CONTROL.search(text):
+                raise ValueError(f"{text[:40]!r} has the control character {found[0]!r}")
+        return given
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts of plain values, keys included. Settings below have validators of their own."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (text for pair in value.items() for item in pair for text in _texts(item))
+    elif isinstance(value, list | tuple):
+        yield from (text for item in value for text in _texts(item))
 
 
 class TeacherSettings(Settings):
@@ -35,7 +60,7 @@ class TeacherSettings(Settings):
 class FilterSettings(Settings):
     """What a painted image must pass; a rejected one is painted again from another seed."""
 
-    min_contrast: Annotated[float, Field(ge=0)] = 2.0
+    min_contrast: Annotated[float, Field(ge=0, le=128)] = 2.0
     """Standard deviation of the grey values, 0 to 128; an image below it is blank."""
     near_duplicates: Annotated[int, Field(ge=0, le=32)] | None = None
     """Reject an image whose 64-bit perceptual hash differs in at most so many bits from an earlier one's; None is
@@ -49,7 +74,7 @@ class FilterSettings(Settings):
     python: str | None = None
     """`package.module:function` of one's own: called with the scene and its image, uint8 (H, W, 3); returns None to
     keep it, or the reason as text."""
-    max_attempts: Annotated[int, Field(gt=0)] = 12
+    max_attempts: Annotated[int, Field(gt=0, le=1000)] = 12
     """How often one scene is painted before the set is given up as hopeless."""
 
     @model_validator(mode="after")
@@ -69,21 +94,21 @@ class SceneSettings(Settings):
     """The words of every scene, with slots in braces: "a {color} sofa in a {room}"."""
     slots: dict[str, Annotated[list[str], Field(min_length=1)] | Annotated[dict[str, Weight], Field(min_length=1)]]
     """The values of each slot: a list, or values with whole numbers that say how often each comes."""
-    count: Annotated[int, Field(gt=0)]
+    count: Annotated[int, Field(gt=0, le=10_000_000)]
     """How many scenes. A set that was painted grows when it is larger."""
-    seed: int = 0
+    seed: Seed = 0
     """Of every scene's words and noise."""
     negative_prompt: str = ""
     """What the teacher shall keep away from, in every scene."""
-    image_size: Annotated[int, Field(gt=0, multiple_of=8)] | None = None
+    image_size: Annotated[int, Field(gt=0, le=8192, multiple_of=8)] | None = None
     """Side of the images in pixels; None is the teacher's own."""
-    num_inference_steps: Annotated[int, Field(gt=0)] | None = None
+    num_inference_steps: Annotated[int, Field(gt=0, le=1000)] | None = None
     """Of the teacher's sampler; None is the teacher's own."""
-    guidance_scale: Annotated[float, Field(ge=1)] | None = None
+    guidance_scale: Annotated[float, Field(ge=1, le=1000)] | None = None
     """Of the sampler, not of the training; None is the teacher's own."""
-    batch_size: Annotated[int, Field(gt=0)] = 10
+    batch_size: Annotated[int, Field(gt=0, le=4096)] = 10
     """Part of the data's fingerprint: a batch's size may move the last bit of a pixel."""
-    shard_size: Annotated[int, Field(gt=0)] = 250
+    shard_size: Annotated[int, Field(gt=0, le=100_000)] = 250
     """Scenes in one Parquet file, which is painted whole or not at all."""
     filters: FilterSettings = FilterSettings()
     """What an image must pass."""
@@ -101,13 +126,13 @@ class PhotoTextSettings(Settings):
 class PhotoSettings(Settings):
     """How photographs become a data set."""
 
-    image_size: Annotated[int, Field(gt=0, multiple_of=8)] = 512
+    image_size: Annotated[int, Field(gt=0, le=8192, multiple_of=8)] = 512
     """Side of the squares that they are made, in pixels."""
     fit: Literal["crop", "pad"] = "crop"
     """Fill the square and cut what stands out, or show all of the image between white bars."""
-    min_side: Annotated[int, Field(gt=0)] = 64
+    min_side: Annotated[int, Field(gt=0, le=8192)] = 64
     """Reject an image whose shorter side is below it, in pixels."""
-    max_aspect_ratio: Annotated[float, Field(ge=1)] = 4.0
+    max_aspect_ratio: Annotated[float, Field(ge=1, le=1000)] = 4.0
     """Reject an image that is longer by more than this."""
     image_column: str = "image"
     """Of Parquet files and data sets."""
@@ -115,4 +140,4 @@ class PhotoSettings(Settings):
     """Of Parquet files, data sets and metadata.jsonl; where there is none, captions are empty."""
     split: str = "train"
     """Of a data set on the Hub."""
-    shard_size: Annotated[int, Field(gt=0)] = 250
+    shard_size: Annotated[int, Field(gt=0, le=100_000)] = 250

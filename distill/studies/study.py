@@ -1,6 +1,5 @@
 """What every study has, and the few things that they draw with."""
 
-import io
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from distill.counterfactuals import Reader, measure
 from distill.examples import Example
 from distill.settings import EditSettings
 from distill.zero_shot import Progress, edit
+from synth.images import decode_rgb
 from synth.teacher.teacher import Teacher
 
 Row = dict[str, Any]
@@ -77,7 +77,7 @@ def scored(image: NDArray[np.uint8], example: Example, reader: Reader) -> dict[s
 
 def from_png(content: bytes) -> Image.Image:
     """The bytes of a PNG -> RGB."""
-    return Image.open(io.BytesIO(content)).convert("RGB")
+    return decode_rgb(content)
 
 
 def heat(

@@ -170,7 +170,7 @@ def distill(
     """
     resolved = resolve(recipe, overrides, **short)
     if preset is not None:
-        from flows.config.recipe import with_overrides
+        from flows.config.loading import with_overrides
 
         resolved = with_overrides(resolved, [f"training.preset={json.dumps(preset)}", *overrides])
     prepare()
@@ -214,7 +214,7 @@ def export(folder: Path, formats: str | None, precisions: str | None, vae: str |
     distillery export runs/sofas --format onnx,torchscript,pt2 --precision float32,float16,int8
     distillery export runs/sofas --vae madebyollin/taesd
     """
-    from flows.config.recipe import with_overrides
+    from flows.config.loading import with_overrides
 
     wanted = {"formats": formats, "precisions": precisions}
     overrides = [f"export.{key}={json.dumps(value.split(','))}" for key, value in wanted.items() if value is not None]
@@ -232,7 +232,7 @@ def export(folder: Path, formats: str | None, precisions: str | None, vae: str |
 
 def resolve(recipe: str, overrides: tuple[str, ...], **short: Any) -> Any:
     """The recipe with all that the command line says; --set has the last word."""
-    from flows.config.recipe import load_recipe
+    from flows.config.loading import load_recipe
 
     named = {_SHORT[option]: value for option, value in short.items() if value is not None}
     changes = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in named.items()]

@@ -14,7 +14,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flows.config.recipe import Recipe, load_recipe
+from flows.config.loading import load_recipe
+from flows.config.schema import Recipe
 from flows.run.folder import slug
 from synth.errors import RecipeError
 

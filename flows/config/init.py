@@ -7,9 +7,12 @@ from pathlib import Path
 
 from distill.settings import PRESETS
 from flows.config.edit_syntax import PhotoWords, Values, Words
-from flows.config.recipe import Recipe, toml_key, validate
-from flows.run.folder import slug, write_whole
+from flows.config.loading import validate
+from flows.config.schema import Recipe
+from flows.config.toml import toml_key
+from flows.run.folder import slug
 from synth.errors import RecipeError
+from synth.files import write_bytes
 
 MINIATURE_IMAGES, MINIATURE_STEPS = 400, 400  # minutes on two CPU cores; a step looks at four images
 MINIATURE_SIZE = 128  # px: as its own folder says, which is not opened for a recipe
@@ -71,7 +74,7 @@ def write_recipe(text: str, path: Path) -> Recipe:
         raise RecipeError(f"{path} is there already: choose another name or --out, or delete it")
     recipe = validate(tomllib.loads(text), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, text.encode())
+    write_bytes(path, text.encode())
     return recipe
 
 

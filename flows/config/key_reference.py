@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from flows.config.recipe import Recipe
+from flows.config.schema import Recipe
 
 _HEAD = """# Every key of a recipe
 

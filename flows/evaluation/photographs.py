@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from flows.config.recipe import Recipe
+from flows.config.schema import Recipe
 from flows.evaluation.zero_shot import find_images
-from flows.run.folder import RunFolder, write_whole
+from flows.run.folder import RunFolder
 from synth.errors import RunError
+from synth.files import write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,7 +80,7 @@ def show_photographs(
         table[edit] = {"changed": seen.changed_share, "variety": seen.variety}
         table[edit] |= {name: float(measure(before, after, text).mean()) for name, measure in measures.items()}
     figures = {"num_images": len(done), "edits": table, "not_measured": missing, "problems": problems}
-    write_whole(folder / "figures.json", (json.dumps(figures, indent=2) + "\n").encode())
+    write_text(folder / "figures.json", json.dumps(figures, indent=2) + "\n")
     return table, [*problems, *missing]
 
 
@@ -128,6 +129,6 @@ def _square(path: Path) -> "NDArray[np.uint8]":
     import numpy as np
     from PIL import Image, ImageOps
 
-    from synth.pixels import open_image
+    from synth.images import open_image
 
     return np.asarray(ImageOps.fit(open_image(path), (_SIDE, _SIDE), Image.Resampling.LANCZOS))

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from flows.config.recipe import Recipe
-from flows.run.folder import RunFolder, digest, write_whole
+from flows.config.schema import Recipe
+from flows.run.folder import RunFolder, digest
 from flows.shared_teacher import open_teacher
 from synth.errors import RecipeError, RunError
+from synth.files import write_bytes, write_text
 
 if TYPE_CHECKING:
     from distill.counterfactuals import Images, Reader
@@ -102,7 +103,7 @@ def evaluate_model(
     means = average(rows)
     page = io.BytesIO()
     grid_image(translator, recipe.edits, scenes[:_NUM_GRID_ROWS], _MEASURE_AT).save(page, "PNG")
-    write_whole(grid, page.getvalue())
+    write_bytes(grid, page.getvalue())
     figures = {
         "split": split,
         "num_scenes": settings.num_scenes,
@@ -110,7 +111,7 @@ def evaluate_model(
         "edits": [asdict(row) for row in rows],
         "means": [asdict(row) for row in means],
     }
-    write_whole(file, (json.dumps(figures, indent=2) + "\n").encode())
+    write_text(file, json.dumps(figures, indent=2) + "\n")
     if not elsewhere:
         record_metrics(run.model, {"split": split, "means": figures["means"]})
     run.mark_done(f"evaluate{elsewhere}", made_from)

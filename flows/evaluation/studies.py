@@ -8,8 +8,9 @@ from tqdm import tqdm
 
 from distill.settings import EditSettings
 from flows.evaluation.zero_shot import find_images
-from flows.run.folder import digest, write_whole
+from flows.run.folder import digest
 from synth.errors import RunError
+from synth.files import whole_file, write_bytes
 
 if TYPE_CHECKING:
     from distill.studies.study import Study
@@ -84,7 +85,7 @@ def run_study(study: "Study", teacher: "Teacher", out: Path) -> str:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from synth.pixels import png_bytes
+    from synth.images import png_bytes
 
     teacher.require_scorer()
     pieces = out / "pieces"
@@ -96,22 +97,21 @@ def run_study(study: "Study", teacher: "Teacher", out: Path) -> str:
             "choose another folder, or delete it"
         )
     pieces.mkdir(parents=True, exist_ok=True)
-    write_whole(owner, fingerprint)
+    write_bytes(owner, fingerprint)
     tables = []
     for place, unit in enumerate(tqdm(study.units(), desc=study.name, unit="piece")):
         file = pieces / f"{place:03d}-{digest(unit)[:8]}.parquet"
         if not file.exists():
-            part = file.with_suffix(".part")
-            pq.write_table(pa.Table.from_pylist(study.measure(teacher, unit)), part)
-            part.replace(file)
+            table = pa.Table.from_pylist(study.measure(teacher, unit))
+            with whole_file(file) as temporary:
+                pq.write_table(table, temporary)
         tables.append(pq.read_table(file))
     # A piece whose values are all missing has a column without a type.
     rows = pa.concat_tables(tables, promote_options="permissive")
-    part = out / "rows.part"
-    pq.write_table(rows, part)
-    part.replace(out / "rows.parquet")
+    with whole_file(out / "rows.parquet") as temporary:
+        pq.write_table(rows, temporary)
     listed = rows.to_pylist()
-    write_whole(out / "figure.png", png_bytes(study.figure(listed)))
+    write_bytes(out / "figure.png", png_bytes(study.figure(listed)))
     finding = study.finding(listed)
-    write_whole(out / "finding.txt", f"{study.question}\n{finding}\n".encode())
+    write_bytes(out / "finding.txt", f"{study.question}\n{finding}\n".encode())
     return finding

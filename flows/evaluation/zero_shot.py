@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from distill.settings import EditSettings
-from flows.run.folder import write_whole
 from synth.errors import ImageInputError
+from synth.files import write_bytes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,7 +40,7 @@ def edit_files(
         TeacherError: if the teacher cannot score, or cannot read a prompt to its end.
     """
     from distill.zero_shot import edit
-    from synth.pixels import gif_bytes, open_image, png_bytes
+    from synth.images import gif_bytes, open_image, png_bytes
 
     batches = _batches(find_images(paths))
     teacher.check_prompts([prompt, source_prompt])
@@ -53,12 +53,12 @@ def edit_files(
             watch = _watch(images, settings, out, frames, bar)
             edited = edit(teacher, images, prompt, source_prompt, settings, watch)
             for place, path in enumerate(batch):
-                write_whole(out / f"{path.stem}_edited.png", png_bytes(edited.images[place]))
+                write_bytes(out / f"{path.stem}_edited.png", png_bytes(edited.images[place]))
                 written.append(out / f"{path.stem}_edited.png")
                 if series:
                     shown = [images[place], *(frame[place] for frame in frames), edited.images[place]]
                     times = [600, *[120] * (len(shown) - 2), 1500]  # ms
-                    write_whole(out / f"{path.stem}_series.gif", gif_bytes(shown, times))
+                    write_bytes(out / f"{path.stem}_series.gif", gif_bytes(shown, times))
     return written
 
 
@@ -74,7 +74,7 @@ def _watch(
     import torch
     from PIL import Image
 
-    from synth.pixels import png_bytes
+    from synth.images import png_bytes
 
     every = max(1, settings.iterations // _FRAMES)
 
@@ -85,7 +85,7 @@ def _watch(
             frames.append(progress.pictures())
             shown = [np.asarray(picture.convert("RGB")) for picture in (*images, *frames[-1])]
             rows = [np.concatenate(shown[: len(images)], axis=1), np.concatenate(shown[len(images) :], axis=1)]
-            write_whole(out / "preview.png", png_bytes(Image.fromarray(np.concatenate(rows))))
+            write_bytes(out / "preview.png", png_bytes(Image.fromarray(np.concatenate(rows))))
 
     return watch
 
@@ -114,7 +114,7 @@ def _batches(files: Sequence[Path]) -> list[list[Path]]:
         ImageInputError: for what cannot be edited: it is told before hours go into the others.
     """
     from distill.zero_shot import check_size
-    from synth.pixels import open_image
+    from synth.images import open_image
 
     by_size: dict[tuple[int, int], list[Path]] = {}
     stems: set[str] = set()

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from PIL import Image
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from flows.run.folder import slug
+from synth.images import decode_rgb
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def show_link(key: str, place: str | Path, description: str) -> None:
 
 def markdown_image(encoded: bytes, caption: str) -> str:
     """An image inside Markdown: image artifacts want a public address, and a run folder has none."""
-    image = Image.open(io.BytesIO(encoded)).convert("RGB")
+    image = decode_rgb(encoded)
     image.thumbnail((_IMAGE_SIDE, _IMAGE_SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)

@@ -28,7 +28,7 @@ from prefect.settings import get_current_settings
 from prefect.types.entrypoint import EntrypointType
 from prefect.utilities.templating import apply_values
 
-from flows.config.recipe import load_recipe, recipe_names
+from flows.config.loading import load_recipe, recipe_names
 from synth.errors import RunError
 
 ROOT = Path(__file__).parents[2]

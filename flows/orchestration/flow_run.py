@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from prefect import get_client
 from prefect.context import FlowRunContext
 
-from flows.config.recipe import Recipe, with_overrides
+from flows.config.loading import with_overrides
+from flows.config.schema import Recipe
 from flows.orchestration.artifacts import ignore_http_errors
 from flows.orchestration.environment import prepare_worker
 from synth.errors import RunError

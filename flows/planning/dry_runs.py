@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from flows.config.recipe import Recipe
+from flows.config.schema import Recipe
 from flows.planning.estimates import checkpoints_of
 from flows.shared_teacher import open_teacher
 from flows.training.student import check_size
@@ -25,7 +25,7 @@ def dry_run_painting(recipe: Recipe) -> str:
     """
     from synth.dataset.generate import completed, paint
     from synth.dataset.prompts import Template
-    from synth.pixels import png_bytes
+    from synth.images import png_bytes
 
     teacher = open_teacher(recipe.teacher)
     settings = completed(recipe.to_paint(), teacher)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from flows.config.recipe import Recipe
+from flows.config.schema import Recipe
 
 if TYPE_CHECKING:
     from distill.examples import Example
@@ -188,7 +188,7 @@ def run_costs(
 
 def _sizes(teacher: "Teacher", recipe: Recipe, examples: "Sequence[Example]") -> Sizes:
     from distill.students import num_weights
-    from synth.pixels import png_bytes
+    from synth.images import png_bytes
 
     def parameters(module: Any) -> int:
         return sum(parameter.numel() for parameter in module.parameters())

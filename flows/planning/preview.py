@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from distill.settings import EditSettings
-from flows.config.recipe import Recipe
+from flows.config.schema import Recipe
 from flows.evaluation.zero_shot import find_images
 from flows.planning.estimates import PASSES_OF_AN_EDIT, Rates, run_costs
 from flows.reports.preview_cells import Cell
 from flows.reports.preview_page import preview_page
-from flows.run.folder import write_whole
 from flows.shared_teacher import open_teacher
 from synth.errors import ImageInputError, RecipeError
+from synth.files import write_bytes
 
 if TYPE_CHECKING:
     from distill.examples import Example
@@ -122,7 +122,7 @@ def preview(
     rates = Rates(painted_seconds, (time.perf_counter() - started) / passes, dollars_per_hour)
     go, verdict = judge(cells)
     costs = run_costs(teacher, recipe, rates, examples, num_images)
-    write_whole(out, preview_page(recipe, examples, cells, grid.learning_rate, verdict, costs))
+    write_bytes(out, preview_page(recipe, examples, cells, grid.learning_rate, verdict, costs))
     return Preview(go, verdict, costs)
 
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flows.config.recipe import Recipe
+from flows.config.schema import Recipe
 from flows.reports.tables import markdown_table, scenes_of
-from flows.run.folder import RunFolder, slug, write_whole
+from flows.run.folder import RunFolder, slug
+from synth.files import write_bytes
 
 _USE = """## How to use it
 
@@ -72,7 +73,7 @@ def write_model_card(recipe: Recipe, out: Path, repo: str = "") -> Path:
     else:
         parts.append("None: drawn scenes cannot judge this teacher.\n")
     card = out / "README.md"
-    write_whole(card, "".join(parts).encode())
+    write_bytes(card, "".join(parts).encode())
     return card
 
 

@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from flows.config.recipe import Recipe
+from flows.config.schema import Recipe
 from flows.reports.html import page, picture
 from flows.reports.preview_cells import Cell
 

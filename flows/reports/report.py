@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from flows.config.recipe import Recipe, to_toml
+from flows.config.schema import Recipe
+from flows.config.toml import to_toml
 from flows.reports.html import curves, page, picture, wipe
 from flows.reports.tables import scenes_of, table_cells
-from flows.run.folder import RunFolder, write_whole
+from flows.run.folder import RunFolder
+from synth.files import write_bytes
 
 _NUM_PAINTED = 8  # images of the training set that the report shows
 _CURVES = {
@@ -59,7 +61,7 @@ def write_report(recipe: Recipe, out: Path) -> Path:
         "Recipe": f"<details><summary>as resolved</summary><pre>{html.escape(to_toml(recipe))}</pre></details>",
     }
     body = [f"<h2>{title}</h2>{content}" for title, content in sections.items() if content]
-    write_whole(run.report, page(recipe.name, [*head, *body]))
+    write_bytes(run.report, page(recipe.name, [*head, *body]))
     return run.report
 
 

@@ -16,14 +16,15 @@ processes-HOST.log  what the processes of a training said, where there were seve
 
 import hashlib
 import json
-import os
 import re
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.config.recipe import Recipe, flatten, load_recipe, to_toml
+from flows.config.loading import load_recipe
+from flows.config.schema import Recipe, flatten
+from flows.config.toml import to_toml
 from synth.errors import RecipeError, RunError
+from synth.files import whole_folder, write_bytes, write_text
 
 if TYPE_CHECKING:
     from distill.students import Student
@@ -68,7 +69,7 @@ class RunFolder:
 
     def use_dataset(self, url: str) -> None:
         """Take a set that lies elsewhere."""
-        write_whole(self.path / "dataset.url", f"{url}\n".encode())
+        write_text(self.path / "dataset.url", f"{url}\n")
 
     @staticmethod
     def default_path(recipe: Recipe) -> Path:
@@ -109,7 +110,7 @@ class RunFolder:
         """Keep the recipe as the run's, if it is not already."""
         content = to_toml(recipe).encode()
         if not self.recipe.exists() or self.recipe.read_bytes() != content:
-            write_whole(self.recipe, content)
+            write_bytes(self.recipe, content)
 
     def load_recipe(self) -> Recipe:
         """The recipe of the run in this folder.
@@ -132,7 +133,7 @@ class RunFolder:
     def mark_done(self, stage: str, fingerprint: str) -> None:
         """Note what a stage's outputs were made from, once they are on disk."""
         stages = self._stages() | {stage: fingerprint}
-        write_whole(self.stages, (json.dumps(stages, indent=2) + "\n").encode())
+        write_text(self.stages, json.dumps(stages, indent=2) + "\n")
 
     def drop_metrics(self) -> bool:
         """Delete what was measured of a model file that is no more; whether there was anything."""
@@ -150,7 +151,7 @@ class RunFolder:
         """A stage took so much longer: a training that goes on, a set that grows."""
         there = self.seconds()
         there[stage] = round(there.get(stage, 0.0) + seconds, 3)
-        write_whole(self.timings, (json.dumps(there, indent=2) + "\n").encode())
+        write_text(self.timings, json.dumps(there, indent=2) + "\n")
 
     def seconds(self) -> dict[str, float]:
         """What each stage took, by the flows that ended."""
@@ -184,12 +185,9 @@ class RunFolder:
 
 
 def save_student(student: "Student", folder: Path) -> None:
-    """Whole or not at all."""
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    student.save_pretrained(part)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(part, folder)
+    """Write the student's folder, whole or not at all, in place of an older one."""
+    with whole_folder(folder) as temporary:
+        student.save_pretrained(temporary)
 
 
 def slug(name: str) -> str:
@@ -200,13 +198,3 @@ def slug(name: str) -> str:
 def digest(*parts: Any) -> str:
     """A fingerprint of JSON values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Beside, flushed, renamed: a reader never sees half a file."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)

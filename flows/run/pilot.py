@@ -11,7 +11,8 @@ memory it takes. Whether the words work is what `distillery preview` shows.
 
 from pathlib import Path
 
-from flows.config.recipe import Recipe, with_overrides
+from flows.config.loading import with_overrides
+from flows.config.schema import Recipe
 from flows.run.folder import RunFolder
 from synth.dataset.image_dataset import ImageDataset
 from synth.errors import RunError

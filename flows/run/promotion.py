@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from flows.config.operations import OperationSettings
-from flows.config.recipe import Recipe
-from flows.run.folder import RunFolder, slug, write_whole
+from flows.config.schema import Recipe
+from flows.run.folder import RunFolder, slug
 from synth.errors import RunError
+from synth.files import write_bytes, write_text
 
 _MEASURED_ON = ("split", "num_scenes", "given")
 """What must be the same where two models are compared."""
@@ -74,7 +75,7 @@ def promote(recipe: Recipe, out: Path) -> Verdict:
     else:
         verdict = _compare(before, entry, recipe.operations)
     if verdict.promoted:
-        write_whole(pointer, (json.dumps(entry, indent=2) + "\n").encode())
+        write_text(pointer, json.dumps(entry, indent=2) + "\n")
     return _note(run, verdict)
 
 
@@ -119,7 +120,7 @@ def _figure(measured: dict[str, Any], scenes: str, figure: str) -> float | None:
 def _note(run: RunFolder, verdict: Verdict) -> Verdict:
     content = (json.dumps(asdict(verdict), indent=2) + "\n").encode()
     if not run.promotion.exists() or run.promotion.read_bytes() != content:
-        write_whole(run.promotion, content)
+        write_bytes(run.promotion, content)
     return verdict
 
 

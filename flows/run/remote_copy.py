@@ -13,10 +13,10 @@ import logging
 import os
 from pathlib import Path
 
-from flows.config.recipe import Recipe
-from flows.run.folder import write_whole
+from flows.config.schema import Recipe
 from flows.run.promotion import pointer_of
 from synth.dataset.store import Store
+from synth.files import write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class RemoteCopy:
         """
         if self._beside.exists(self.pointer.name):
             self.pointer.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.pointer, self._beside.read(self.pointer.name))
+            write_bytes(self.pointer, self._beside.read(self.pointer.name))
         there = self._index()
         newer = [name for name, made in there.items() if made > self._made(name)]
         for name in newer:
@@ -91,9 +91,9 @@ def download(recipe: Recipe, out: Path) -> None:
     Raises:
         DatasetError: if the storage cannot be read.
     """
-    if recipe.operations.keep_at is None:
+    if recipe.operations.remote_dir is None:
         return
-    mirror = RemoteCopy(recipe.operations.keep_at, out, pointer_of(recipe, out))
+    mirror = RemoteCopy(recipe.operations.remote_dir, out, pointer_of(recipe, out))
     if names := mirror.fetch():
         logger.info(f"downloaded {len(names)} files of this run from {mirror}")
 
@@ -104,5 +104,5 @@ def upload(recipe: Recipe, out: Path) -> None:
     Raises:
         DatasetError: if the storage cannot be written.
     """
-    if recipe.operations.keep_at is not None:
-        RemoteCopy(recipe.operations.keep_at, out, pointer_of(recipe, out)).push()
+    if recipe.operations.remote_dir is not None:
+        RemoteCopy(recipe.operations.remote_dir, out, pointer_of(recipe, out)).push()

@@ -3,7 +3,8 @@
 import shutil
 from pathlib import Path
 
-from flows.config.recipe import Recipe, load_recipe
+from flows.config.loading import load_recipe
+from flows.config.schema import Recipe
 from flows.run.folder import RunFolder
 from flows.run.promotion import latest_model, pointer_of
 from synth.errors import RecipeError

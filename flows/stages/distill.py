@@ -6,7 +6,7 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.config.recipe import Recipe
+from flows.config.schema import Recipe
 from flows.orchestration.artifacts import artifact_key, markdown_image, show_markdown
 from flows.orchestration.retries import RETRIES
 from flows.run.folder import RunFolder

@@ -6,7 +6,7 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows.config.recipe import Recipe
+from flows.config.schema import Recipe
 from flows.evaluation.scenes import evaluate_model
 from flows.orchestration.artifacts import artifact_key, markdown_image, show_markdown, show_table
 from flows.orchestration.retries import RETRIES

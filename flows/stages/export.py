@@ -6,7 +6,7 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.config.recipe import Recipe
+from flows.config.schema import Recipe
 from flows.evaluation.scenes import has_true_answers
 from flows.orchestration.artifacts import artifact_key, show_link, show_table
 from flows.orchestration.retries import RETRIES

@@ -22,7 +22,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.config.recipe import Recipe
+from flows.config.schema import Recipe
 from flows.orchestration.flow_run import name_run, resolve
 from flows.orchestration.gpu_lock import exclusive_gpu
 from flows.orchestration.progress import in_a_run

@@ -10,7 +10,7 @@ from uuid import UUID
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.config.recipe import Recipe
+from flows.config.schema import Recipe
 from flows.orchestration.artifacts import artifact_key, markdown_image, show_link, show_markdown, show_table
 from flows.orchestration.environment import prepare_worker
 from flows.orchestration.flow_run import name_run, resolve

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from flows.config.recipe import Recipe
-from flows.run.folder import RunFolder, save_student, write_whole
+from flows.config.schema import Recipe
+from flows.run.folder import RunFolder, save_student
+from synth.files import write_text
 
 if TYPE_CHECKING:
     from distill.counterfactuals import Images
@@ -82,7 +83,7 @@ class EarlyStopping:
             self._rows.append({"step": step, **self._judge.look(student, self._best(), self.best)})
             if self._rows[-1]["better"]:
                 save_student(student.merged(), self._folder(step))
-            write_whole(self._run.development, (json.dumps(self._rows, indent=2) + "\n").encode())
+            write_text(self._run.development, json.dumps(self._rows, indent=2) + "\n")
             for folder in self._run.best.glob("step_*"):
                 if folder != self.best:
                     shutil.rmtree(folder)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows.config.recipe import Recipe
+from flows.config.schema import Recipe
 from flows.orchestration.environment import prepare_worker
 from flows.orchestration.progress import Bar, open_progress
 from flows.orchestration.retries import is_transient

@@ -7,9 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.config.recipe import Recipe
-from flows.run.folder import RunFolder, write_whole
+from flows.config.schema import Recipe
+from flows.run.folder import RunFolder
 from synth.errors import TrainingError
+from synth.files import write_bytes, write_text
+from synth.images import open_image, png_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +56,8 @@ class TrainingLog:
         if record.step % self._settings.sample_every == 0 or record.step == self._settings.steps:
             numbers = range(len(self._edits))
             edited = np.stack([translated(self._teacher, record.student, self._images, edit) for edit in numbers])
-            grid(self._images, edited).save(self._run.samples / f"step_{record.step:06d}.png")
+            sample = grid(self._images, edited)
+            write_bytes(self._run.samples / f"step_{record.step:06d}.png", png_bytes(sample))
             self._warn(edited, late=2 * record.step > self._settings.steps)
 
     def close(self) -> None:
@@ -94,16 +97,15 @@ def grid(images: "NDArray[np.uint8]", edited: "NDArray[np.uint8]") -> "Image.Ima
 
 def write_animation(grids: list[Path], film: Path) -> None:
     """Grids, in their order, as a GIF that stands still on the last one. Of very many, some are left out."""
-    from PIL import Image
 
-    from synth.pixels import gif_bytes
+    from synth.images import gif_bytes
 
     if not grids:
         return
     every = -(-len(grids) // _MAX_FRAMES)
-    frames = [Image.open(path).convert("RGB") for path in grids[::-1][::every][::-1]]
+    frames = [open_image(path) for path in grids[::-1][::every][::-1]]
     times = [_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS]
-    write_whole(film, gif_bytes(frames, times))
+    write_bytes(film, gif_bytes(frames, times))
 
 
 def open_tracker(recipe: Recipe, run: RunFolder) -> Any:
@@ -129,6 +131,6 @@ def _log(path: Path, row: dict[str, float], first: bool) -> None:
     so the first line of a new process drops them."""
     if first and path.exists():
         lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        path.write_text("".join(line for line in lines if json.loads(line)["step"] < row["step"]))
+        write_text(path, "".join(line for line in lines if json.loads(line)["step"] < row["step"]))
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")

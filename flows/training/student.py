@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill.settings import FREE
-from flows.config.recipe import Recipe
+from flows.config.schema import Recipe
 from flows.orchestration.progress import Bar, open_progress
 from flows.run.folder import RunFolder, digest, save_student
 from flows.run.remote_copy import upload

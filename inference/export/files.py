@@ -25,6 +25,7 @@ from inference.export.parity import ParityError, ParityReport
 from inference.runtime import SCHEMA_VERSION, UInt8Array
 from inference.settings import MAIN, ExportSettings, Kind, ModelMetadata
 from synth.errors import ExportError
+from synth.files import scratch_folder
 
 GRAPH = 2
 """Of what the graph computes: raised with each change of it, so that files of before are made anew."""
@@ -134,8 +135,8 @@ def export_files(
         tracer = _Tracer(reference, Path(scratch), size_multiple, len(metadata.edits), opset)
         for kind, path in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-                draft = Path(folder) / path.name  # the same name: an ONNX file names its data file
+            with scratch_folder(path) as folder:
+                draft = folder / path.name  # the same name: an ONNX file names its data file
                 tracer.write(kind, draft, calibration_images)
                 try:
                     report = parity.check(

@@ -5,7 +5,6 @@ ONNX has it in its own metadata, one JSON value a property; the archives of PyTo
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 from inference.export.parity import Run
 from inference.runtime import METADATA_PREFIX
 from inference.settings import Format
+from synth.files import flush, whole_file
 
 EXTRA_FILE = "distillery.json"
 """The name of the metadata in a .torchscript or .pt2 file, as torch.jit.load and torch.export.load ask for it."""
@@ -85,28 +85,20 @@ def set_properties(path: Path, properties: dict[str, Any]) -> None:
 def record_metrics(path: str | os.PathLike[str], metrics: dict[str, Any]) -> None:
     """Put the figures that were measured on the ONNX file at `path` into its metadata, in place of older ones."""
     path = Path(path)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-        draft = Path(scratch) / path.name
+    with whole_file(path) as draft:  # weights beside it, if any, are the same
         draft.write_bytes(path.read_bytes())
         set_properties(draft, {"metrics": metrics})
-        _sync(draft)
-        os.replace(draft, path)  # weights beside it, if any, are the same
 
 
 def publish(draft: Path, path: Path) -> None:
     """Move a finished file, and its weights if they lie beside it, to where people look for it."""
     draft_data, data = (file.with_name(file.name + ".data") for file in (draft, path))
-    _sync(draft)
+    flush(draft)
     if draft_data.exists():
-        _sync(draft_data)
+        flush(draft_data)
         path.unlink(missing_ok=True)  # absent for a moment rather than joined to another model's weights
         os.replace(draft_data, data)
         os.replace(draft, path)
     else:
         os.replace(draft, path)
         data.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

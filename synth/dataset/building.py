@@ -7,7 +7,6 @@ from the fingerprint (teacher, template, seed, size, steps, filters, ...) and it
 or grown, by painting what is missing.
 """
 
-import io
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -37,6 +36,7 @@ from synth.dataset.shards import (
 )
 from synth.dataset.store import Store
 from synth.errors import DatasetError
+from synth.images import decode_rgb
 from synth.seeds import derive_seed
 from synth.settings import SceneSettings
 from synth.teacher.teacher import Teacher
@@ -154,7 +154,7 @@ class DatasetBuilder:
                 loaded = loaded or self._load(number)
                 rows, rejects = loaded
                 attempt = self._attempt_of(rows[index])
-                image = Image.open(io.BytesIO(rows[index]["image"]["bytes"]))
+                image = decode_rgb(rows[index]["image"]["bytes"])
                 scene = self._scene(index, attempt)
                 rejects.append(self._reject(scene, attempt, image, "near duplicate of an earlier image"))
                 self._refuse_hopeless(scene, attempt, rejects, Counter())

@@ -9,6 +9,7 @@ from PIL import Image
 
 from synth.dataset.shards import read_rows
 from synth.dataset.store import Store
+from synth.images import decode_rgb
 from synth.settings import SceneSettings
 from synth.teacher.teacher import UNKNOWN_LICENCE
 
@@ -138,7 +139,7 @@ def _write_grid(store: Store, shard: str) -> None:
     rows, columns = _GRID
     images = []
     for row in read_rows(store, shard, ["image"])[: rows * columns]:
-        picture = Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")
+        picture = decode_rgb(row["image"]["bytes"])
         images.append(np.asarray(picture.resize((_GRID_SIDE, _GRID_SIDE), Image.Resampling.LANCZOS)))
     images += [np.full((_GRID_SIDE, _GRID_SIDE, 3), 255, np.uint8)] * (-len(images) % columns)
     lines = [np.concatenate(images[start : start + columns], axis=1) for start in range(0, len(images), columns)]

@@ -6,13 +6,11 @@ images in place of the marked ones. The pages need no server and no network.
 
 import base64
 import html
-import io
 from collections.abc import Sequence
-
-from PIL import Image
 
 from synth.dataset.shards import Row, thumbnail
 from synth.dataset.store import Store
+from synth.images import decode_rgb
 
 _STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 24px; color: #222; background: #fafaf8 }
@@ -87,6 +85,6 @@ def _figure(row: Row, caption: str) -> str:
     text = html.escape(caption, quote=True)
     picture = "<img alt='no image is kept of this one'>"
     if row["image"] is not None:
-        small = thumbnail(Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB"), "")["bytes"]
+        small = thumbnail(decode_rgb(row["image"]["bytes"]), "")["bytes"]
         picture = f'<img loading="lazy" src="data:image/jpeg;base64,{base64.b64encode(small).decode()}">'
     return f'<figure data-seed="{row["seed"]}" title="{text}">{picture}<figcaption>{text}</figcaption></figure>'

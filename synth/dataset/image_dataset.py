@@ -10,7 +10,6 @@
 """
 
 import hashlib
-import io
 import json
 from collections.abc import Iterator
 from copy import copy
@@ -18,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image
 
-from synth.dataset.shards import column_names, identity_of, num_rows, read_rows, refuse_another
+from synth.dataset.shards import column_names, identity_of, num_rows, read_columns, read_rows, refuse_another
 from synth.dataset.store import Store
 from synth.errors import DatasetError
+from synth.files import reading
+from synth.images import decode_rgb
 
 
 class ImageDataset:
@@ -52,7 +51,8 @@ class ImageDataset:
         self._open: str | None = None
         columns = column_names(self._store, names[0])
         slots = sorted(name for name in columns if name.startswith("slot_"))
-        rows = [row for name in names for row in read_rows(self._store, name, ["index", "prompt", "seed", *slots])]
+        wanted = ["index", "prompt", "seed", *slots]
+        rows = [row for name in names for row in read_rows(self._store, name, wanted)]
         if [row["index"] for row in rows] != list(range(len(rows))):
             raise DatasetError(f"{folder} has a shard missing or cut short: run `distillery synthesize` again")
         self.prompts: list[str] = [row["prompt"] for row in rows]
@@ -74,10 +74,11 @@ class ImageDataset:
         """uint8 (H, W, 3)."""
         name, row = self._places[index]
         if name != self._open:  # one shard at a time: a set may be larger than memory
-            with self._store.open(name) as file:
-                self._encoded: pa.Array = pq.read_table(file, columns=["image"])["image"].combine_chunks()
+            self._encoded: pa.Array = read_columns(self._store, name, ["image"])["image"].combine_chunks()
             self._open = name
-        return np.array(Image.open(io.BytesIO(self._encoded.field("bytes")[row].as_py())).convert("RGB"))
+        with reading(f"{self._store}/{name}, row {row}", DatasetError, "delete the shard, and it is made again"):
+            content = self._encoded.field("bytes")[row].as_py()  # never its path, which may be any file's
+            return np.array(decode_rgb(content))
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         return (self.image(index) for index in range(len(self)))

@@ -4,14 +4,17 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
 from synth.dataset.image_dataset import ImageDataset
 from synth.errors import DatasetError
+from synth.files import read_json, reading, write_text
 from synth.pixels import to_float
 from synth.teacher.teacher import Teacher
 
@@ -45,17 +48,26 @@ def encode(teacher: Teacher, painted: ImageDataset, folder: Path, progress: bool
         )
     key = hashlib.sha256(f"{teacher.fingerprint} {painted.fingerprint}".encode()).hexdigest()[:16]
     file = folder / f"{key}.npy"
+    shape = (len(painted), teacher.latent_channels, height // factor, width // factor)
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        shape = (len(painted), teacher.latent_channels, height // factor, width // factor)
         _encode_into(file, teacher, painted, shape, progress)
-    return torch.from_numpy(np.load(file, mmap_mode="c"))  # copy-on-write: torch wants to be able to write
+    with reading(file, DatasetError, "delete it, and the images are encoded anew"):
+        latents = np.load(file, mmap_mode="c")  # copy-on-write: torch wants to be able to write
+        if latents.shape != shape or latents.dtype != np.float32:
+            raise ValueError(f"it holds {latents.dtype} {latents.shape}, not float32 {shape}")
+    return torch.from_numpy(latents)
 
 
 def _encode_into(file: Path, teacher: Teacher, painted: ImageDataset, shape: tuple[int, ...], progress: bool) -> None:
     part, count = file.with_suffix(".part"), file.with_suffix(".json")
-    done = json.loads(count.read_text()) if part.exists() and count.exists() else 0
-    latents = np.lib.format.open_memmap(part, "r+" if done else "w+", np.float32, shape)
+    done = 0
+    if part.exists() and count.exists():
+        done = read_json(count, Annotated[int, Field(ge=0)], DatasetError, "delete it, and the encoding starts anew")
+    with reading(part, DatasetError, "delete it, and the encoding starts anew"):
+        latents = np.lib.format.open_memmap(part, "r+" if done else "w+", np.float32, shape)
+        if latents.shape != shape or latents.dtype != np.float32:
+            raise ValueError(f"it holds {latents.dtype} {latents.shape}, not float32 {shape}")
     size = painted.image(0).shape
     starts = range(done, len(painted), _BATCH)
     for turn, start in enumerate(tqdm(starts, desc="encoding", unit="batch", disable=not progress), start=1):
@@ -68,7 +80,7 @@ def _encode_into(file: Path, teacher: Teacher, painted: ImageDataset, shape: tup
         latents[start : start + len(images)] = teacher.encode(pixels).float().cpu().numpy()
         if turn % _SAVE_EVERY == 0:
             latents.flush()
-            count.write_text(json.dumps(start + len(images)))
+            write_text(count, json.dumps(start + len(images)))
     latents.flush()
     os.replace(part, file)
     count.unlink(missing_ok=True)

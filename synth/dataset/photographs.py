@@ -32,6 +32,7 @@ from synth.dataset.shards import (
 )
 from synth.dataset.store import Store
 from synth.errors import DatasetError
+from synth.images import open_lazily
 from synth.settings import PhotoSettings
 
 _COLUMNS: dict[str, type] = {
@@ -123,7 +124,7 @@ def prepared(content: bytes, settings: PhotoSettings) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow, on what is odd in a file: either it opens or it does not
         try:
-            image: Image.Image = Image.open(io.BytesIO(content))
+            image = open_lazily(content)
             width, height = image.size
             if width * height > _MAX_PIXELS:
                 raise Rejected(f"{width} x {height} is too large")
@@ -239,10 +240,26 @@ def _open_hub(name: str, settings: PhotoSettings) -> tuple[list[str], Iterator[P
     def read() -> Iterator[Photo]:
         for number, row in enumerate(rows):
             item = row[settings.image_column] or {}
-            content = item.get("bytes") or (Path(item["path"]).read_bytes() if item.get("path") else b"")
+            content = item.get("bytes") or (_cached_file(item["path"]) if item.get("path") else b"")
             yield Photo(f"{settings.split}/{number}", content, str(row.get(settings.caption_column) or ""))
 
     return [f"{settings.split}/{number}" for number in range(len(rows))], read()
+
+
+def _cached_file(place: str) -> bytes:
+    """The file that a row names: one that `datasets` downloaded or unpacked, and no other of this machine.
+
+    Raises:
+        DatasetError: for a path outside the cache.
+    """
+    import datasets
+    from huggingface_hub import constants
+
+    caches = (datasets.config.HF_CACHE_HOME, datasets.config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE)
+    path = Path(place).resolve()
+    if not any(path.is_relative_to(Path(cache).resolve()) for cache in caches):
+        raise DatasetError(f"a row names the file {place!r}, which is not of the dataset: it is not read")
+    return path.read_bytes()
 
 
 def _row(photo: Photo, image: Image.Image, index: int, seed: int) -> Row:

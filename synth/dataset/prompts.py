@@ -9,14 +9,13 @@ can give way to "tulips". That is the whole language.
 Photographs were not made from words: they have one text for all, or captions.
 """
 
-import difflib
 import math
 import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from synth.errors import RecipeError
+from synth.errors import RecipeError, nearest
 from synth.seeds import derive_seed
 from synth.settings import PhotoTextSettings, SceneSettings, Substitution
 
@@ -58,7 +57,7 @@ class Template:
             raise RecipeError(f"the template {settings.template!r} has no {{slot}}: every scene would be the same")
         for name in sorted(used - set(settings.slots)):
             raise RecipeError(
-                f"the template uses {{{name}}}, but scenes.slots has no {name!r}{_nearest(name, settings.slots)}"
+                f"the template uses {{{name}}}, but scenes.slots has no {name!r}{nearest(name, settings.slots)}"
             )
         for name in sorted(set(settings.slots) - used):
             raise RecipeError(f"scenes.slots.{name} is never used in the template: add {{{name}}} or remove the slot")
@@ -105,7 +104,7 @@ class Template:
         for name in edit:
             if name not in self._names:
                 raise RecipeError(
-                    f"an edit replaces {name!r}, which is no slot of the template{_nearest(name, self._names)}"
+                    f"an edit replaces {name!r}, which is no slot of the template{nearest(name, self._names)}"
                 )
         return self.render({**slots, **edit})
 
@@ -197,8 +196,3 @@ def _shuffled(place: int, size: int, key: int) -> int:
         place = left << half | right
         if place < size:
             return place
-
-
-def _nearest(name: str, known: "Mapping[str, object] | list[str]") -> str:
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(sorted(known))}"

@@ -6,7 +6,8 @@ rejects/train-00000.parquet    what was painted for that shard and not kept, wit
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -15,9 +16,11 @@ from PIL import Image
 
 from synth.dataset.store import Store
 from synth.errors import DatasetError
+from synth.files import parse_json, reading
 
 Row = dict[str, Any]
 
+_REMEDY = "delete it, and it will be painted again"
 _KEY = b"distillery"  # of the schema's metadata that holds what the pixels depend on
 _ROW_GROUP = 100  # images: the Hub's viewer reads a group at a time, and gives up beyond 300 MB
 _THUMBNAIL = 96  # px
@@ -88,23 +91,49 @@ def write_rejects(store: Store, name: str, rows: Sequence[Row], identity: Row) -
     write_shard(store, name, rows, _REJECT_COLUMNS, identity)
 
 
+def read_columns(store: Store, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """A shard, or only some of its columns.
+
+    Raises:
+        DatasetError: for a damaged file, a missing column, or one of another type than this project writes.
+    """
+    with _opened(store, name) as file:
+        table = pq.read_table(file, columns=columns)
+        for column in columns or ():
+            _check_column(table, column)
+    return table
+
+
+def _check_column(table: pa.Table, name: str) -> None:
+    """A file of somebody else's may hold anything under the names that are known here."""
+    values = table[name]  # KeyError for a missing one
+    kind = values.type
+    if name == "image":
+        right = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    elif name in ("index", "seed", "attempt"):
+        right = pa.types.is_integer(kind) and values.null_count == 0
+    else:
+        right = (pa.types.is_string(kind) or pa.types.is_large_string(kind)) and values.null_count == 0
+    if not right:
+        raise ValueError(f"its column {name!r} holds {kind}, {values.null_count} of them missing")
+
+
 def read_rows(store: Store, name: str, columns: Sequence[str] | None = None) -> list[Row]:
-    """A shard's rows, or only some of their columns."""
-    with store.open(name) as file:
-        rows: list[Row] = pq.read_table(file, columns=columns).to_pylist()
+    """The same as rows of plain values."""
+    rows: list[Row] = read_columns(store, name, columns).to_pylist()
     return rows
 
 
 def num_rows(store: Store, name: str) -> int:
     """How many rows a shard holds."""
-    with store.open(name) as file:
+    with _opened(store, name) as file:
         count: int = pq.read_metadata(file).num_rows
     return count
 
 
 def column_names(store: Store, name: str) -> list[str]:
     """Of a shard."""
-    with store.open(name) as file:
+    with _opened(store, name) as file:
         names: list[str] = pq.read_schema(file).names
     return names
 
@@ -115,17 +144,20 @@ def identity_of(store: Store, name: str) -> Row:
     Raises:
         DatasetError: for a broken file, or one that this project did not write.
     """
-    try:
-        with store.open(name) as file:
-            metadata = pq.read_schema(file).metadata or {}
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DatasetError(
-            f"{store}/{name} cannot be read ({error}): delete it, and it will be painted again"
-        ) from None
+    with _opened(store, name) as file:
+        metadata = pq.read_schema(file).metadata or {}
     if _KEY not in metadata:
         raise DatasetError(f"{store}/{name} was not written by distillery: choose another folder")
-    identity: Row = json.loads(metadata[_KEY])
+    with reading(f"{store}/{name}", DatasetError, _REMEDY):
+        identity: Row = parse_json(metadata[_KEY], dict[str, Any])
     return identity
+
+
+@contextmanager
+def _opened(store: Store, name: str) -> Iterator[Any]:
+    """A shard to read; what its damage makes Arrow raise becomes one line."""
+    with reading(f"{store}/{name}", DatasetError, _REMEDY), store.open(name) as file:
+        yield file
 
 
 def refuse_another(store: Store, name: str, identity: Row) -> None:

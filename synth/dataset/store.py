@@ -1,6 +1,5 @@
 """Where a data set lies: a folder on this machine, or one behind any URL that fsspec knows (s3://, gs://, hf://)."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -11,6 +10,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from synth.errors import DatasetError
+from synth.files import whole_file, write_bytes
 
 
 class Store:
@@ -79,16 +79,7 @@ class Store:
                 return
             target = Path(path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            part = target.with_name(f".{target.name}.part")
-            try:
-                with part.open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(part, target)
-            except OSError:
-                part.unlink(missing_ok=True)
-                raise
+            write_bytes(target, content)
 
     def upload(self, name: str, path: Path) -> None:
         """Put a file of this machine there, whole, without holding it in memory where the storage is far.
@@ -109,10 +100,8 @@ class Store:
             DatasetError: if it cannot be read.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        with self._explained("read"):
-            self._fs.get_file(self._path(name), str(part))
-        os.replace(part, path)
+        with self._explained("read"), whole_file(path) as temporary:
+            self._fs.get_file(self._path(name), str(temporary))
 
     def remove(self, name: str) -> None:
         """Nothing is there afterwards.

@@ -11,7 +11,8 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.flow_engine import load_flow_and_flow_run, run_flow
 from small_runs import SMALL, small_recipe
 
-from flows.config.recipe import Recipe, load_recipe
+from flows.config.loading import load_recipe
+from flows.config.schema import Recipe
 from flows.orchestration.deployments import ROOT, automate, deployments, enter_checkout, read_recipes
 from flows.stages.pipeline import pipeline
 from synth.dataset.image_dataset import ImageDataset

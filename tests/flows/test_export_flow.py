@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from small_runs import command
 
-from flows.config.recipe import load_recipe, to_toml
+from flows.config.loading import load_recipe
+from flows.config.toml import to_toml
 from inference.export.formats import read_metadata
 
 

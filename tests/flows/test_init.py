@@ -12,7 +12,7 @@ from small_runs import command
 
 from flows.config.edit_syntax import photo_words_of, slot_values, words_from, words_of
 from flows.config.init import MINIATURE_SIZE
-from flows.config.recipe import load_recipe
+from flows.config.loading import load_recipe
 from synth.dataset.prompts import PhotoTexts
 from synth.errors import RecipeError
 from synth.teacher.hub import MINIATURE

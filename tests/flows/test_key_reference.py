@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from flows.config.key_reference import page
-from flows.config.recipe import Recipe
+from flows.config.schema import Recipe
 
 PAGE = Path(__file__).parents[2] / "docs" / "recipe-keys.md"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from small_runs import SMALL, command
 
-from flows.config.recipe import load_recipe
+from flows.config.loading import load_recipe
 from flows.run import pilot
 from flows.run.folder import RunFolder
 from synth.dataset.image_dataset import ImageDataset

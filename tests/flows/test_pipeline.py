@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from small_runs import SMALL, command, run_command, small_recipe
 from workplace import wait_for
 
-from flows.config.recipe import load_recipe
+from flows.config.loading import load_recipe
 from inference.runtime import Translator
 
 

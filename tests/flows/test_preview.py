@@ -9,7 +9,7 @@ from PIL import Image
 from small_runs import SMALL, command
 
 from distill.diagnostics import Diagnostic, Figures
-from flows.config.recipe import load_recipe
+from flows.config.loading import load_recipe
 from flows.planning.estimates import NAMED_DEVICES, Rates, Sizes, cost_of, disk_of, memory_of
 from flows.planning.preview import Grid, judge
 from flows.reports.preview_cells import Cell

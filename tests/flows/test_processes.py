@@ -12,7 +12,7 @@ from two_processes import EDITS, SCENES, descend
 from workplace import wait_for
 
 from distill import checkpoints
-from flows.config.recipe import load_recipe
+from flows.config.loading import load_recipe
 from flows.run.folder import RunFolder
 from flows.stages.distill import distill_flow
 from synth.dataset.building import synthesize

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from flows.config.recipe import Recipe, load_recipe
+from flows.config.loading import load_recipe
+from flows.config.schema import Recipe
 from flows.run.folder import RunFolder
 from flows.run.promotion import latest_model, pointer_of, promote
 from flows.run.retention import clear_old_runs

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from flows.config.recipe import flatten, load_recipe, recipe_names, to_toml, validate, with_overrides
+from flows.config.loading import load_recipe, recipe_names, validate, with_overrides
+from flows.config.schema import flatten
+from flows.config.toml import to_toml
 from flows.run.folder import RunFolder
 from synth.dataset.prompts import Template
 from synth.errors import RecipeError, RunError

@@ -86,7 +86,7 @@ def test_a_lost_machine_s_training_goes_on_on_another(
     far: str, finished: Path, tiny_sd_folder: Path, tmp_path: Path
 ) -> None:
     """The first machine dies after the second step's checkpoint was copied; another ends the training, to the bit."""
-    recipe = small_recipe(tiny_sd_folder, f'operations.keep_at="{far}"')
+    recipe = small_recipe(tiny_sd_folder, f'operations.remote_dir="{far}"')
     painted = str(finished / "dataset")
     distill_flow(recipe, tmp_path / "a" / "run", painted)
     store, weights = Store(f"{far}/run"), "student/diffusion_pytorch_model.safetensors"

@@ -18,7 +18,7 @@ from small_runs import SMALL, paint, small_recipe
 from test_dataset import contents
 from workplace import Workplace, kill, parameter, wait_for
 
-from flows.config.recipe import Recipe
+from flows.config.schema import Recipe
 from flows.run.folder import RunFolder
 from flows.stages.distill import distill_flow
 from flows.stages.synthesize import synthesize_flow

@@ -22,6 +22,7 @@ def assert_agrees(actual: Tensor, expected: Tensor, scale: float | None = None, 
         steps: how many rounding steps of a value of that size are allowed. A thousand (1.2e-4 of it in float32) is
             ten times what tens of layers have been seen to need, and far below what a wrong formula moves.
     """
+    actual, expected = actual.detach(), expected.detach()
     assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype)
     assert actual.isfinite().all()
     size = float(expected.abs().max()) if scale is None else scale

@@ -5,7 +5,8 @@ from pathlib import Path
 from click.testing import CliRunner, Result
 
 from flows.cli import main
-from flows.config.recipe import Recipe, load_recipe
+from flows.config.loading import load_recipe
+from flows.config.schema import Recipe
 from flows.shared_teacher import open_teacher
 from synth.dataset.building import synthesize
 
