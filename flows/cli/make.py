@@ -252,8 +252,8 @@ def tell_results(out: Path) -> None:
     from flows.run.folder import RunFolder
 
     folder = RunFolder(out)
-    if folder.evaluation.exists():
-        click.echo(f"\n{text_table(json.loads(folder.evaluation.read_text()))}\n")
+    if (evaluation := folder.read_evaluation()) is not None:
+        click.echo(f"\n{text_table(evaluation)}\n")
     for name, path in (("grid", folder.grid), ("report", folder.report), ("model", folder.model)):
         if path.exists():
             click.echo(f"{name:7}{path}")

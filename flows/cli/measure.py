@@ -1,6 +1,5 @@
 """The verbs that measure: translators, zero-shot edits, and the method itself."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,12 +135,13 @@ def translator(
     from flows.reports.tables import text_table
     from flows.run.folder import RunFolder
 
-    figures = measure(recipe, folder, split=split, num_scenes=num_scenes)
-    if figures == RunFolder(folder).evaluation:
+    run = RunFolder(folder)
+    metrics = measure(recipe, folder, split=split, num_scenes=num_scenes)
+    if metrics == run.evaluation:
         write_report(recipe, folder)
         tell_results(folder)
-    else:
-        click.echo(f"\n{text_table(json.loads(figures.read_text()))}\n\nfigures  {figures}")
+    elif (evaluation := run.read_evaluation(metrics)) is not None:
+        click.echo(f"\n{text_table(evaluation)}\n\nmetrics  {metrics}")
 
 
 @evaluate.command()

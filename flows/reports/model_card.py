@@ -64,8 +64,7 @@ def write_model_card(recipe: Recipe, out: Path, repo: str = "") -> Path:
     )
     parts.append(_USE.format(repo=repo or f"OWNER/{slug(recipe.name)}", edit=next(iter(metadata["edits"]))))
     parts.append("\n## Numbers\n\n")
-    if run.evaluation.exists():
-        evaluation = json.loads(run.evaluation.read_text())
+    if (evaluation := run.read_evaluation()) is not None:
         parts.append(
             f"{scenes_of(evaluation)}. They say what the method did to drawn scenes, and nothing about photographs."
             f"\n\n{markdown_table(evaluation)}\n"

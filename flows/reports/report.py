@@ -2,7 +2,6 @@
 
 import html
 import io
-import json
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +15,7 @@ from flows.config.toml import to_toml
 from flows.reports.html import curves, page, picture, wipe
 from flows.reports.tables import scenes_of, table_cells
 from flows.run.folder import RunFolder
+from flows.run.promotion import read_verdict
 from synth.files import write_bytes
 
 _NUM_PAINTED = 8  # images of the training set that the report shows
@@ -46,7 +46,7 @@ def write_report(recipe: Recipe, out: Path) -> Path:
     run = RunFolder(out)
     head = [f"<h1>{html.escape(recipe.name)}</h1>", f"<p>Validated on: {html.escape(recipe.validated_on)}.</p>"]
     if run.promotion.exists():
-        head.append(f"<p>{html.escape(json.loads(run.promotion.read_text())['why'])}</p>")
+        head.append(f"<p>{html.escape(read_verdict(run).why)}</p>")
     sections = {
         "Numbers": _numbers(run),
         "Before and after": _before_and_after(recipe, run),
@@ -66,9 +66,9 @@ def write_report(recipe: Recipe, out: Path) -> Path:
 
 
 def _numbers(run: RunFolder) -> str:
-    if not run.evaluation.exists():
+    evaluation = run.read_evaluation()
+    if evaluation is None:
         return "<p>Not measured: drawn scenes cannot judge this teacher. Look at the images.</p>"
-    evaluation = json.loads(run.evaluation.read_text())
     means = _html_table({**evaluation, "edits": []})
     return (
         f"<p>{html.escape(scenes_of(evaluation))}. {html.escape(_LEGEND)}</p>"
@@ -162,7 +162,7 @@ def _rejects(run: RunFolder) -> str:
 
 
 def _training(run: RunFolder) -> str:
-    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()] if run.metrics.exists() else []
+    rows = run.read_metrics()
     if not rows:
         return "<p>No log.</p>"
     minutes = sum(row["seconds"] for row in rows) / 60

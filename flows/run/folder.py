@@ -20,15 +20,19 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import FiniteFloat
+from typing_extensions import TypedDict
+
 from flows.config.loading import load_recipe
 from flows.config.schema import Recipe, flatten
 from flows.config.toml import to_toml
 from synth.errors import RecipeError, RunError
-from synth.files import whole_folder, write_bytes, write_text
+from synth.files import parse_json, read_json, reading, whole_folder, write_bytes, write_text
 
 if TYPE_CHECKING:
     from distill.students import Student
 
+_MAX_URL = 4096  # characters
 RUNS = Path("runs")  # in the working directory
 _MAY_GROW = ("scenes.count", "training.steps")  # a set can be painted further, a training can go on
 _OF_THE_TRAINING = ("training.", "edits.")  # free as long as nothing was trained: no painted image depends on them
@@ -38,6 +42,18 @@ _MAY_CHANGE = (
     *("training.gradient_checkpointing", "training.tracker", "training.patience"),
     "training.preset",  # its values are compared
 )
+
+
+class Evaluation(TypedDict):
+    """What evaluation.json holds."""
+
+    split: str
+    num_scenes: int
+    given: dict[str, str]
+    edits: list[dict[str, Any]]
+    """Rows of `distill.counterfactuals.Scores`."""
+    means: list[dict[str, Any]]
+    """Their means over the edits."""
 
 
 class RunFolder:
@@ -64,8 +80,23 @@ class RunFolder:
     @property
     def dataset(self) -> str:
         """The painted set: the run's own, or the one that `dataset.url` names."""
-        elsewhere = self.path / "dataset.url"
-        return elsewhere.read_text().strip() if elsewhere.exists() else str(self.path / "dataset")
+        return self.named_dataset or str(self.path / "dataset")
+
+    @property
+    def named_dataset(self) -> str | None:
+        """The dataset that `dataset.url` names, if there is such a file.
+
+        Raises:
+            RunError: if it holds anything but one line.
+        """
+        file = self.path / "dataset.url"
+        if not file.exists():
+            return None
+        with reading(file, RunError, "delete it, and name the dataset with --data"):
+            url = file.read_text(encoding="utf-8").removesuffix("\n")
+            if not url or not url.isprintable() or len(url) > _MAX_URL:
+                raise ValueError("it is not one line with a folder or URL")
+        return url
 
     def use_dataset(self, url: str) -> None:
         """Take a set that lies elsewhere."""
@@ -155,13 +186,47 @@ class RunFolder:
 
     def seconds(self) -> dict[str, float]:
         """What each stage took, by the flows that ended."""
-        there: dict[str, float] = json.loads(self.timings.read_text()) if self.timings.exists() else {}
-        return there
+        if not self.timings.exists():
+            return {}
+        seconds: dict[str, float] = read_json(self.timings, dict[str, FiniteFloat], RunError, "delete it")
+        return seconds
+
+    def read_evaluation(self, file: Path | None = None) -> "Evaluation | None":
+        """What was measured, or None if nothing was yet.
+
+        Args:
+            file: of another split (default: the recipe's own).
+
+        Raises:
+            RunError: for a damaged file.
+        """
+        file = file or self.evaluation
+        if not file.exists():
+            return None
+        remedy = f"delete it, and `distillery evaluate student {self.path}` measures again"
+        evaluation: Evaluation = read_json(file, Evaluation, RunError, remedy)
+        return evaluation
+
+    def read_metrics(self) -> list[dict[str, float]]:
+        """The training's metrics, a row a step. A last line that is not whole, of a killed process, is left out.
+
+        Raises:
+            RunError: for a damaged file.
+        """
+        if not self.metrics.exists():
+            return []
+        with reading(self.metrics, RunError, "delete it: the training needs it no more"):
+            lines = self.metrics.read_bytes().split(b"\n")[:-1]
+            rows: list[dict[str, float]] = [parse_json(line, dict[str, float]) for line in lines]
+            for row in rows:
+                row["step"]  # what every row has
+        return rows
 
     def _stages(self) -> dict[str, str]:
         if not self.stages.exists():
             return {}
-        stages: dict[str, str] = json.loads(self.stages.read_text())
+        remedy = "delete it, and each stage is done again"
+        stages: dict[str, str] = read_json(self.stages, dict[str, str], RunError, remedy)
         return stages
 
     def _refuse_another(self, recipe: Recipe) -> None:

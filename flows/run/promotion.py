@@ -9,18 +9,39 @@ one stays where it is, marked, and `latest` with it. Whoever disagrees deletes t
 
 import json
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from typing_extensions import TypedDict
 
 from flows.config.operations import OperationSettings
 from flows.config.schema import Recipe
 from flows.run.folder import RunFolder, slug
 from synth.errors import RunError
-from synth.files import write_bytes, write_text
+from synth.files import parse_json, read_json, reading, write_bytes, write_text
 
 _MEASURED_ON = ("split", "num_scenes", "given")
 """What must be the same where two models are compared."""
+
+
+class _Entry(TypedDict):
+    """What a pointer holds."""
+
+    model: str
+    """Of the model file, relative to the pointer."""
+    made_from: str
+    measured: "_Measured | None"
+
+
+class _Measured(TypedDict):
+    """What two models are compared by."""
+
+    split: str
+    num_scenes: int
+    given: dict[str, str]
+    means: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -59,12 +80,14 @@ def promote(recipe: Recipe, out: Path) -> Verdict:
     run, pointer = RunFolder(out), pointer_of(recipe, out)
     if not run.model.exists():
         raise RunError(f"{out} has no model file yet, and so nothing to promote")
-    figures = json.loads(run.evaluation.read_text()) if run.evaluation.exists() else None
-    entry: dict[str, Any] = {
+    entry: _Entry = {
         "model": os.path.relpath(run.model, pointer.parent),
         "made_from": run.fingerprint_of("export"),
-        "measured": None if figures is None else {key: figures[key] for key in (*_MEASURED_ON, "means")},
+        "measured": None,
     }
+    if (evaluation := run.read_evaluation()) is not None:
+        split, num_scenes, given = evaluation["split"], evaluation["num_scenes"], evaluation["given"]
+        entry["measured"] = {"split": split, "num_scenes": num_scenes, "given": given, "means": evaluation["means"]}
     before = _read(pointer) if pointer.exists() else None
     if before == entry:
         return _note(run, Verdict(True, "It is the latest good model of its recipe, as before."))
@@ -79,7 +102,7 @@ def promote(recipe: Recipe, out: Path) -> Verdict:
     return _note(run, verdict)
 
 
-def _compare(before: dict[str, Any], now: dict[str, Any], tolerated: OperationSettings) -> Verdict:
+def _compare(before: _Entry, now: _Entry, tolerated: OperationSettings) -> Verdict:
     old, new = before["measured"], now["measured"]
     name = before["model"]
     if old is None and new is None:
@@ -94,12 +117,12 @@ def _compare(before: dict[str, Any], now: dict[str, Any], tolerated: OperationSe
             "compared. To begin anew, delete the pointer and run again.",
         )
     worse, lines = False, []
-    for label, scenes, figure, tolerance, form in (
+    for label, scenes, metric, tolerance, form in (
         ("edits right", "edited", "right", tolerated.tolerated_right, "{:.1%}"),
         ("PSNR of edits", "edited", "psnr_all", tolerated.tolerated_psnr, "{:.2f} dB"),
         ("PSNR of no-ops", "no-op", "psnr_all", tolerated.tolerated_psnr, "{:.2f} dB"),
     ):
-        was, is_now = _figure(old, scenes, figure), _figure(new, scenes, figure)
+        was, is_now = _metric(old, scenes, metric), _metric(new, scenes, metric)
         if was is None or is_now is None:
             continue
         too_low = is_now < was - tolerance
@@ -111,9 +134,9 @@ def _compare(before: dict[str, Any], now: dict[str, Any], tolerated: OperationSe
     return Verdict(True, f"It takes the place of {name}: {told}.")
 
 
-def _figure(measured: dict[str, Any], scenes: str, figure: str) -> float | None:
+def _metric(measured: "_Measured", scenes: str, metric: str) -> float | None:
     rows = [row for row in measured["means"] if row["method"] == "student" and row["scenes"] == scenes]
-    value: float | None = rows[0][figure] if rows else None
+    value: float | None = rows[0][metric] if rows else None
     return value
 
 
@@ -124,12 +147,32 @@ def _note(run: RunFolder, verdict: Verdict) -> Verdict:
     return verdict
 
 
-def _read(pointer: Path) -> dict[str, Any]:
+def read_verdict(run: RunFolder) -> Verdict:
+    """What became of the run's model.
+
+    Raises:
+        RunError: if its file is missing or damaged.
+    """
+    verdict: Verdict = read_json(run.promotion, Verdict, RunError, "delete it, and the next run writes it anew")
+    return verdict
+
+
+def check_pointer(content: bytes, place: str) -> "_Entry":
+    """A pointer's content, if it is one: it names a model file in a folder beside it.
+
+    Raises:
+        RunError: for anything else.
+    """
+    with reading(place, RunError, "delete it, and the next run writes it anew"):
+        entry: _Entry = parse_json(content, _Entry)
+        if not re.fullmatch(r"[^/\\\x00-\x1f]+/model\.onnx", entry["model"]) or entry["model"].startswith("."):
+            raise ValueError(f"{entry['model']!r} is not FOLDER/model.onnx")
+    return entry
+
+
+def _read(pointer: Path) -> "_Entry":
     try:
-        entry: dict[str, Any] = json.loads(pointer.read_text())
-        entry["model"], entry["measured"]
+        content = pointer.read_bytes()
     except FileNotFoundError:
         raise RunError(f"there is no {pointer}: no run of the recipe has ended there yet") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{pointer} cannot be read ({error!r}): delete it, and the next run writes it anew") from None
-    return entry
+    return check_pointer(content, str(pointer))

@@ -1,6 +1,5 @@
 """Fourth stage: the model file is measured where there is a true answer."""
 
-import json
 from pathlib import Path
 
 from prefect import task
@@ -16,7 +15,8 @@ from flows.stages.frame import OpenRun, run_task, stage
 def _show(run: OpenRun) -> None:
     """In the UI: the metrics as a table, and the grid."""
     name, folder = run.recipe.name, run.folder
-    evaluation = json.loads(folder.evaluation.read_text())
+    evaluation = folder.read_evaluation()
+    assert evaluation is not None, "the stage has just written it"
     rows = [*evaluation["edits"], *evaluation["means"]]
     title = f"{name}: {evaluation['num_scenes']} scenes, {evaluation['split']} split"
     show_table(artifact_key(name, "numbers"), rows, title)

@@ -1,6 +1,5 @@
 """The main job, from words to a model file: the stages, joined."""
 
-import json
 import logging
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from flows.reports.model_card import write_model_card
 from flows.reports.report import write_report
 from flows.reports.tables import markdown_table
 from flows.run.promotion import promote as promote_model
+from flows.run.promotion import read_verdict
 from flows.run.retention import clear_old_runs
 from flows.stages.distill import distill
 from flows.stages.evaluate import evaluate
@@ -76,8 +76,8 @@ def report(run: OpenRun) -> None:
 def _show(run: OpenRun) -> None:
     """In the UI: the verdict and the metrics as a page, and where the report is."""
     name, folder = run.recipe.name, run.folder
-    page = f"{json.loads(folder.promotion.read_text())['why']}\n"
-    if folder.evaluation.exists():
-        page += f"\n{markdown_table(json.loads(folder.evaluation.read_text()))}\n"
+    page = f"{read_verdict(folder).why}\n"
+    if (evaluation := folder.read_evaluation()) is not None:
+        page += f"\n{markdown_table(evaluation)}\n"
     show_markdown(artifact_key(name, "outcome"), page, f"{name}: what came of it")
     show_link(artifact_key(name, "report"), folder.report, f"{name}: the report")
