@@ -9,6 +9,7 @@ one stays where it is, marked, and `latest` with it. Whoever disagrees deletes t
 
 import json
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from flows.run.folder import RunFolder, slug
 from synth.errors import RunError
 from synth.files import write_bytes, write_text
 
+_MODEL = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,255}/model\.onnx")
 _MEASURED_ON = ("split", "num_scenes", "given")
 """What must be the same where two models are compared."""
 
@@ -124,12 +126,28 @@ def _note(run: RunFolder, verdict: Verdict) -> Verdict:
     return verdict
 
 
+def check_pointer(content: bytes, source: object) -> dict[str, Any]:
+    """A pointer's entry, which names a model in a run folder beside it.
+
+    Raises:
+        RunError: if it is damaged, or names a model elsewhere.
+    """
+    try:
+        entry = json.loads(content)
+        model, measured = entry["model"], entry["measured"]
+        if not isinstance(model, str) or not _MODEL.fullmatch(model):
+            raise ValueError("its model is not RUN/model.onnx")
+        if measured is not None and not isinstance(measured, dict):
+            raise ValueError("what was measured is not a table")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunError(f"{source} cannot be read ({error!r}): delete it, and the next run writes it anew") from None
+    checked: dict[str, Any] = entry
+    return checked
+
+
 def _read(pointer: Path) -> dict[str, Any]:
     try:
-        entry: dict[str, Any] = json.loads(pointer.read_text())
-        entry["model"], entry["measured"]
-    except FileNotFoundError:
+        content = pointer.read_bytes()
+    except OSError:
         raise RunError(f"there is no {pointer}: no run of the recipe has ended there yet") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{pointer} cannot be read ({error!r}): delete it, and the next run writes it anew") from None
-    return entry
+    return check_pointer(content, pointer)
