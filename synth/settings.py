@@ -20,26 +20,32 @@ class Settings(BaseModel):
     The text under a field is its description: in Prefect's form, and on the page of all keys (`flows.config.key_reference`).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,  # it may hold what must not be shown
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_control_characters(cls, given: Any) -> Any:
         """They cannot be seen, and TOML, file names and logs have no place for them."""
-        for text in _texts(given):
+        for text in texts_of(given):
             if found := _CONTROL.search(text):
                 raise ValueError(f"{text[:40]!r} has the control character {found[0]!r}")
         return given
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts_of(value: Any) -> Iterator[str]:
     """The texts of plain values, keys included. Settings below have validators of their own."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        yield from (text for pair in value.items() for item in pair for text in _texts(item))
+        yield from (text for pair in value.items() for item in pair for text in texts_of(item))
     elif isinstance(value, list | tuple):
-        yield from (text for item in value for text in _texts(item))
+        yield from (text for item in value for text in texts_of(item))
 
 
 class TeacherSettings(Settings):

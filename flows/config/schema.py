@@ -12,7 +12,8 @@ from flows.config.operations import OperationSettings
 from inference.settings import ExportSettings
 from synth.dataset.prompts import PhotoTexts, Template
 from synth.errors import RecipeError, nearest
-from synth.settings import PhotoTextSettings, SceneSettings, Settings, Substitution, TeacherSettings
+from synth.settings import PhotoTextSettings, SceneSettings, Settings, Substitution, TeacherSettings, texts_of
+from synth.urls import credentials_refused, has_credentials
 
 EditName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 """Lower case, digits, hyphens: it becomes part of file names."""
@@ -63,6 +64,15 @@ class Recipe(Settings):
                 raise ValueError(f"unknown key training.{name}.{key}{nearest(key, known)}")
         beside = {key: value for key, value in training.items() if key not in tables}
         return {**given, "training": {**tables.get(preset, {}), **beside, "preset": preset}}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_credentials(cls, given: Any) -> Any:
+        """A recipe is kept in every run folder, and travels on with it."""
+        for text in texts_of(given):
+            if has_credentials(text):
+                raise ValueError(credentials_refused(text))
+        return given
 
     @field_validator("edits")
     @classmethod

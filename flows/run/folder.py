@@ -34,6 +34,19 @@ if TYPE_CHECKING:
 
 _MAX_URL = 4096  # characters
 RUNS = Path("runs")  # in the working directory
+_STEP = r"step_[0-9]{1,9}"
+_WEIGHTS = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\.(json|safetensors)"
+_RUN_FILE = re.compile(
+    "|".join(
+        (
+            r"recipe\.toml|stages\.json|timings\.json|promotion\.json|development\.json|dataset\.url|README\.md",
+            r"metrics\.jsonl|training\.gif|report\.html|evaluation[a-z0-9-]*\.json|grid[a-z0-9-]*\.png",
+            r"model[a-z0-9-]{0,40}\.(onnx|onnx\.data|torchscript|pt2)|processes-[A-Za-z0-9_.-]{1,100}\.log",
+            rf"samples/{_STEP}\.png|student/{_WEIGHTS}|best/({_STEP}/)?{_WEIGHTS}",
+            rf"checkpoints/{_STEP}/(state\.json|adam\.safetensors|(student|averaged)/{_WEIGHTS})",
+        )
+    )
+)
 _MAY_GROW = ("scenes.count", "training.steps")  # a set can be painted further, a training can go on
 _OF_THE_TRAINING = ("training.", "edits.")  # free as long as nothing was trained: no painted image depends on them
 _MAY_CHANGE = (
@@ -247,6 +260,12 @@ class RunFolder:
                 f"{self.path} holds another run: its {key} is {before!r}, this recipe's is {now!r}; "
                 "choose another --out, or delete the folder"
             )
+
+
+def is_run_file(name: str) -> bool:
+    """Whether a relative name, with forward slashes, is of a file that a run makes and cannot make again from others.
+    The dataset has a place of its own, and latents follow from it."""
+    return _RUN_FILE.fullmatch(name) is not None
 
 
 def save_student(student: "Student", folder: Path) -> None:

@@ -22,6 +22,7 @@ from flows.run.folder import RunFolder, slug
 from synth.errors import RunError
 from synth.files import parse_json, read_json, reading, write_bytes, write_text
 
+_MODEL = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,255}/model\.onnx")
 _MEASURED_ON = ("split", "num_scenes", "given")
 """What must be the same where two models are compared."""
 
@@ -109,7 +110,7 @@ def _compare(before: _Entry, now: _Entry, tolerated: OperationSettings) -> Verdi
         return Verdict(True, f"It takes the place of {name}; neither could be measured, so look at the samples.")
     if old is None:
         return Verdict(True, f"It takes the place of {name}, which was never measured.")
-    if new is None or any(old.get(key) != new[key] for key in _MEASURED_ON):
+    if new is None or any(dict(old)[key] != dict(new)[key] for key in _MEASURED_ON):
         how = "was not measured" if new is None else f"was measured on {new['num_scenes']} scenes ({new['split']})"
         return Verdict(
             False,
@@ -157,7 +158,7 @@ def read_verdict(run: RunFolder) -> Verdict:
     return verdict
 
 
-def check_pointer(content: bytes, place: str) -> "_Entry":
+def check_pointer(content: bytes, place: object) -> "_Entry":
     """A pointer's content, if it is one: it names a model file in a folder beside it.
 
     Raises:
@@ -165,8 +166,8 @@ def check_pointer(content: bytes, place: str) -> "_Entry":
     """
     with reading(place, RunError, "delete it, and the next run writes it anew"):
         entry: _Entry = parse_json(content, _Entry)
-        if not re.fullmatch(r"[^/\\\x00-\x1f]+/model\.onnx", entry["model"]) or entry["model"].startswith("."):
-            raise ValueError(f"{entry['model']!r} is not FOLDER/model.onnx")
+        if not _MODEL.fullmatch(entry["model"]):
+            raise ValueError("its model is not RUN/model.onnx")
     return entry
 
 
@@ -175,4 +176,4 @@ def _read(pointer: Path) -> "_Entry":
         content = pointer.read_bytes()
     except FileNotFoundError:
         raise RunError(f"there is no {pointer}: no run of the recipe has ended there yet") from None
-    return check_pointer(content, str(pointer))
+    return check_pointer(content, pointer)

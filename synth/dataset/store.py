@@ -1,5 +1,6 @@
 """Where a data set lies: a folder on this machine, or one behind any URL that fsspec knows (s3://, gs://, hf://)."""
 
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -11,6 +12,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from synth.errors import DatasetError
 from synth.files import whole_file, write_bytes
+from synth.urls import credentials_refused, has_credentials, redact
+
+_READ_ONLY = frozenset(("http", "https", "data", "zip", "tar", "libarchive", "github", "git", "jupyter", "reference"))
 
 
 class Store:
@@ -19,19 +23,37 @@ class Store:
     >>> Store("s3://bucket/sofas").write("README.md", b"...")  # doctest: +SKIP
 
     Raises:
-        DatasetError: for a URL of a kind that is not installed.
+        DatasetError: for a URL of a kind that is not installed, or one with credentials in it.
     """
 
     def __init__(self, url: str | Path) -> None:
         self.url = str(url).rstrip("/")
+        if has_credentials(self.url):
+            raise DatasetError(credentials_refused(self.url))
         try:
             self._fs, self._root = fsspec.core.url_to_fs(self.url)
-        except (ImportError, ValueError) as error:
-            raise DatasetError(f"{self.url} cannot be opened: {error}") from None
+        except (ImportError, ValueError, OSError) as error:
+            raise DatasetError(f"{self.url} cannot be opened: {redact(str(error))}") from None
         self.is_local = isinstance(self._fs, LocalFileSystem)
 
     def __str__(self) -> str:
         return self.url
+
+    def check_writable(self) -> None:
+        """Write a file of no content and a name of its own, and take it away again.
+
+        Raises:
+            DatasetError: if the storage only reads, or refuses.
+        """
+        protocols = {self._fs.protocol} if isinstance(self._fs.protocol, str) else set(self._fs.protocol)
+        if protocols & _READ_ONLY or "::" in self.url:
+            raise DatasetError(f"{self.url} can only be read: name storage that takes files, s3://bucket/runs, say")
+        probe = f".writable-{secrets.token_hex(8)}"
+        try:
+            self.write(probe, b"")
+            self.remove(probe)
+        except NotImplementedError:
+            raise DatasetError(f"{self.url} can only be read: name storage that takes files") from None
 
     def names(self, pattern: str) -> list[str]:
         """The files that match, sorted; the pattern's folder part is fixed: `data/train-*.parquet`."""
@@ -125,4 +147,4 @@ class Store:
             yield
         except OSError as error:
             reason = " ".join((error.strerror or str(error) or type(error).__name__).split())
-            raise DatasetError(f"{self.url} cannot be {done}: {reason}; what was whole stays whole") from None
+            raise DatasetError(f"{self.url} cannot be {done}: {redact(reason)}; what was whole stays whole") from None

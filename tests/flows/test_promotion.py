@@ -111,7 +111,7 @@ def test_broken_pointers_say_what_to_do(recipe: Recipe, tmp_path: Path) -> None:
     pointer.write_text('{"model": ')
     with pytest.raises(RunError, match=r"demo\.latest\.json cannot be read .*: delete it"):
         promote(recipe, out)
-    pointer.write_text('{"model": "gone/model.onnx", "measured": null}')
+    pointer.write_text('{"model": "gone/model.onnx", "made_from": "0", "measured": null}')
     with pytest.raises(RunError, match="which is gone"):
         latest_model(pointer)
 
@@ -126,10 +126,10 @@ def test_old_runs_go_by_the_recipe_s_rule(recipe: Recipe, tmp_path: Path) -> Non
     ended(load_recipe("sofas"), tmp_path / "another")
     os.utime(tmp_path / "another" / "report.html", (1, 1))
     (tmp_path / "notes").mkdir()
-    (tmp_path / ".old-killed").mkdir()
+    (tmp_path / ".old-killed").mkdir()  # somebody else's: no process of ours named it
 
     assert clear_old_runs(recipe, runs[-1]) == [], "no rule, nothing goes"
     assert clear_old_runs(load_recipe("demo", ["operations.keep_runs=2"]), runs[2]) == [runs[3]]
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"a", "b", "c", "e", "f", "another", "notes", "demo.latest.json"}
+    assert left == {"a", "b", "c", "e", "f", "another", "notes", ".old-killed", "demo.latest.json"}
     assert clear_old_runs(load_recipe("demo", ["operations.keep_runs=1"]), runs[-1]) == [runs[4], runs[2]]

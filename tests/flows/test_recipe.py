@@ -80,12 +80,12 @@ def test_a_file_may_have_the_name_of_what_it_extends(tmp_path: Path) -> None:
         ("training.short.preset=paper", "unknown key training.short.preset"),
         ("training.short=3", "unknown key training.short"),
         ("scenes.count=0", "scenes.count: input should be greater than 0, not 0"),
-        ("edits.Red={color='red'}", "edits.Red is no name for an edit: use lower-case letters, digits and hyphens"),
+        ("edits.Red={color='red'}", "edits.Red is not a name for an edit: use lower-case letters, digits and hyphens"),
         ("edits.red={colour='red'}", "'colour', which is no slot of the template; did you mean 'color'?"),
         ("edits.red={}", "edits.red replaces no slot"),
         ("scenes.template=a {colr} sofa", "did you mean 'color'?"),
         ("name.first=x", "name is a value and has no keys below it"),
-        ("steps", "is no key=value"),
+        ("steps", "is not key=value"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(override: str, message: str) -> None:
@@ -196,7 +196,7 @@ def test_a_resolved_recipe_changes_key_by_key() -> None:
         with_overrides(sofas, ["training.stepz=3"])
     with pytest.raises(RecipeError, match="teacher"):
         with_overrides(sofas, ["teacher=some/model"])
-    with pytest.raises(RecipeError, match="is no key=value"):
+    with pytest.raises(RecipeError, match="is not key=value"):
         with_overrides(sofas, ["training.steps"])
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -23,50 +24,58 @@ def far() -> Iterator[str]:
     fsspec.filesystem("memory").store.clear()
 
 
-def mirror(url: str, folder: Path) -> RemoteCopy:
+POINTER = '{"model": "run/model.onnx", "made_from": "0", "measured": null}'
+
+
+def index_of(url: str) -> dict[str, Any]:
+    index: dict[str, Any] = json.loads(Store(f"{url}/run").read("index.json"))
+    return index
+
+
+def copy(url: str, folder: Path) -> RemoteCopy:
     return RemoteCopy(url, folder, folder.parent / "sofas.latest.json")
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    found = (path for path in folder.rglob("*") if path.is_file())
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != ".remote_copy.json")
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
 def test_what_is_copied_comes_back_and_only_changes_travel(far: str, tmp_path: Path) -> None:
     here, there = tmp_path / "a" / "run", tmp_path / "b" / "run"
-    (here / "checkpoints" / "step_000020" / "student").mkdir(parents=True)
-    (here / "checkpoints" / "step_000020" / "student" / "weights").write_bytes(b"20")
+    weights = "checkpoints/step_000020/student/weights.safetensors"
+    (here / weights).parent.mkdir(parents=True)
+    (here / weights).write_bytes(b"20")
     (here / "stages.json").write_text("{}")
     (here / "latents").mkdir()
     (here / "latents" / "big").write_bytes(b"made again")
-    (here / "checkpoints" / ".step_000040.part").mkdir()
-    (here / "checkpoints" / ".step_000040.part" / "half").write_bytes(b"")
-    (here.parent / "sofas.latest.json").write_text("{}")
-    assert mirror(far, here).push() == ["checkpoints/step_000020/student/weights", "stages.json"]
-    assert mirror(far, here).push() == []
-    assert len(mirror(far, there).fetch()) == 2 and mirror(far, there).fetch() == []
-    assert files(there) == {"checkpoints/step_000020/student/weights": b"20", "stages.json": b"{}"}
-    assert (there.parent / "sofas.latest.json").exists()
+    (here / "checkpoints" / ".step_000040.0123456789abcdef.part").mkdir()
+    (here / "checkpoints" / ".step_000040.0123456789abcdef.part" / "state.json").write_bytes(b"")
+    (here / "notes.txt").write_text("of mine")
+    (here.parent / "sofas.latest.json").write_text(POINTER)
+    assert copy(far, here).upload() == [weights, "stages.json"]
+    assert copy(far, here).upload() == []
+    assert len(copy(far, there).download()) == 2 and copy(far, there).download() == []
+    assert files(there) == {weights: b"20", "stages.json": b"{}"}
+    assert (there.parent / "sofas.latest.json").read_text() == POINTER
 
     shutil.move(there / "checkpoints" / "step_000020", there / "checkpoints" / "step_000040")
-    assert mirror(far, there).push() == ["checkpoints/step_000040/student/weights"]
-    assert set(json.loads(Store(f"{far}/run").read("index.json"))) == {
-        "checkpoints/step_000040/student/weights",
-        "stages.json",
-    }
-    assert not Store(f"{far}/run").exists("checkpoints/step_000020/student/weights")
-    assert mirror(far, here).fetch() == ["checkpoints/step_000040/student/weights"], "the first machine is back"
+    later = "checkpoints/step_000040/student/weights.safetensors"
+    assert copy(far, there).upload() == [later]
+    assert set(index_of(far)["files"]) == {later, "stages.json"}
+    assert not Store(f"{far}/run").exists(weights)
+    assert copy(far, here).download() == [later], "the first machine is back"
 
 
-def test_a_copy_that_was_cut_off_is_as_the_last_whole_one(
+def test_a_copy_that_was_cut_off_leaves_no_half_of_it(
     far: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, there = tmp_path / "a" / "run", tmp_path / "b" / "run"
     here.mkdir(parents=True)
-    for name in ("first", "second"):
+    for name in ("metrics.jsonl", "stages.json"):
         (here / name).write_text("old")
-    mirror(far, here).push()
-    for name in ("third", "fourth"):
+    copy(far, here).upload()
+    for name in ("metrics.jsonl", "report.html", "stages.json"):
         (here / name).write_text("new")
     upload = Store.upload
 
@@ -76,10 +85,12 @@ def test_a_copy_that_was_cut_off_is_as_the_last_whole_one(
 
     monkeypatch.setattr(Store, "upload", cut_off)
     with pytest.raises(DatasetError):
-        mirror(far, here).push()
+        copy(far, here).upload()
     monkeypatch.undo()
-    mirror(far, there).fetch()
-    assert files(there) == {"first": b"old", "second": b"old"}
+    copy(far, there).download()
+    assert files(there) == {"metrics.jsonl": b"new", "stages.json": b"old"}, "each whole, and what is done is last"
+    copy(far, there).upload()
+    assert copy(far, here).upload() == ["report.html", "stages.json"], "either machine may go on"
 
 
 def test_a_lost_machine_s_training_goes_on_on_another(
@@ -92,9 +103,9 @@ def test_a_lost_machine_s_training_goes_on_on_another(
     store, weights = Store(f"{far}/run"), "student/diffusion_pytorch_model.safetensors"
     assert store.read(weights) == (finished / weights).read_bytes()
 
-    index = json.loads(store.read("index.json"))
-    half = {name: made for name, made in index.items() if "step_000002" in name or name == "recipe.toml"}
-    store.write("index.json", json.dumps(half).encode())
+    index = index_of(far)["files"]
+    half = {name: entry for name, entry in index.items() if "step_000002" in name or name == "recipe.toml"}
+    store.write("index.json", json.dumps({"files": half}).encode())
     distill_flow(recipe, tmp_path / "b" / "run", painted)
     assert (tmp_path / "b" / "run" / weights).read_bytes() == (finished / weights).read_bytes()
     steps = (tmp_path / "b" / "run" / "metrics.jsonl").read_text().splitlines()
