@@ -131,5 +131,5 @@ def test_old_runs_go_by_the_recipe_s_rule(recipe: Recipe, tmp_path: Path) -> Non
     assert clear_old_runs(recipe, runs[-1]) == [], "no rule, nothing goes"
     assert clear_old_runs(load_recipe("demo", ["operations.keep_runs=2"]), runs[2]) == [runs[3]]
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"a", "b", "c", "e", "f", "another", "notes", "demo.latest.json"}
+    assert left == {"a", "b", "c", "e", "f", "another", "notes", "demo.latest.json", ".old-killed"}
     assert clear_old_runs(load_recipe("demo", ["operations.keep_runs=1"]), runs[-1]) == [runs[4], runs[2]]
