@@ -23,8 +23,9 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from distill.students import Student, load_student
-from synth.errors import TrainingError
-from synth.files import read_json, reading, remove_folder, remove_partials, whole_folder
+from synth.errors import FileError, TrainingError
+from synth.files import remove_folder, remove_partials, whole_folder
+from synth.state import read_json, reading
 
 
 def save(
@@ -53,7 +54,7 @@ def save(
             save_file(_moments(student, optimizer), temporary / "adam.safetensors")
             state = {"step": step, "depends_on": depends_on}
             (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n")
-    except (OSError, SafetensorError) as error:
+    except (FileError, OSError, SafetensorError) as error:
         before = latest(run_dir)
         raise TrainingError(
             f"the checkpoint of step {step} cannot be written to {root}: {error}; "

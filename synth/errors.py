@@ -7,7 +7,8 @@
     ├── ImageInputError            an image that cannot be edited
     ├── TrainingError        a training that cannot start, go on or be resumed
     ├── ExportError          a student that cannot be exported, or whose export fails parity
-    └── RunError             a run folder that does not fit the recipe
+    ├── RunError             a run folder that does not fit the recipe
+    └── FileError            a file that cannot be written, or is damaged
 
 `inference.runtime` stands alone and has its own, which derive from ValueError.
 """
@@ -48,6 +49,10 @@ class ExportError(DistilleryError):
 
 class RunError(DistilleryError):
     """A run folder does not fit the recipe that is to be run in it."""
+
+
+class FileError(DistilleryError):
+    """A file cannot be written whole, or what is in it cannot be read back."""
 
 
 def first_line(error: BaseException) -> str:

@@ -1,172 +1,213 @@
-"""Files on disk: written whole or not at all, and read with one clear error for a damaged one.
+"""The one writer of files and folders: each is there whole or not at all, and two writers of one never mix.
 
-Every file of the project is written here. The temporary file lies in the target's folder, so that the rename is
-atomic; its name cannot be guessed and is created exclusively, so that nobody can plant a link in its place and two
-writers never share one; it is gone if the write fails, on a full disk too. What a killed process leaves behind is
-told by its name (`is_partial`) and read by nobody.
+What is not whole yet lies beside its target as `.NAME.RANDOM.part`, a name that nobody can guess and that is created,
+never opened, so that no symlink planted in the folder is followed. It is flushed, then renamed over the target; a
+target that is a symlink is replaced itself. A failed write removes it; a killed process leaves it, and every reader
+passes over such names (`is_partial`).
 """
 
+import errno
 import os
+import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from synth.errors import FileError
 
-from synth.errors import DistilleryError, first_line
-
-T = TypeVar("T")
-
-_SUFFIX = ".part"
-_MAX_NAME = 100  # characters of the target's name in the temporary one: file systems allow 255 bytes
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{16}\.part", re.DOTALL)
+_MAX_NAME_BYTES = 200  # of the target's name in the temporary one's, for a file system takes 255 in all
+_ABANDONED_AFTER = 24 * 3600  # seconds: no writer rests so long
+_TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 
 
-def is_partial(name: str) -> bool:
-    """Whether a file's or folder's name is that of a write in progress, or of one that was killed."""
-    return name.startswith(".") and name.endswith(_SUFFIX)
+def write_bytes(path: Path, content: bytes) -> None:
+    """Put a whole file in place of an older one.
+
+    Raises:
+        FileError: if it cannot be written, because the disk is full, say; the older file stays, and nothing else.
+    """
+    with whole_file(path) as part:
+        part.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """The same for text, in UTF-8.
+
+    Raises:
+        FileError: as `write_bytes` does.
+    """
+    write_bytes(path, text.encode())
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to; afterwards the file stands at `path`, in place of an older one.
+    """An empty file to fill; it takes the target's place at the end, if nothing was raised.
 
-    A link at `path` is replaced, not followed. If the block raises, the older file stays as it was.
+    >>> with whole_file(folder / "weights.safetensors") as part:  # doctest: +SKIP
+    ...     save_file(tensors, part)
+
+    Raises:
+        FileError: if it cannot be written.
     """
-    temporary = _temporary(path)
-    # Exclusively: an existing file or link of that name would be an error, not a target.
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    try:
-        yield temporary
-        flush(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    flush(path.parent)
+    with _explained(path, "written"):
+        part = _beside(path)
+        # The kernel applies the umask, so that the file's mode is any other file's.
+        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
+        try:
+            yield part
+            _flush(part)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+        _flush(path.parent)
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder to fill; afterwards it stands at `path`, in place of an older folder."""
-    temporary = _temporary(path)
-    temporary.mkdir()
-    try:
-        yield temporary
-        for entry in [*temporary.rglob("*"), temporary]:
-            flush(entry)
-        if path.exists() or path.is_symlink():
-            remove_folder(path)
-        os.rename(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    flush(path.parent)
+    """An empty folder to fill; it takes the target's place at the end, if nothing was raised.
+
+    Raises:
+        FileError: if it cannot be written.
+    """
+    with _explained(path, "written"):
+        part = _beside(path)
+        part.mkdir()
+        try:
+            yield part
+            for below in [*part.rglob("*"), part]:
+                _flush(below)
+            _exchange(part, path)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        _flush(path.parent)
 
 
 @contextmanager
 def scratch_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`, for a file that is written in several steps and then moved there."""
-    temporary = _temporary(path)
-    temporary.mkdir()
-    try:
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    """An empty folder beside a target, for what is to be `put` there once it is checked; it is gone at the end.
+
+    Raises:
+        FileError: if it cannot be written.
+    """
+    with _explained(path, "written"):
+        part = _beside(path)
+        part.mkdir()
+        try:
+            yield part
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all."""
-    with whole_file(path) as temporary, temporary.open("wb") as file:
-        file.write(content)
+def put(draft: Path, path: Path) -> None:
+    """Move a finished file of a `scratch_folder` to its place.
 
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file in UTF-8, whole or not at all."""
-    write_bytes(path, text.encode())
+    Raises:
+        FileError: if it cannot be moved.
+    """
+    with _explained(path, "written"):
+        _flush(draft)
+        os.replace(draft, path)
+        _flush(path.parent)
 
 
 def remove_folder(path: Path) -> None:
-    """Delete a folder, or a link to one; renamed first, so that a kill leaves no half of it under its own name."""
-    doomed = _temporary(path)
-    os.rename(path, doomed)
-    if doomed.is_symlink():
-        doomed.unlink()
-    else:
-        shutil.rmtree(doomed)
+    """Take a folder away, or a symlink to one; it is renamed first, so that no half of it is ever taken for one.
+
+    Raises:
+        FileError: if it cannot be removed.
+    """
+    with _explained(path, "removed"):
+        doomed = _beside(path)
+        os.rename(path, doomed)
+        _remove(doomed)
 
 
 def remove_partials(folder: Path) -> None:
-    """Delete what killed writers left in a folder. Only where this process is the folder's one writer."""
-    for entry in folder.iterdir() if folder.is_dir() else ():
+    """Take away what killed processes left in a folder that nobody else writes to now."""
+    for entry in list(folder.iterdir()) if folder.is_dir() else []:
         if is_partial(entry.name):
-            with suppress(FileNotFoundError):
-                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+            _remove(entry)
 
 
-def flush(path: Path) -> None:
-    """Make sure that a file's content, or a folder's entries, are on the disk."""
-    is_folder = path.is_dir()
-    if os.name == "nt" and is_folder:  # Windows opens no folders
-        return
-    handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
-    try:
-        with suppress(OSError) if is_folder else nullcontext():  # some network file systems flush no folders
-            os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name[:_MAX_NAME]}.{secrets.token_hex(8)}{_SUFFIX}")
+def is_partial(name: str) -> bool:
+    """Whether a name is one of those under which this writer keeps what is not whole."""
+    return _PARTIAL.fullmatch(name) is not None
 
 
 @contextmanager
-def reading(path: object, error: type[DistilleryError], remedy: str) -> Iterator[None]:
-    """Turn whatever a damaged file makes its reader raise into one line that names the file.
-
-    Args:
-        path: of the file, for the message.
-        error: to raise.
-        remedy: what to do, as the end of the message.
-    """
+def _explained(path: Path, done: str) -> Iterator[None]:
     try:
         yield
-    except (DistilleryError, MemoryError):
-        raise
-    except Exception as problem:  # json, tomllib, Arrow, safetensors and Pillow share no base class
-        raise error(f"{path} cannot be read ({first_line(problem)}): {remedy}") from problem
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        raise FileError(f"{path} cannot be {done}: {reason}; what was whole stays whole") from error
 
 
-def read_json(path: Path, kind: type[T] | Any, error: type[DistilleryError], remedy: str) -> T:
-    """A JSON file's value, checked for its type.
-
-    Args:
-        path: of the file.
-        kind: a type as pydantic knows them: `dict[str, str]`, a dataclass, a TypedDict.
-        error: to raise.
-        remedy: what to do, as the end of the message.
-
-    Raises:
-        error: if the file is missing, is not JSON, or holds a value of another type.
-    """
-    with reading(path, error, remedy):
-        value: T = parse_json(path.read_bytes(), kind)
-    return value
+def _beside(path: Path) -> Path:
+    """A free name beside the target; what was abandoned there long ago goes."""
+    if not path.name or path.name == "..":
+        raise IsADirectoryError(f"{path} names no file")
+    name = path.name.encode(errors="surrogateescape")[:_MAX_NAME_BYTES].decode(errors="ignore")
+    for entry in os.scandir(path.parent):
+        if entry.name.startswith(f".{name}.") and is_partial(entry.name):
+            _remove_abandoned(Path(entry.path))
+    return path.with_name(f".{name}.{secrets.token_hex(8)}.part")
 
 
-def parse_json(content: bytes | str, kind: type[T] | Any) -> T:
-    """A JSON value, checked for its type; nesting without end and numbers out of range are errors as others are.
-
-    Raises:
-        ValueError: in one line.
-    """
+def _remove_abandoned(part: Path) -> None:
     try:
-        value: T = TypeAdapter(kind).validate_json(content)
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{place}: {first['msg']}" if place else first["msg"]) from None
-    return value
+        age = time.time() - part.lstat().st_mtime
+    except FileNotFoundError:  # its writer ended meanwhile
+        return
+    if age > _ABANDONED_AFTER:
+        _remove(part)
+
+
+def _exchange(part: Path, path: Path) -> None:
+    """Rename a folder to a name that another may have, or may get at any moment from another writer."""
+    while True:
+        former = _set_aside(path)
+        try:
+            os.rename(part, path)
+        except OSError as error:
+            if error.errno in _TAKEN:  # another writer came between: ours goes over it
+                continue
+            if former is not None:
+                os.rename(former, path)
+                former = None
+            raise
+        finally:
+            if former is not None:
+                _remove(former)
+        return
+
+
+def _set_aside(path: Path) -> Path | None:
+    """Rename what is there, if anything is."""
+    former = _beside(path)
+    try:
+        os.rename(path, former)
+    except FileNotFoundError:
+        return None
+    return former
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    if path.is_symlink():
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

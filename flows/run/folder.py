@@ -27,7 +27,8 @@ from flows.config.loading import load_recipe
 from flows.config.schema import Recipe, flatten
 from flows.config.toml import to_toml
 from synth.errors import RecipeError, RunError
-from synth.files import parse_json, read_json, reading, whole_folder, write_bytes, write_text
+from synth.files import whole_folder, write_bytes, write_text
+from synth.state import parse_json, read_json, reading
 
 if TYPE_CHECKING:
     from distill.students import Student

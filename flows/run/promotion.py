@@ -20,7 +20,8 @@ from flows.config.operations import OperationSettings
 from flows.config.schema import Recipe
 from flows.run.folder import RunFolder, slug
 from synth.errors import RunError
-from synth.files import parse_json, read_json, reading, write_bytes, write_text
+from synth.files import write_bytes, write_text
+from synth.state import parse_json, read_json, reading
 
 _MODEL = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,255}/model\.onnx")
 _MEASURED_ON = ("split", "num_scenes", "given")

@@ -17,7 +17,7 @@ import torch
 from inference.export.parity import Run
 from inference.runtime import METADATA_PREFIX
 from inference.settings import Format
-from synth.files import flush, whole_file
+from synth.files import put, scratch_folder
 
 EXTRA_FILE = "distillery.json"
 """The name of the metadata in a .torchscript or .pt2 file, as torch.jit.load and torch.export.load ask for it."""
@@ -83,22 +83,22 @@ def set_properties(path: Path, properties: dict[str, Any]) -> None:
 
 
 def record_metrics(path: str | os.PathLike[str], metrics: dict[str, Any]) -> None:
-    """Put the figures that were measured on the ONNX file at `path` into its metadata, in place of older ones."""
+    """Put the metrics that were measured on the ONNX file at `path` into its metadata, in place of older ones."""
     path = Path(path)
-    with whole_file(path) as draft:  # weights beside it, if any, are the same
+    with scratch_folder(path) as scratch:
+        draft = scratch / path.name
         draft.write_bytes(path.read_bytes())
         set_properties(draft, {"metrics": metrics})
+        put(draft, path)  # weights beside it, if any, are the same
 
 
 def publish(draft: Path, path: Path) -> None:
     """Move a finished file, and its weights if they lie beside it, to where people look for it."""
     draft_data, data = (file.with_name(file.name + ".data") for file in (draft, path))
-    flush(draft)
     if draft_data.exists():
-        flush(draft_data)
         path.unlink(missing_ok=True)  # absent for a moment rather than joined to another model's weights
-        os.replace(draft_data, data)
-        os.replace(draft, path)
+        put(draft_data, data)
+        put(draft, path)
     else:
-        os.replace(draft, path)
+        put(draft, path)
         data.unlink(missing_ok=True)

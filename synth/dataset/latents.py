@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from synth.dataset.image_dataset import ImageDataset
 from synth.errors import DatasetError
-from synth.files import read_json, reading, write_text
+from synth.files import write_text
 from synth.pixels import to_float
+from synth.state import read_json, reading
 from synth.teacher.teacher import Teacher
 
 _BATCH = 8

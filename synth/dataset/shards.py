@@ -16,7 +16,7 @@ from PIL import Image
 
 from synth.dataset.store import Store
 from synth.errors import DatasetError
-from synth.files import parse_json, reading
+from synth.state import parse_json, reading
 
 Row = dict[str, Any]
 

@@ -134,5 +134,5 @@ def test_nothing_is_sent_that_will_not_do(tmp_path: Path) -> None:
             publish(tmp_path, to)
     with pytest.raises(RunError, match="holds no data set"):
         publish(tmp_path, "hf://datasets/me/x")
-    with pytest.raises(RunError, match="no run folder"):
+    with pytest.raises(RunError, match="is not a run folder"):
         publish(tmp_path, "hf://me/x")

@@ -80,7 +80,10 @@ def test_a_file_may_have_the_name_of_what_it_extends(tmp_path: Path) -> None:
         ("training.short.preset=paper", "unknown key training.short.preset"),
         ("training.short=3", "unknown key training.short"),
         ("scenes.count=0", "scenes.count: input should be greater than 0, not 0"),
-        ("edits.Red={color='red'}", "edits.Red is not a name for an edit: use lower-case letters, digits and hyphens"),
+        (
+            "edits.Red={color='red'}",
+            "edits.Red is not a name for an edit: use lower-case letters, digits and hyphens",
+        ),
         ("edits.red={colour='red'}", "'colour', which is no slot of the template; did you mean 'color'?"),
         ("edits.red={}", "edits.red replaces no slot"),
         ("scenes.template=a {colr} sofa", "did you mean 'color'?"),

@@ -107,7 +107,13 @@ def test_a_file_that_is_not_what_the_index_says_takes_no_place(far: str, tmp_pat
 @pytest.mark.parametrize(
     "pointer",
     [
-        *("", "[]", "[" * 100_000, '{"model": 3, "measured": null}', '{"model": "run/model.onnx", "made_from": "0", "measured": 3}'),
+        *(
+            "",
+            "[]",
+            "[" * 100_000,
+            '{"model": 3, "measured": null}',
+            '{"model": "run/model.onnx", "made_from": "0", "measured": 3}',
+        ),
         *(
             json.dumps({"model": model, "made_from": "0", "measured": None})
             for model in ("../../x/model.onnx", "/x/model.onnx", "../model.onnx", "run/stages.json", "./model.onnx")
