@@ -24,7 +24,7 @@ def main(model: str, source: str, edit: str, target: str, strength: str = "1") -
     if edit not in edits:
         sys.exit(f"unknown edit {edit}: this model has {', '.join(edits)}")
 
-    photo = ImageOps.exif_transpose(Image.open(source)).convert("RGB")
+    photo = ImageOps.exif_transpose(Image.open(source, formats=["PNG", "JPEG", "WEBP"])).convert("RGB")
     aspect = min(max(photo.width / photo.height, 1 / 4), 4)
     width, height = (max(1, round(size * side / multiple)) * multiple for side in (aspect**0.5, aspect**-0.5))
     small = np.asarray(photo.resize((width, height), Image.Resampling.LANCZOS), np.float32)  # (h, w, 3) of 0 to 255

@@ -43,6 +43,9 @@ PROVIDERS = {
 }
 """Where a model can run, best first: our short names, and ONNX Runtime's."""
 
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+"""What is read as an image, whatever a file is called: of Pillow's other formats some start other programs."""
+
 MAX_STRENGTH = 10.0  # an edit ten times over is noise already, and far beyond it the network's numbers overflow
 MAX_BATCH = 8  # images in one pass of the network: bounds memory whatever the length of a list
 MAX_ASPECT = 4.0  # longer images are squeezed to this for the network alone; their own size returns
@@ -344,7 +347,7 @@ def _open(source: Any) -> _Image:
     try:
         if isinstance(source, Image.Image):
             return _from_pil(source, name)
-        with Image.open(source) as image:
+        with Image.open(source, formats=IMAGE_FORMATS) as image:
             return _from_pil(image, name)
     except FileNotFoundError as error:
         raise ImageError(f"no image at {name}: check the path") from error

@@ -5,6 +5,8 @@ ONNX has it in its own metadata, one JSON value a property; the archives of PyTo
 
 import json
 import os
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,14 @@ from inference.export.parity import Run
 from inference.runtime import METADATA_PREFIX
 from inference.settings import Format
 from synth.files import put, scratch_folder
+from synth.errors import ExportError
 
 EXTRA_FILE = "distillery.json"
 """The name of the metadata in a .torchscript or .pt2 file, as torch.jit.load and torch.export.load ask for it."""
 INPUTS = ("image", "edit", "strength")
+_EXTRA_PLACE = f"extra/{EXTRA_FILE}"
+_UNREADABLE = (OSError, ValueError, RuntimeError, NotImplementedError, EOFError, zlib.error, zipfile.BadZipFile)
+_MAX_METADATA = 1_000_000  # bytes
 PRODUCER = "dds-distillery"
 
 
@@ -58,18 +64,31 @@ def _open_onnx(path: Path) -> Run:
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a model file of any kind, told by its name's ending, says about itself."""
     path = Path(path)
-    extra = {EXTRA_FILE: ""}
     if path.suffix == ".onnx":
         model = onnx.load(str(path), load_external_data=False)
         ours = {entry.key: entry.value for entry in model.metadata_props if entry.key.startswith(METADATA_PREFIX)}
         return {key.removeprefix(METADATA_PREFIX): json.loads(value) for key, value in ours.items()}
-    if path.suffix == ".torchscript":
-        load: Any = torch.jit.load  # PyTorch does not annotate it
-        load(str(path), _extra_files=extra)
-    else:
-        torch.export.load(path, extra_files=extra)
-    metadata: dict[str, Any] = json.loads(extra[EXTRA_FILE])
-    return metadata
+    return _read_extra_file(path)
+
+
+def _read_extra_file(path: Path) -> dict[str, Any]:
+    """The metadata in one of PyTorch's archives, out of the zip: to load the file would be to run its code."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            ours = [entry for entry in archive.infolist() if entry.filename.endswith(f"/{_EXTRA_PLACE}")]
+            if len(ours) != 1:
+                raise ValueError(f"it has {len(ours)} entries {EXTRA_FILE}, not one")
+            # What an entry says of its size may be a lie, so no more than the bound is read.
+            with archive.open(ours[0]) as file:
+                content = file.read(_MAX_METADATA + 1)
+        if len(content) > _MAX_METADATA:
+            raise ValueError(f"its metadata is longer than {_MAX_METADATA} bytes")
+        metadata = json.loads(content)
+        if not isinstance(metadata, dict):
+            raise ValueError("its metadata is no table")
+        return metadata
+    except _UNREADABLE as error:
+        raise ExportError(f"{path} has no metadata that can be read ({error}): export it again") from None
 
 
 def set_properties(path: Path, properties: dict[str, Any]) -> None:

@@ -39,6 +39,7 @@ _COLUMNS: dict[str, type] = {
     "image": bytes, "prompt": str, "seed": int, "index": int, "width": int, "height": int, "source": str,
 }  # fmt: skip
 _MAX_PIXELS = 250_000_000  # of a file, before it is opened
+_NAMES_A_FILE = "names a file of this machine, {!r}: a data set holds its images itself; import a folder of them"
 _METADATA = ("metadata.jsonl", "metadata.csv")  # beside the images, as `datasets` image folders have it
 
 
@@ -216,9 +217,7 @@ def _open_parquet(paths: list[Path], settings: PhotoSettings) -> tuple[list[str]
             row = 0
             for batch in pq.ParquetFile(path).iter_batches(64, columns=wanted):
                 for item in batch.to_pylist():
-                    content = item[settings.image_column]
-                    content = content.get("bytes") if isinstance(content, dict) else content
-                    content = content if isinstance(content, bytes) else b""
+                    content = _content_of(item[settings.image_column], f"{path}, row {row}")
                     yield Photo(f"{path.name}/{row}", content, str(item.get(settings.caption_column) or ""))
                     row += 1
 
@@ -239,26 +238,37 @@ def _open_hub(name: str, settings: PhotoSettings) -> tuple[list[str], Iterator[P
 
     def read() -> Iterator[Photo]:
         for number, row in enumerate(rows):
-            item = row[settings.image_column] or {}
-            content = item.get("bytes") or (_cached_file(item["path"]) if item.get("path") else b"")
-            yield Photo(f"{settings.split}/{number}", content, str(row.get(settings.caption_column) or ""))
+            place = f"{settings.split}/{number}"
+            content = _content_of(row[settings.image_column] or {}, f"{name}, row {place}")
+            yield Photo(place, content, str(row.get(settings.caption_column) or ""))
 
     return [f"{settings.split}/{number}" for number in range(len(rows))], read()
 
 
-def _cached_file(place: str) -> bytes:
-    """The file that a row names: one that `datasets` downloaded or unpacked, and no other of this machine.
+def _content_of(item: Any, place: str) -> bytes:
+    """The bytes of a row's image. A set from elsewhere names no file of this machine, and gets none.
 
     Raises:
-        DatasetError: for a path outside the cache.
+        DatasetError: for a row with a path in the place of bytes, outside of the cache of `datasets`.
     """
+    if isinstance(item, bytes):
+        return item
+    if not isinstance(item, dict):
+        if isinstance(item, str) and item:
+            raise DatasetError(f"{place} {_NAMES_A_FILE.format(item)}")
+        return b""
+    if isinstance(item.get("bytes"), bytes) and item["bytes"]:
+        return bytes(item["bytes"])
+    if not item.get("path"):
+        return b""
     import datasets
-    from huggingface_hub import constants
+    from huggingface_hub.constants import HF_HUB_CACHE
 
-    caches = (datasets.config.HF_CACHE_HOME, datasets.config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE)
-    path = Path(place).resolve()
+    # Resolved first: a link inside of the cache, or `..`, leads out of it.
+    caches = (datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH, HF_HUB_CACHE)
+    path = Path(str(item["path"])).resolve()
     if not any(path.is_relative_to(Path(cache).resolve()) for cache in caches):
-        raise DatasetError(f"a row names the file {place!r}, which is not of the dataset: it is not read")
+        raise DatasetError(f"{place} {_NAMES_A_FILE.format(item['path'])}")
     return path.read_bytes()
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -138,9 +139,10 @@ def test_pad_shows_all_of_it() -> None:
 
 
 def test_a_bomb_is_rejected_unopened() -> None:
-    header = saved(Image.new("1", (1, 1)), "PPM").replace(b"1 1", b"60000 60000")
+    header = bytearray(saved(Image.new("RGB", (1, 1)), "BMP"))
+    header[18:26] = struct.pack("<ii", 60_000, 60_000)  # its width and height
     with pytest.raises(Rejected, match="too large"):
-        prepared(header, SMALL)
+        prepared(bytes(header), SMALL)
 
 
 @settings(max_examples=150, deadline=None)
