@@ -45,6 +45,12 @@ SD_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scale
 WORDS = "a an sofa in living room with walls red blue grey purple orange leather velvet fabric white green"
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command says yes for its own process, which is here that of all tests."""
+    monkeypatch.delenv("DISTILLERY_TRUST", raising=False)
+
+
 @pytest.fixture(scope="session")
 def tiny_sd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stable Diffusion 1.5 in small: 64 x 64 images, 4 x 8 x 8 latents, PNDM, noise prediction, random weights."""

@@ -133,6 +133,7 @@ def preview(
     teacher: str | None,
     num_images: int | None,
     overrides: tuple[str, ...],
+    trust: bool,
 ) -> None:
     """Look at the edits of RECIPE before anything long: a dozen images, no training, one page, go or no-go.
 
@@ -140,7 +141,7 @@ def preview(
     distillery preview sofas --out sofas.html
     distillery preview masks.toml --images photos --guidance 5,7.5,10 --iterations 100,200
     """
-    resolved = resolve(recipe, overrides, teacher=teacher, num_images=num_images)
+    resolved = resolve(recipe, overrides, trust, teacher=teacher, num_images=num_images)
     prepare()
     from flows.planning.preview import NUM_IMAGES
     from flows.planning.preview import preview as look

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from flows.cli.options import FOLDER
+from flows.cli.options import FOLDER, trust_option
 from flows.orchestration.environment import prepare
 from synth.errors import TrainingError
 
@@ -24,6 +24,7 @@ def recipe_options(verb: _Verb) -> _Verb:
     """RECIPE, and the options that change it."""
     for decorate in (
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change any key of the recipe."),
+        trust_option,
         click.option("--num-images", type=click.IntRange(1), help="Short for --set scenes.count=N."),
         click.option("--teacher", help="Short for --set teacher.id=...: miniature, a folder or a Hub id."),
         click.argument("recipe"),
@@ -50,7 +51,15 @@ def _runner_options(verb: _Verb) -> _Verb:
 @recipe_options
 @_runner_options
 @click.option("--out", type=FOLDER, required=True, help="Run folder; a killed run in it goes on.")
-def run(recipe: str, out: Path, overrides: tuple[str, ...], pilot: bool, data: str | None, **short: Any) -> None:
+def run(
+    recipe: str,
+    out: Path,
+    overrides: tuple[str, ...],
+    trust: bool,
+    pilot: bool,
+    data: str | None,
+    **short: Any,
+) -> None:
     """Paint, distil, export and measure: RECIPE in, model file out.
 
     RECIPE is `sofas`, `demo` or a TOML file. What an earlier, killed run left in --out is kept. A set that was
@@ -62,14 +71,16 @@ def run(recipe: str, out: Path, overrides: tuple[str, ...], pilot: bool, data: s
     distillery run sofas --data sets/sofas --out runs/sofas
     distillery run mine.toml --pilot --out runs/mine
     """
-    resolved = resolve(recipe, overrides, **short)
+    resolved = resolve(recipe, overrides, trust, **short)
     if pilot and data is not None:
         raise click.UsageError("--pilot paints a small set of its own: leave --data out, or --pilot")
     prepare()
     from flows.run.folder import RunFolder
     from flows.stages.pipeline import pipeline
 
-    RunFolder.check(resolved, out)  # refused before a server is started for it
+    run_folder = RunFolder.check(resolved, out)  # refused before a server is started for it
+    if data is None and not trust:
+        run_folder.check_dataset_is_local()
     if pilot:
         from flows.run.pilot import prepare_pilot
 
@@ -89,7 +100,7 @@ def run(recipe: str, out: Path, overrides: tuple[str, ...], pilot: bool, data: s
 @recipe_options
 @_runner_options
 @click.option("--out", required=True, help="Folder or URL of the data set.")
-def synthesize(recipe: str, out: str, overrides: tuple[str, ...], dry_run: bool, **short: Any) -> None:
+def synthesize(recipe: str, out: str, overrides: tuple[str, ...], trust: bool, dry_run: bool, **short: Any) -> None:
     """Paint the training set of RECIPE alone, at --out: a folder, or a URL such as s3://bucket/sofas.
 
     A killed run goes on; asked for more images later, the set grows. Open preview.html to look at it and to veto.
@@ -98,7 +109,7 @@ def synthesize(recipe: str, out: str, overrides: tuple[str, ...], dry_run: bool,
     distillery synthesize sofas --num-images 500 --out sets/sofas
     distillery synthesize sofas --teacher some/hub-id --dry-run --out sets/sofas
     """
-    resolved = resolve(recipe, overrides, **short)
+    resolved = resolve(recipe, overrides, trust, **short)
     prepare()
     if dry_run:
         from flows.planning.dry_runs import dry_run_painting
@@ -152,6 +163,7 @@ def distill(
     recipe: str,
     out: Path,
     overrides: tuple[str, ...],
+    trust: bool,
     data: str,
     preset: str | None,
     resume: bool,
@@ -168,7 +180,7 @@ def distill(
     distillery distill sofas --data s3://bucket/sofas --preset paper --dry-run --out runs/paper
     accelerate launch --multi_gpu $(which distillery) distill sofas --data sets/sofas --out runs/sofas
     """
-    resolved = resolve(recipe, overrides, **short)
+    resolved = resolve(recipe, overrides, trust, **short)
     if preset is not None:
         from flows.config.loading import with_overrides
 
@@ -198,12 +210,13 @@ def distill(
 @click.argument("folder", type=FOLDER)
 @click.option("--format", "formats", metavar="LIST", help="Of onnx, torchscript and pt2, with commas.")
 @click.option("--precision", "precisions", metavar="LIST", help="Of float32, float16 and int8, with commas.")
+@trust_option
 @click.option(
     "--vae",
     metavar="TEXT",
     help="A small VAE in place of the teacher's: a folder or a Hub id; `teacher` for its own again.",
 )
-def export(folder: Path, formats: str | None, precisions: str | None, vae: str | None) -> None:
+def export(folder: Path, formats: str | None, precisions: str | None, vae: str | None, trust: bool) -> None:
     """Write the model files of the run in FOLDER, from its student.
 
     model.onnx in float32 is always there; what the options name is written beside it, each format in each precision
@@ -219,7 +232,7 @@ def export(folder: Path, formats: str | None, precisions: str | None, vae: str |
     wanted = {"formats": formats, "precisions": precisions}
     overrides = [f"export.{key}={json.dumps(value.split(','))}" for key, value in wanted.items() if value is not None]
     overrides += [] if vae is None else [f"export.vae={json.dumps(vae)}"]
-    recipe = with_overrides(recipe_of(folder), overrides)
+    recipe = with_overrides(trusted_recipe_of(folder, trust), overrides)
     prepare()
     from flows.stages.export import export as write_models
     from flows.stages.frame import open_run
@@ -230,17 +243,39 @@ def export(folder: Path, formats: str | None, precisions: str | None, vae: str |
         click.echo(f"model  {folder / kind.file_name}")
 
 
-def resolve(recipe: str, overrides: tuple[str, ...], **short: Any) -> Any:
-    """The recipe with all that the command line says; --set has the last word."""
+def resolve(recipe: str, overrides: tuple[str, ...], trust: bool, **short: Any) -> Any:
+    """The recipe with all that the command line says; --set has the last word.
+
+    What runs code or reaches outside is taken from the command line, and from the file only with --trust.
+    """
     from flows.config.loading import load_recipe
+    from flows.config.trust import check_trust, trust_process
 
     named = {_SHORT[option]: value for option, value in short.items() if value is not None}
     changes = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in named.items()]
-    return load_recipe(recipe, [*changes, *overrides])
+    given = [*changes, *overrides]
+    resolved = load_recipe(recipe, given)
+    if not trust:
+        check_trust(resolved, given)
+    trust_process()
+    return resolved
+
+
+def trusted_recipe_of(folder: Path, trust: bool) -> Any:
+    """The recipe of a run that is to be worked on: as `resolve`, from its folder."""
+    from flows.config.trust import check_trust, trust_process
+    from flows.run.folder import RunFolder
+
+    recipe = recipe_of(folder)
+    if not trust:
+        check_trust(recipe)
+        RunFolder(folder).check_dataset_is_local()
+    trust_process()
+    return recipe
 
 
 def recipe_of(folder: Path) -> Any:
-    """The recipe of a run."""
+    """The recipe of a run that is only looked at."""
     from flows.run.folder import RunFolder
 
     return RunFolder(folder).load_recipe()

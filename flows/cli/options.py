@@ -8,6 +8,9 @@ from typing import Any
 import click
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
+trust_option = click.option(
+    "--trust", is_flag=True, help="Let the recipe's file run code and reach outside, where it asks for it."
+)
 _TEACHER_OPTIONS = ("id", "revision", "dtype", "device", "allow_cpu")
 
 

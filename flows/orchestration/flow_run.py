@@ -7,6 +7,7 @@ from prefect.context import FlowRunContext
 
 from flows.config.loading import with_overrides
 from flows.config.schema import Recipe
+from flows.config.trust import check_trust
 from flows.orchestration.artifacts import ignore_http_errors
 from flows.orchestration.environment import prepare_worker
 from synth.errors import RunError
@@ -18,7 +19,7 @@ def resolve(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     """The recipe with its changes.
 
     Raises:
-        RecipeError: for a change that is wrong.
+        RecipeError: for a wrong override, or a recipe that asks for more than this process trusts.
         RunError: if the run has crashed again and again: another try would end like the last.
     """
     prepare_worker()
@@ -28,7 +29,9 @@ def resolve(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
             f"this run was begun {context.flow_run.run_count} times and never ended: look at the worker's log "
             "(out of memory?) and start a new run; it goes on from what is on disk"
         )
-    return with_overrides(recipe, overrides)
+    recipe = with_overrides(recipe, overrides)
+    check_trust(recipe)
+    return recipe
 
 
 def name_run(name: str) -> None:

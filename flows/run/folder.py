@@ -29,6 +29,7 @@ from flows.config.toml import to_toml
 from synth.errors import RecipeError, RunError
 from synth.files import whole_folder, write_bytes, write_text
 from synth.state import parse_json, read_json, reading
+from synth.urls import credentials_refused, has_credentials
 
 if TYPE_CHECKING:
     from distill.students import Student
@@ -112,8 +113,27 @@ class RunFolder:
                 raise ValueError("it is not one line with a folder or URL")
         return url
 
+    def check_dataset_is_local(self) -> None:
+        """Refuse a dataset on a remote storage that only the folder names: the folder may be somebody else's.
+
+        Raises:
+            RunError: with how to say yes.
+        """
+        url = self.named_dataset
+        if url is not None and "://" in url:
+            raise RunError(
+                f"{self.path} names the dataset {url}, which is on a remote storage: name it yourself with --data, or "
+                "repeat with --trust if you trust where the folder comes from"
+            )
+
     def use_dataset(self, url: str) -> None:
-        """Take a set that lies elsewhere."""
+        """Use a dataset that lies elsewhere.
+
+        Raises:
+            RunError: for a URL with credentials in it.
+        """
+        if has_credentials(url):
+            raise RunError(credentials_refused(url))
         write_text(self.path / "dataset.url", f"{url}\n")
 
     @staticmethod

@@ -23,6 +23,7 @@ from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.config.schema import Recipe
+from flows.config.trust import is_trusted
 from flows.orchestration.flow_run import name_run, resolve
 from flows.orchestration.gpu_lock import exclusive_gpu
 from flows.orchestration.progress import in_a_run
@@ -85,6 +86,8 @@ def open_run(
     folder = RunFolder.open_or_create(recipe, out) if adopt else RunFolder.check(recipe, out)
     if data is not None:
         attach_dataset(folder, data)
+    elif not is_trusted():
+        folder.check_dataset_is_local()
     name_run(title.format(name=recipe.name, out=out))
     with exclusive_gpu(recipe.teacher.device, recipe.operations.processes):
         yield OpenRun(recipe, folder, folder.last_work())

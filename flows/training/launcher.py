@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows.config.schema import Recipe
+from flows.config.trust import check_trust
 from flows.orchestration.environment import prepare_worker
 from flows.orchestration.progress import Bar, open_progress
 from flows.orchestration.retries import is_transient
@@ -107,7 +108,9 @@ def main() -> None:
 
     run = RunFolder(Path(sys.argv[1]))
     try:
-        train_student(run.load_recipe(), run)
+        recipe = run.load_recipe()
+        check_trust(recipe)  # the flow that started this process passes its own yes on
+        train_student(recipe, run)
     except Exception as error:
         transient = is_transient(error)
         if not transient and not isinstance(error, DistilleryError):

@@ -19,8 +19,8 @@ import torch
 from inference.export.parity import Run
 from inference.runtime import METADATA_PREFIX
 from inference.settings import Format
-from synth.files import put, scratch_folder
 from synth.errors import ExportError
+from synth.files import put, scratch_folder
 
 EXTRA_FILE = "distillery.json"
 """The name of the metadata in a .torchscript or .pt2 file, as torch.jit.load and torch.export.load ask for it."""
