@@ -23,8 +23,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from distill.counterfactuals import Images, Translate, average, choose_scenes, evaluate_edits
+from distill.counterfactuals import Translate, average, choose_scenes, evaluate_edits
 from distill.examples import SIZE
+from distill.metrics import Images
 from distill.students import load_student
 from flows.run.folder import RunFolder
 from flows.stages.synthesize import open_teacher

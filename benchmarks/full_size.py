@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from distill.optimization import optimize
 from distill.settings import EditSettings, TrainingSettings
 from distill.train import train
-from distill.zero_shot import optimize
 from synth.cpu import keep_freed_memory
 from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.photographs import import_photos

@@ -18,7 +18,8 @@ from flows.stages.synthesize import open_teacher
 from synth.errors import RecipeError, RunError
 
 if TYPE_CHECKING:
-    from distill.counterfactuals import Images, Reader
+    from distill.counterfactuals import Reader
+    from distill.metrics import Images
     from synth.teacher.teacher import Teacher
 
 _NUM_GRID_ROWS = 6

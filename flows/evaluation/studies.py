@@ -1,4 +1,4 @@
-"""The paper's studies, run piece by piece: rows as Parquet, a figure and a sentence."""
+"""The paper's studies, run piece by piece: rows as Parquet, a plot and a finding."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -35,8 +35,8 @@ def make_study(
         images: files or folders, for real-images alone.
         prompt: what they shall show.
         source_prompt: what they show.
-        folder: where translator keeps the set that it paints.
-        num_steps: of each of translator's trainings; None leaves it to the study.
+        folder: where the ablations keep the dataset that they paint.
+        num_steps: of each training of the ablations; None leaves it to the study.
 
     Raises:
         RunError: for real-images without images or prompt.
@@ -55,8 +55,8 @@ def make_study(
             raise RunError("the study real-images edits images of your own: name them, and give --prompt")
         return RealImages(settings, tuple(find_images(images)), prompt, source_prompt)
     scenes = {} if num_scenes is None else {"num_scenes": num_scenes}
-    if name == "translator":
-        assert folder is not None, "it paints a set"
+    if name == "ablations":
+        assert folder is not None, "it paints a dataset"
         return Ablations(folder, **scenes, **({} if num_steps is None else {"num_steps": num_steps}))
     if name == "guidance-bias":  # it optimises nothing
         return GuidanceBias(**scenes)
@@ -72,7 +72,7 @@ def make_study(
 
 
 def run_study(study: "Study", teacher: "Teacher", out: Path) -> str:
-    """Do what is missing of a study's pieces, then write `rows.parquet`, `figure.png` and `finding.txt` into `out`.
+    """Do what is missing of a study's pieces, then write `rows.parquet`, `plot.png` and `finding.txt` into `out`.
 
     Returns:
         The finding.
@@ -111,7 +111,7 @@ def run_study(study: "Study", teacher: "Teacher", out: Path) -> str:
     pq.write_table(rows, part)
     part.replace(out / "rows.parquet")
     listed = rows.to_pylist()
-    write_whole(out / "figure.png", png_bytes(study.figure(listed)))
+    write_whole(out / "plot.png", png_bytes(study.plot(listed)))
     finding = study.finding(listed)
     write_whole(out / "finding.txt", f"{study.question}\n{finding}\n".encode())
     return finding

@@ -13,7 +13,7 @@ from synth.errors import ImageInputError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from distill.zero_shot import Progress
+    from distill.optimization import Progress
     from synth.teacher.teacher import Teacher
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
@@ -82,7 +82,7 @@ def _watch(
         bar.set_postfix(update=f"{float(torch.mean(progress.update_norm)):.3f}")
         bar.update(len(images))
         if progress.iteration % every == 0:
-            frames.append(progress.pictures())
+            frames.append(progress.images())
             shown = [np.asarray(picture.convert("RGB")) for picture in (*images, *frames[-1])]
             rows = [np.concatenate(shown[: len(images)], axis=1), np.concatenate(shown[len(images) :], axis=1)]
             write_whole(out / "preview.png", png_bytes(Image.fromarray(np.concatenate(rows))))

@@ -25,7 +25,7 @@ from synth.errors import ImageInputError, RecipeError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from distill.diagnostics import Diagnostic, Figures
+    from distill.diagnostics import ChangeMetrics, Diagnostic
     from distill.examples import Example
     from synth.teacher.teacher import Teacher
 
@@ -65,7 +65,7 @@ class Cell:
     guidance_scale: float
     iterations: int
     pictures: "list[Image.Image]"
-    figures: "Figures"
+    figures: "ChangeMetrics"
     signs: "list[Diagnostic]"
 
 
@@ -152,7 +152,7 @@ def judge(cells: "Sequence[Cell]") -> tuple[bool, str]:
             continue
         signs = [sign for cell in own for sign in cell.signs]
         worst = max(signs, key=lambda sign: sum(other.name == sign.name for other in signs))
-        stuck.append(f"{edit}: {worst.name} ({worst.measured}); {worst.knob}")
+        stuck.append(f"{edit}: {worst.name} ({worst.measured}); {worst.advice}")
     if stuck:
         return False, f"no-go: {'. '.join(stuck)}"
     return True, f"go, if the images please you: nothing speaks against {', '.join(good)}"
@@ -217,7 +217,7 @@ def _cells(teacher: "Teacher", examples: "Sequence[Example]", grid: Grid, whole_
     import numpy as np
     from PIL import Image
 
-    from distill.diagnostics import diagnose, measure
+    from distill.diagnostics import diagnose, measure_change
     from distill.studies.study import trajectory
 
     batches = [examples[start : start + _BATCH] for start in range(0, len(examples), _BATCH)]
@@ -236,6 +236,6 @@ def _cells(teacher: "Teacher", examples: "Sequence[Example]", grid: Grid, whole_
                 for edit in dict.fromkeys(example.edit for example in examples):
                     places = [place for place, example in enumerate(examples) if example.edit == edit]
                     after = np.stack([pictures[place] for place in places])
-                    figures = measure(np.stack([examples[place].image for place in places]), after)
+                    figures = measure_change(np.stack([examples[place].image for place in places]), after)
                     shown = [Image.fromarray(picture) for picture in after]
                     yield Cell(edit, guidance_scale, at, shown, figures, diagnose(figures, whole_image))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from distill.settings import FREE
+from distill.settings import ROUNDING_KEYS
 from flows.config.recipe import Recipe
 from flows.orchestration.flow_run import name_run, start
 from flows.orchestration.progress import Bar, key_of, markdown_image, open_progress, say, show_markdown
@@ -57,7 +57,9 @@ def distill(recipe: Recipe, out: Path, data: str | None = None) -> Path:
         if data is not None:
             attach_dataset(run, data)
     teacher, painted = open_teacher(recipe.teacher), ImageDataset(run.dataset)
-    matters = settings.model_dump(mode="json", exclude=FREE if settings.patience else {*FREE, "sample_every"})
+    matters = settings.model_dump(
+        mode="json", exclude=ROUNDING_KEYS if settings.patience else {*ROUNDING_KEYS, "sample_every"}
+    )
     made_from = digest(teacher.fingerprint, painted.fingerprint, recipe.edits, matters)
     if run.is_done("distill", made_from, run.student):
         say(f"the student of {settings.steps} steps is in {run.student}: nothing to train")

@@ -71,14 +71,14 @@ class TrainingLog:
     def _warn(self, edited: "NDArray[np.uint8]", late: bool) -> None:
         """Each sign of each edit once. Before half of the training, what does not move yet is none to worry about;
         and whether the background may change, a recipe does not say."""
-        from distill.diagnostics import NOTHING_MOVES, diagnose, measure
+        from distill.diagnostics import NOTHING_MOVES, diagnose, measure_change
 
         for name, pictures in zip(self._edits, edited, strict=True):
-            for sign in diagnose(measure(self._images, pictures), whole_image=True):
+            for sign in diagnose(measure_change(self._images, pictures), whole_image=True):
                 if (name, sign.name) in self._said or (sign.name == NOTHING_MOVES and not late):
                     continue
                 self._said.add((name, sign.name))
-                say(f"warning: {name}: {sign.name} ({sign.measured}): {sign.knob}")
+                say(f"warning: {name}: {sign.name} ({sign.measured}): {sign.advice}")
 
 
 def grid(images: "NDArray[np.uint8]", edited: "NDArray[np.uint8]") -> "Image.Image":

@@ -1,4 +1,4 @@
-"""What a training leaves on disk when it is killed, when the disk is full, and when it goes on as another one."""
+"""What a training leaves on disk when it is killed, when the disk is full, and when another one resumes it."""
 
 import os
 import resource
@@ -112,12 +112,12 @@ def test_a_full_disk_is_one_clear_line_and_loses_nothing(tiny_teacher: Teacher, 
     next(training), next(training)
     with (
         files_end_at(1000),
-        pytest.raises(TrainingError, match="the checkpoint of step 3 cannot be written") as caught,
+        pytest.raises(TrainingError, match="cannot write the checkpoint of step 3") as caught,
     ):
         next(training)
     assert "File too large" in str(caught.value) and "step_000002 is whole" in str(caught.value)
     assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["step_000001", "step_000002"]
-    assert next(steps(tiny_teacher, folder, tmp_path)).step == 3  # with room again, it goes on
+    assert next(steps(tiny_teacher, folder, tmp_path)).step == 3  # with room again, it resumes
 
 
 def test_another_set_or_teacher_is_refused(
@@ -126,7 +126,9 @@ def test_another_set_or_teacher_is_refused(
     next(steps(tiny_teacher, folder, tmp_path))
     grown = tmp_path / "grown"
     synthesize(tiny_teacher, SCENES.model_copy(update={"seed": 1}), grown, progress=False)
-    with pytest.raises(TrainingError, match=r"is of another training: its data is '.*', this one's is '.*'; restore"):
+    with pytest.raises(
+        TrainingError, match=r"belongs to another training: its data is '.*', this one's is '.*'; restore"
+    ):
         next(steps(tiny_teacher, grown, tmp_path))
-    with pytest.raises(TrainingError, match="is of another training: its teacher is"):
+    with pytest.raises(TrainingError, match="belongs to another training: its teacher is"):
         next(steps(tiny_v_teacher, folder, tmp_path))
