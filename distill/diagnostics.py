@@ -91,6 +91,7 @@ def diagnose(metrics: ChangeMetrics, whole_image: bool = False) -> list[Diagnost
             background says nothing.
     """
     found = []
+    # Each advice names the keys of a recipe that move the measured value, the strongest first.
     if metrics.changed_share < MIN_CHANGED_SHARE:
         found.append(
             Diagnostic(

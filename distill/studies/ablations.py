@@ -51,10 +51,7 @@ EDITS: Mapping[str, dict[str, str]] = {
 SINGLE_EDIT = "red-leather"
 """The edit that one variant learns alone."""
 BASELINE = "as it is"
-_PAPER_SCHEDULE = (
-    *("guidance_end", "guidance_warmup_steps"),
-    *("lambda_id_start", "lambda_id_end", "lambda_id_steps"),
-)
+_PAPER_SCHEDULE = ("guidance_end", "guidance_warmup_steps", "lambda_id_start", "lambda_id_end", "lambda_id_steps")
 _METRICS = ("calls", "psnr_all", "psnr_inside", "psnr_outside_to_input", "right", "variety")
 _NUM_SHOWN = 5  # rooms of each variant in the plot
 
@@ -124,6 +121,7 @@ class Ablations(Study):
         texts, substitutions = _texts_of(variant, scenes)
         run_dir = self.folder / "training"  # of one variant after the other: they share the latents
         shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+        # The same rooms for every variant, so that their means compare.
         examples = {name: drawn_examples(EDITS[name], self.num_scenes, "development") for name in variant.edits}
         calls = _calls_of_step(variant, settings)
         rows: list[Row] = []

@@ -47,6 +47,7 @@ class Optimizer(Study):
         last: Tensor | None = None
         rows: list[Row] = []
 
+        # Updates are between neighbouring iterations, so that the latents of each are remembered for the next.
         def record(progress: Progress) -> None:
             nonlocal last
             if progress.iteration in self.at:
@@ -68,7 +69,7 @@ class Optimizer(Study):
                             "png": png_bytes(images[place]),
                         }
                     )
-            last = progress.latents.clone()
+            last = progress.latents.clone()  # the next iteration overwrites them
 
         edit(
             teacher,

@@ -28,7 +28,7 @@ def test_the_ablations(tiny_teacher: Teacher, tmp_path: Path, monkeypatch: pytes
     assert last["SDS"]["calls"] == 2 * 4 * 2 * 4
     assert last["one edit alone"]["calls"] == 2 * 4 * (2 + 2)
     assert {row["edit"] for row in rows if row["variant"] == "one edit alone"} == {"red-leather"}
-    assert all(figure in finding for figure in ("as it is: ", "SDS: ", "of the variety"))
+    assert all(part in finding for part in ("as it is: ", "SDS: ", "of the variety"))
     assert len({row["png"] for row in last.values()}) == len(few), "each variant learned something else"
     with Image.open(out / "plot.png") as plot:
         assert plot.height > 4 * 128

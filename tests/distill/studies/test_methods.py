@@ -32,7 +32,7 @@ def test_sdedit_knows_other_families(teacher: str, request: pytest.FixtureReques
     opened: Teacher = request.getfixturevalue(teacher)
     examples = drawn_examples({"color": "red"}, 2, "development")
     together, alone = (SDEdit(0.5, 2.0, 10)(opened, some) for some in (examples, examples[:1]))
-    assert [picture.shape for picture in together] == [(128, 128, 3)] * 2
+    assert [image.shape for image in together] == [(128, 128, 3)] * 2
     assert np.abs(alone[0].astype(float) - together[0]).max() <= 2, "an image does not depend on its neighbours"
 
 

@@ -17,9 +17,9 @@ SETTINGS = EditSettings()
 
 
 def test_own_images_are_edited_with_and_without_a_source(tiny_teacher: Teacher, tmp_path: Path) -> None:
-    picture = tmp_path / "room.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)).save(picture)
-    study = RealImages(SETTINGS, (picture,), "a red sofa", "a sofa", at=(1, 2))
+    file = tmp_path / "room.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)).save(file)
+    study = RealImages(SETTINGS, (file,), "a red sofa", "a sofa", at=(1, 2))
     run_study(study, tiny_teacher, tmp_path / "out")
     rows = pq.read_table(tmp_path / "out" / "rows.parquet").to_pylist()
     assert [(row["source"], row["iterations"]) for row in rows] == [

@@ -36,5 +36,5 @@ def test_a_student_is_compared_on_the_same_images(tiny_teacher: Teacher, tmp_pat
     assert all(row["psnr_all"] == 60 and row["calls"] == 1 for row in rows if row["method"] == STUDENT)
     assert all(row["psnr_all"] < 40 and row["calls"] == 8 for row in rows if row["method"] == "DDS")
     assert all(f"{STUDENT} minus {name}, with" in finding for name in methods)
-    with pytest.raises(RunError, match="another study"):  # the figures of one file do not pass for another's
+    with pytest.raises(RunError, match="another study"):  # the rows of one file are not taken for another's
         run_study(replace(study, model="another"), tiny_teacher, tmp_path)
