@@ -32,7 +32,7 @@ from flows.stages.synthesize import open_teacher
 from inference.export.files import ExportModule
 from inference.export.formats import open_file
 from inference.settings import EVERY_KIND
-from synth.pixels import to_float, to_uint8
+from synth.pixels import tile_images, to_float, to_uint8
 from synth.world.readers import FactorReader
 from synth.world.scenes import WorldScene, render
 
@@ -83,7 +83,7 @@ def main() -> None:
 def _sheet(ways: dict[str, Translate], scenes: Sequence[WorldScene], edit: str) -> Image.Image:
     inputs = np.stack([render(scene, SIZE).image for scene in scenes])
     rows = [inputs, *(ways[name](inputs, edit) for name in ("plain", "difference", "PyTorch"))]
-    return Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
+    return tile_images(rows)
 
 
 def _inputs(images: Images, edit: str, names: list[str]) -> tuple[Tensor, Tensor, Tensor]:

@@ -93,7 +93,7 @@ def choose_scenes(
             f"the drawn world cannot judge edits of {', '.join(sorted(wanted))}: it masks {', '.join(MASK_OF)}, and "
             "one kind of scene must have all that is edited; leave the evaluation out"
         )
-    # A misspelled value would otherwise be drawn as something else, and score as a bad edit.
+    # The drawing would refuse an unknown value too, but without naming the edit.
     for name, factors in {**edits, "evaluation.given": given}.items():
         for factor, value in factors.items():
             if value not in FACTORS[kinds[0]][factor]:

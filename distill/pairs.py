@@ -57,7 +57,7 @@ def prepare_pairs(
         )
     if not edits:
         raise TrainingError("there are no edits to train: name at least one under [edits] in the recipe")
-    # All rows have the same slots, so that the first one tells.
+    # All rows have the same slots: the first one is enough.
     missing = sorted(set(texts.slots) - set(dataset.slots[0]))
     if missing:
         raise TrainingError(
@@ -79,6 +79,6 @@ def prepare_pairs(
             )
         for prompts, prompt in zip(targets, fitted, strict=True):
             prompts.append(prompt)
-    # Before the images are encoded, which may take an hour.
+    # Before the images are encoded, which takes long.
     teacher.check_prompts(sorted({*sources, *(prompt for prompts in targets for prompt in prompts)}))
     return Pairs(encode(teacher, dataset, folder, progress), sources, targets)

@@ -1,7 +1,7 @@
 """Images as arrays and as tensors."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,11 @@ def gif_bytes(frames: Sequence[Image.Image], milliseconds: Sequence[int]) -> byt
     return buffer.getvalue()
 
 
+def tile_images(rows: Iterable[Iterable[NDArray[np.uint8]]]) -> Image.Image:
+    """Rows of as many images each, uint8 (H, W, 3), edge to edge. Grids with names are in `distill.grids`."""
+    return Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
+
+
 def save_grid(rows: list[NDArray[np.uint8]], path: Path) -> None:
     """Each row is uint8 (N, H, W, 3)."""
-    Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows])).save(path)
+    tile_images(rows).save(path)

@@ -72,9 +72,8 @@ def _watch(
     """Progress, a live preview and the frames of the series, a few times on the way."""
     import numpy as np
     import torch
-    from PIL import Image
 
-    from synth.pixels import png_bytes
+    from synth.pixels import png_bytes, tile_images
 
     every = max(1, settings.iterations // _FRAMES)
 
@@ -83,9 +82,8 @@ def _watch(
         bar.update(len(images))
         if progress.iteration % every == 0:
             frames.append(progress.images())
-            shown = [np.asarray(picture.convert("RGB")) for picture in (*images, *frames[-1])]
-            rows = [np.concatenate(shown[: len(images)], axis=1), np.concatenate(shown[len(images) :], axis=1)]
-            write_whole(out / "preview.png", png_bytes(Image.fromarray(np.concatenate(rows))))
+            rows = ([np.asarray(image.convert("RGB")) for image in row] for row in (images, frames[-1]))
+            write_whole(out / "preview.png", png_bytes(tile_images(rows)))
 
     return watch
 

@@ -83,11 +83,9 @@ class TrainingLog:
 
 def grid(images: "NDArray[np.uint8]", edited: "NDArray[np.uint8]") -> "Image.Image":
     """Images, uint8 (N, H, W, 3), and their edits, (K, N, H, W, 3): a row each, itself, then every edit of it."""
-    import numpy as np
-    from PIL import Image
+    from synth.pixels import tile_images
 
-    rows = np.concatenate([images, *edited], axis=2)  # (N, H, (1 + K) W, 3)
-    return Image.fromarray(np.concatenate(list(rows)))  # (N H, (1 + K) W, 3)
+    return tile_images(zip(images, *edited, strict=True))
 
 
 def write_animation(grids: list[Path], film: Path) -> None:
