@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -72,24 +73,27 @@ def weights(run_dir: Path) -> dict[str, Tensor]:
 
 
 def test_a_training_killed_twice_ends_with_the_same_weights(
-    tiny_teacher: Teacher, tiny_sd_folder: Path, folder: Path, tmp_path: Path
+    tiny_sd_folder: Path, folder: Path, tmp_path: Path
 ) -> None:
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    for _ in steps(tiny_teacher, folder, undisturbed):
-        pass
-    for at_least in (2, 7):
-        child = CHILDREN.Process(
-            target=train_in_child, args=(tiny_sd_folder, folder, killed, torch.get_num_threads())
-        )
+    """All in processes of their own: what other tests leave in this one may change how sums round."""
+
+    def start(run_dir: Path) -> BaseProcess:
+        arguments = (tiny_sd_folder, folder, run_dir, torch.get_num_threads())
+        child = CHILDREN.Process(target=train_in_child, args=arguments)
         child.start()
+        return child
+
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    start(undisturbed).join()
+    for at_least in (2, 7):
+        child = start(killed)
         while child.is_alive() and steps_done(killed) < at_least:
             time.sleep(0.002)  # a checkpoint a step: the kill comes while one is written, or right behind it
         assert child.pid is not None and child.is_alive()
         os.kill(child.pid, signal.SIGKILL)
         child.join()
     assert 7 <= steps_done(killed) < SETTINGS.steps
-    for _ in steps(tiny_teacher, folder, killed):
-        pass
+    start(killed).join()
     ours, theirs = weights(killed), weights(undisturbed)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
