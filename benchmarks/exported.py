@@ -26,9 +26,10 @@ import torch
 from PIL import Image
 from turns import medians
 
+from distill.optimization import optimize
 from distill.settings import EditSettings
 from distill.students import CompactStudent, load_student
-from distill.zero_shot import edit, optimize
+from distill.zero_shot import edit
 from flows.run.folder import RunFolder
 from flows.shared_teacher import open_teacher
 from inference.export.files import ExportModule

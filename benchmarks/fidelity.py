@@ -23,14 +23,16 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from distill.counterfactuals import Images, Translate, average, choose_scenes, evaluate_edits
+from distill.counterfactuals import Translate, average, choose_scenes, evaluate_edits
 from distill.examples import SIZE
+from distill.metrics import Images
 from distill.students import load_student
 from flows.run.folder import RunFolder
 from flows.shared_teacher import open_teacher
 from inference.export.files import ExportModule
 from inference.export.formats import open_file
 from inference.settings import EVERY_KIND
+from synth.images import tile_images
 from synth.pixels import to_float, to_uint8
 from synth.world.readers import FactorReader
 from synth.world.scenes import WorldScene, render
@@ -82,7 +84,7 @@ def main() -> None:
 def _sheet(ways: dict[str, Translate], scenes: Sequence[WorldScene], edit: str) -> Image.Image:
     inputs = np.stack([render(scene, SIZE).image for scene in scenes])
     rows = [inputs, *(ways[name](inputs, edit) for name in ("plain", "difference", "PyTorch"))]
-    return Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
+    return tile_images(rows)
 
 
 def _inputs(images: Images, edit: str, names: list[str]) -> tuple[Tensor, Tensor, Tensor]:

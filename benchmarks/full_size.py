@@ -13,9 +13,7 @@ is what torch held there. Random weights cost what trained ones do and show noth
 """
 
 import argparse
-import resource
 import statistics
-import sys
 import tempfile
 import time
 from itertools import pairwise
@@ -27,13 +25,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from distill.optimization import optimize
 from distill.settings import EditSettings, TrainingSettings
 from distill.train import train
-from distill.zero_shot import optimize
 from synth.cpu import keep_freed_memory
 from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.photographs import import_photos
 from synth.dataset.prompts import PhotoTexts
+from synth.memory import peak_memory_bytes
 from synth.miniature.score import WEIGHTS
 from synth.settings import PhotoSettings, PhotoTextSettings
 from synth.teacher.hub import TeacherDefaults
@@ -76,10 +75,7 @@ def _measure(what: str, batch_size: int, steps: int, num_edits: int, device: str
             batch_size=batch_size, steps=steps + 1, checkpoint_every=10**6, **_TRAININGS[what]
         )
         times = _train(teacher, settings, steps, num_edits)
-    if device == "cuda":
-        return statistics.median(times), torch.cuda.max_memory_allocated() / 2**30
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return statistics.median(times), most / (2**30 if sys.platform == "darwin" else 2**20)
+    return statistics.median(times), peak_memory_bytes(device) / 2**30
 
 
 def _train(teacher: Teacher, settings: TrainingSettings, steps: int, num_edits: int) -> list[float]:

@@ -12,8 +12,6 @@ process to itself. Beside it stands what others publish: img2img-turbo takes 0.1
 """
 
 import argparse
-import resource
-import sys
 import tempfile
 import time
 from multiprocessing import get_context
@@ -31,6 +29,7 @@ from inference.export.files import ExportModule, export_files
 from inference.export.formats import INPUTS
 from inference.runtime import Translator
 from inference.settings import MAIN, Kind, ModelMetadata
+from synth.memory import peak_memory_bytes
 
 _SIDE = 512
 _EDITS = {"red": "a red sofa", "blue": "a blue sofa"}
@@ -79,7 +78,7 @@ def _measure(what: str, rounds: int) -> str:
         exported = time.perf_counter() - started
         num_bytes = sum(file.stat().st_size for file in Path(folder).iterdir())
         seconds = medians(_ways(ExportModule(vae, student), path, cuda), rounds)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+    peak = peak_memory_bytes("cpu") / 2**30
     return (
         f"{what:13} {seconds['PyTorch']:.2f} s an image in PyTorch, {seconds['ONNX Runtime']:.2f} in ONNX Runtime; "
         f"{num_bytes / 2**20:.0f} MiB, within {report.max_difference:.1e} of PyTorch; exported and checked in "

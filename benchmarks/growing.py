@@ -7,7 +7,6 @@ duplicates.
 """
 
 import argparse
-import resource
 import tempfile
 import time
 from types import SimpleNamespace
@@ -18,6 +17,7 @@ import torch
 from PIL import Image
 
 from synth.dataset.building import DatasetBuilder
+from synth.memory import peak_memory_bytes
 from synth.settings import SceneSettings
 from synth.teacher.teacher import TeacherDefaults
 
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_memory_bytes("cpu") / 2**20
 
 
 if __name__ == "__main__":

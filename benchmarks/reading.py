@@ -9,7 +9,6 @@ as an encoding of latents does; `latents` is what a training then reads, in a sh
 import argparse
 import io
 import multiprocessing
-import resource
 import tarfile
 import tempfile
 import time
@@ -22,6 +21,7 @@ from PIL import Image
 
 from synth.dataset.shards import encoded, shard_name, write_shard
 from synth.dataset.store import Store
+from synth.memory import peak_memory_bytes
 
 _BATCH = 8
 _SIDE = 256
@@ -92,13 +92,13 @@ def measure(name: str, folder: Path, results: Any) -> None:
     """One reader: images a second after its first batch, and the peak memory that reading added."""
     batches = _READERS[name](folder)
     next(batches)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory_bytes("cpu")
     started, count = time.perf_counter(), 0
     for batch in batches:
         count += len(batch)
     seconds = time.perf_counter() - started
-    added = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    results.put((name, count / seconds, added / 1024))
+    added = peak_memory_bytes("cpu") - before
+    results.put((name, count / seconds, added / 2**20))
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ from functools import partial
 import torch
 from turns import in_turns, median_ratio
 
+from distill.optimization import optimize
 from distill.scores import dds, shared_source_dds
 from distill.settings import EditSettings
-from distill.zero_shot import optimize
 from synth.settings import TeacherSettings
 from synth.teacher.teacher import Conditioning, Teacher
 

@@ -10,6 +10,7 @@ the images back. Printed are both on drawn test scenes, and how long both take, 
 """
 
 import argparse
+import statistics
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from flows.shared_teacher import open_teacher
 from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.latents import encode
 from synth.pixels import to_float
+from synth.psnr import psnr_from_mse
 
 _WIDTH, _BATCH, _LEARNING_RATE = 32, 8, 1e-3
 _DETAIL = 0.5  # weight of the error of differences between neighbours, which a mean of pixels would blur away
@@ -93,7 +95,7 @@ def _train(vae: AutoencoderTiny, painted: ImageDataset, latents: Tensor, steps: 
 
 def _psnr(images: Tensor, x: Tensor) -> float:
     errors = (images.clamp(-1, 1) - x).square().mean(dim=(1, 2, 3))  # of 2 from black to white
-    return float((10 * torch.log10(4 / errors)).mean())
+    return statistics.fmean(psnr_from_mse(error, peak=2.0) for error in errors.tolist())
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Checkpoints of a training: a folder each, there whole or not at all, and nothing in it needs pickle.
+"""Checkpoints of a training: a folder each, written whole or not at all, and readable without pickle.
 
     checkpoints/step_000500/
         student/            the network as diffusers saves it
-        averaged/           its moving average, where one is kept
-        adam.safetensors    the optimiser's moments, by parameter's name
+        averaged/           its moving average, where there is one
+        adam.safetensors    Adam's moments, by the parameters' names
         state.json          the step, and what the training depends on
 
-No random state is stored, for there is none: every draw follows from (seed, step, sample).
+No random state is stored, because there is none: every draw follows from (seed, step, sample).
 """
 
 import json
@@ -27,6 +27,10 @@ from synth.errors import FileError, TrainingError
 from synth.files import remove_folder, remove_partials, whole_folder
 from synth.state import read_json, reading
 
+_REMEDY = "delete this checkpoint's folder, and the training resumes from the one before it"
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What torch's Adam stores for a parameter."""
+
 
 def save(
     run_dir: Path,
@@ -35,18 +39,30 @@ def save(
     averaged: Student | None,
     optimizer: torch.optim.Optimizer,
     depends_on: Mapping[str, Any],
-    keep: int,
+    num_kept: int,
 ) -> Path:
-    """Write `checkpoints/step_<step>` beside, flush it, rename it; then drop all but the last `keep`.
+    """Write a checkpoint, then remove all but the newest ones.
+
+    Args:
+        run_dir: the checkpoint becomes `checkpoints/step_<step>` in it.
+        step: steps done.
+        student: the network in training.
+        averaged: its moving average, if there is one.
+        optimizer: Adam, over all that the student learns.
+        depends_on: what the weights follow from, as JSON values; `restore` compares it.
+        num_kept: how many checkpoints stay.
+
+    Returns:
+        The checkpoint's folder.
 
     Raises:
-        TrainingError: if it cannot be written, as on a full disk; the checkpoints before it stay as they are.
+        TrainingError: if it cannot be written, as on a full disk; earlier checkpoints stay as they are.
     """
     root = run_dir / "checkpoints"
     folder = root / f"step_{step:06d}"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        remove_partials(root)
+        remove_partials(root)  # of a process that was killed while it wrote
         with whole_folder(folder) as temporary:
             student.save_pretrained(temporary / "student")
             if averaged is not None:
@@ -57,25 +73,25 @@ def save(
     except (FileError, OSError, SafetensorError) as error:
         before = latest(run_dir)
         raise TrainingError(
-            f"the checkpoint of step {step} cannot be written to {root}: {error}; "
+            f"cannot write the checkpoint of step {step} to {root}: {error}; "
             + (
-                f"{before.name} is whole: mend that and call the same command again"
+                f"{before.name} is whole: make room and run the same command again"
                 if before
-                else "there is none yet"
+                else "there is no earlier one"
             )
         ) from error
-    for old in _all(run_dir)[:-keep]:
+    for old in _all(run_dir)[:-num_kept]:
         remove_folder(old)
     return folder
 
 
 def latest(run_dir: Path) -> Path | None:
-    """The last checkpoint of a run, or None."""
+    """Return the newest checkpoint of a run, or None."""
     return next(reversed(_all(run_dir)), None)
 
 
 def restore_student(checkpoint: Path) -> Student:
-    """The network to use, merged: the moving average where there is one, else the student itself."""
+    """Load the network to use, merged: the moving average where there is one, else the student itself."""
     averaged = checkpoint / "averaged"
     return load_student(averaged if averaged.exists() else checkpoint / "student").merged()
 
@@ -92,17 +108,28 @@ def restore(
     optimizer: torch.optim.Optimizer,
     depends_on: Mapping[str, Any],
 ) -> int:
-    """Put a checkpoint's state into the networks and the optimiser, and return the number of steps done.
+    """Load a checkpoint into the networks and the optimizer.
+
+    Args:
+        checkpoint: its folder.
+        student: the network in training.
+        averaged: its moving average, if there is one.
+        optimizer: Adam, over all that the student learns.
+        depends_on: what the weights follow from, as `save` got it.
+
+    Returns:
+        The number of steps done.
 
     Raises:
-        TrainingError: if the checkpoint is of another training; the message says what differs.
+        TrainingError: if the checkpoint belongs to another training; the message says what differs.
     """
     state = _read_state(checkpoint)
-    stored, wanted = state["depends_on"], json.loads(json.dumps(depends_on))
+    stored = state["depends_on"]
+    wanted = json.loads(json.dumps(depends_on))  # as JSON returns it: tuples become lists
     for name in sorted({*stored, *wanted}):
         if stored.get(name) != wanted.get(name):
             raise TrainingError(
-                f"{checkpoint} is of another training: its {name} is {stored.get(name)!r}, this one's is "
+                f"{checkpoint} belongs to another training: its {name} is {stored.get(name)!r}, this one's is "
                 f"{wanted.get(name)!r}; restore the setting or choose another run folder"
             )
     with reading(checkpoint, TrainingError, _REMEDY):
@@ -110,10 +137,11 @@ def restore(
         if averaged is not None:
             averaged.load_state_dict(load_student(checkpoint / "averaged").state_dict())
         moments = load_file(checkpoint / "adam.safetensors")
-        slots: dict[int, dict[str, Tensor]] = {}
+        # torch numbers parameters, in the order in which the optimizer got them; the file names them.
+        by_number: dict[int, dict[str, Tensor]] = {}
         for number, name in enumerate(_learned(student)):
-            slots[number] = {kind: moments[f"{kind}/{name}"] for kind in _KINDS}
-        optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+            by_number[number] = {kind: moments[f"{kind}/{name}"] for kind in _MOMENTS}
+        optimizer.load_state_dict({"state": by_number, "param_groups": optimizer.state_dict()["param_groups"]})
     return state["step"]
 
 
@@ -129,18 +157,18 @@ def _read_state(checkpoint: Path) -> _State:
     return state
 
 
-_REMEDY = "delete this checkpoint's folder, and the training resumes from the one before it"
-_KINDS = ("step", "exp_avg", "exp_avg_sq")
-
-
 def _moments(student: Student, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Adam's state under the parameters' names; its one group holds all that the student learns, in their order."""
-    state = optimizer.state_dict()["state"]
     names = _learned(student)
-    return {f"{kind}/{names[number]}": slot[kind].contiguous() for number, slot in state.items() for kind in _KINDS}
+    return {
+        f"{kind}/{names[number]}": tensors[kind].contiguous()
+        for number, tensors in optimizer.state_dict()["state"].items()
+        for kind in _MOMENTS
+    }
 
 
 def _learned(student: Student) -> list[str]:
+    """The names of the weights that are trained, in their order."""
     return [name for name, weight in student.named_parameters() if weight.requires_grad]
 
 

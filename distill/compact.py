@@ -1,6 +1,6 @@
-"""A small convolutional U-Net on latents, told by a vector what to do: for phones, browsers and CPUs.
+"""A small convolutional U-Net on latents, conditioned on a vector: for phones, browsers and CPUs.
 
-N samples, C channels of the latents, h x w their size, W the channels of a level, D the length of the vector.
+Shapes: N samples, C channels of the latents, h x w their size, W the channels of a level, D the vector's length.
 """
 
 from collections.abc import Sequence
@@ -10,19 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_GROUPS = 16  # of every normalisation
+_GROUPS = 16  # of every normalization
 
 
 class CompactUNet(nn.Module):
-    """One level for each width, each half as fine as the one above it; no attention, no timestep.
+    """One level a width, each half as fine as the one above it; no attention, no timestep.
 
-    Any h and w will do: a side is halved with rounding up, and on the way back each level is brought to the very size
-    that it had. The last layer starts at zero, so that an untrained network answers with zeros.
+    Any h and w will do: halving rounds up, and on the way up each level is resized to the size that it had. The last
+    layer starts at zero, so that an untrained network returns zeros.
 
     Args:
         channels: C, in and out.
         vector_size: D.
-        widths: W of each level, multiples of 16, from the finest on.
+        widths: W of each level, multiples of 16, the finest first.
     """
 
     def __init__(self, channels: int, vector_size: int, widths: Sequence[int]) -> None:
@@ -57,14 +57,14 @@ class CompactUNet(nn.Module):
 
 
 class _Block(nn.Module):
-    """Two convolutions beside a shortcut; the vector scales and shifts what the second one sees (FiLM)."""
+    """Two convolutions beside a shortcut; the vector scales and shifts the second one's input (FiLM)."""
 
     def __init__(self, channels_in: int, channels_out: int, vector_size: int) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(_GROUPS, channels_in)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.film = nn.Linear(vector_size, 2 * channels_out)
-        self.norm2 = nn.GroupNorm(_GROUPS, channels_out, affine=False)  # the vector's scale and shift are its own
+        self.norm2 = nn.GroupNorm(_GROUPS, channels_out, affine=False)  # the vector gives its scale and shift
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
         self.shortcut = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
 
@@ -72,6 +72,6 @@ class _Block(nn.Module):
         """float (N, channels_in, h, w) and (N, D) -> float (N, channels_out, h, w)."""
         y = self.conv1(F.silu(self.norm1(x)))  # (N, W, h, w)
         scale, shift = self.film(vector)[:, :, None, None].chunk(2, dim=1)  # (N, W, 1, 1) each
-        y = self.norm2(y) * (1 + scale) + shift
+        y = self.norm2(y) * (1 + scale) + shift  # (N, W, h, w)
         out: Tensor = self.shortcut(x) + self.conv2(F.silu(y))
         return out

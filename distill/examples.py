@@ -1,4 +1,4 @@
-"""Edits to try methods on: images with their texts, and where the world is drawn the true answers."""
+"""Edits to try methods on: images with their texts and, in the drawn world, the true answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from distill.counterfactuals import edited_mask
 from synth.errors import RecipeError
 from synth.world.captions import full_caption
-from synth.world.scenes import FACTORS, MASK_OF, WorldScene, render, sample_scene
+from synth.world.scenes import FACTORS, WorldScene, render, sample_scene
 
 SIZE = 128
 """Side of a drawn example in pixels: the one that the factor readers know."""
@@ -17,10 +18,10 @@ SIZE = 128
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One edit of one image. A photograph has no truth, no mask, no factors and no scene."""
+    """One edit of one image. A photograph has neither truth, mask, factors nor scene."""
 
     edit: str
-    """What the edit is called."""
+    """The edit's name."""
     image: NDArray[np.uint8]
     """(H, W, 3)."""
     source_prompt: str
@@ -35,44 +36,46 @@ class Example:
     """Before the edit."""
 
     @property
-    def picture(self) -> Image.Image:
-        """The input, for an editor."""
+    def pil_image(self) -> Image.Image:
+        """The input, for Pillow and for `distill.zero_shot.edit`."""
         return Image.fromarray(self.image)
 
 
 def drawn_example(scene: WorldScene, factors: Mapping[str, str]) -> Example:
-    """An edit of a drawn scene. Both prompts are the scene's full caption; only the edited words differ.
+    """Make the edit of a drawn scene. Both prompts are the scene's full caption; only the edited words differ.
+
+    Args:
+        scene: before the edit.
+        factors: what the edit sets.
 
     Raises:
         ValueError: if the scene has no such factor, or the factor no such value.
     """
     after = scene.replace(**factors)
     before_drawn, after_drawn = render(scene, SIZE), render(after, SIZE)
-    names = {MASK_OF[factor] for factor in factors}
-    mask = np.any([drawn.masks[name] for drawn in (before_drawn, after_drawn) for name in names], axis=0)
     return Example(
-        " ".join(factors.values()),
-        before_drawn.image,
-        full_caption(scene)[0],
-        full_caption(after)[0],
-        after_drawn.image,
-        mask,
-        dict(factors),
-        scene,
+        edit=" ".join(factors.values()),
+        image=before_drawn.image,
+        source_prompt=full_caption(scene)[0],
+        prompt=full_caption(after)[0],
+        truth=after_drawn.image,
+        mask=edited_mask(before_drawn, after_drawn, factors),
+        factors=dict(factors),
+        scene=scene,
     )
 
 
 def drawn_examples(factors: Mapping[str, str], num: int, split: str, **given: str) -> list[Example]:
-    """The first `num` scenes of a split that have these factors, and look different after the edit.
+    """Choose the first `num` scenes of a split that have these factors and look different after the edit.
 
     Args:
         factors: what the edit sets.
         num: how many.
         split: of the drawn world.
-        given: factors that the scenes shall have before.
+        given: factors that the scenes show before the edit.
 
     Raises:
-        RecipeError: if those are what the edit sets.
+        RecipeError: if these are what the edit sets.
     """
     if all(given.get(factor) == value for factor, value in factors.items()):
         raise RecipeError(f"scenes that show {given} already are what the edit {dict(factors)} makes of them")
@@ -92,6 +95,6 @@ def drawn_examples(factors: Mapping[str, str], num: int, split: str, **given: st
     return examples
 
 
-def photographs(pictures: Sequence[Image.Image], source_prompt: str, prompt: str) -> list[Example]:
-    """One edit of one's own images."""
-    return [Example(prompt, np.asarray(picture.convert("RGB")), source_prompt, prompt) for picture in pictures]
+def photograph_examples(images: Sequence[Image.Image], source_prompt: str, prompt: str) -> list[Example]:
+    """Make one edit of the user's own images."""
+    return [Example(prompt, np.asarray(image.convert("RGB")), source_prompt, prompt) for image in images]

@@ -1,4 +1,4 @@
-"""What a training looks at: every image's latent, its own text, and for each edit the text that it shall fit."""
+"""What a training learns from: every image's latent and its own text, and for each edit its target text."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,53 +26,59 @@ class Pairs:
     """M x K."""
 
 
-def prepare(
+def prepare_pairs(
     teacher: Teacher,
-    painted: ImageDataset,
+    dataset: ImageDataset,
     texts: Template | PhotoTexts,
     edits: Mapping[str, Substitution],
     folder: Path,
     progress: bool,
 ) -> Pairs:
-    """Every image's latent and prompts, checked.
+    """Encode every image, make its prompts and check them.
 
     Args:
-        teacher: whose VAE encodes the images.
-        painted: the images, with their prompts and slots.
-        texts: the template that their prompts were made from, or the texts of photographs.
+        teacher: its VAE encodes the images.
+        dataset: the images, with their prompts and slots.
+        texts: the template that the prompts were made from, or the texts of photographs.
         edits: name -> what it replaces.
-        folder: where the latents are kept.
-        progress: show a bar while they are encoded.
+        folder: where the latents are cached.
+        progress: show a bar while the images are encoded.
 
     Raises:
-        TrainingError: for an empty set, no edits, an edit that does not fit the set's texts or changes none of them.
+        TrainingError: for an empty dataset, no edits, or an edit that does not fit the dataset's texts or changes
+            none of them.
         DatasetError: for images of several sizes, or of one that the VAE cannot take.
-        TeacherError: for a teacher that cannot score, or prompts that it cannot read to their end.
+        TeacherError: for a teacher that cannot score, or a prompt that is too long for it.
     """
     teacher.require_scorer()
-    if not len(painted):
-        raise TrainingError("the data set is empty: there is nothing to train on; run `distillery synthesize` first")
+    if not len(dataset):
+        raise TrainingError(
+            "the dataset is empty, so there is nothing to train on: run `distillery synthesize` first"
+        )
     if not edits:
         raise TrainingError("there are no edits to train: name at least one under [edits] in the recipe")
-    missing = sorted(set(texts.slots) - set(painted.slots[0]))
+    # All rows have the same slots: the first one is enough.
+    missing = sorted(set(texts.slots) - set(dataset.slots[0]))
     if missing:
         raise TrainingError(
-            f"the data set has no slot {missing[0]!r} that the template uses: it was painted from another template, "
-            "or imported: for photographs give [photos] in the recipe in place of [scenes]"
+            f"the dataset has no slot {missing[0]!r}, which the template uses: it was painted from another template "
+            "or imported; for photographs, give [photos] in the recipe instead of [scenes]"
         )
-    sources = [texts.source(prompt) for prompt in painted.prompts]
+    sources = [texts.source(prompt) for prompt in dataset.prompts]
     targets: list[list[str]] = [[] for _ in sources]
     for name, edit in edits.items():
         try:
-            fitted = [texts.target(*own, edit) for own in zip(painted.prompts, painted.slots, strict=True)]
+            fitted = [texts.target(*own, edit) for own in zip(dataset.prompts, dataset.slots, strict=True)]
         except RecipeError as error:
             raise TrainingError(f"the edit {name!r} does not fit the template: {error}") from error
+        # An edit that changes no text asks for nothing: its student would learn the identity in hours.
         if fitted == sources:
             raise TrainingError(
-                f"the edit {name!r} changes no image's text: there is nothing to learn from it; "
+                f"the edit {name!r} changes no image's text, so there is nothing to learn from it; "
                 f"the first text is {sources[0]!r}, and {dict(edit)} leaves it as it is"
             )
         for prompts, prompt in zip(targets, fitted, strict=True):
             prompts.append(prompt)
+    # Before the images are encoded, which takes long.
     teacher.check_prompts(sorted({*sources, *(prompt for prompts in targets for prompt in prompts)}))
-    return Pairs(encode(teacher, painted, folder, progress), sources, targets)
+    return Pairs(encode(teacher, dataset, folder, progress), sources, targets)

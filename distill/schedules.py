@@ -1,12 +1,12 @@
-"""Curves over training steps. Pure; the step is counted from 0."""
+"""Curves over training steps. Pure; steps count from 0."""
 
 import math
 
 
 def cosine(step: int, start: float, end: float, length: int) -> float:
-    """Half a cosine from `start` at step 0 to `end` at step `length`, and `end` from there on.
+    """Follow half a cosine from `start` at step 0 to `end` at step `length`; after it stay at `end`.
 
-    Used for the guidance scale omega (1 -> 25) and for lambda_id (3 -> 0.1): supplement of the paper, section B.
+    The guidance scale omega rises so (1 -> 25) and lambda_id falls so (3 -> 0.1): supplement, section B.
     """
     if step >= length:
         return end
@@ -14,5 +14,5 @@ def cosine(step: int, start: float, end: float, length: int) -> float:
 
 
 def linear_warmup(step: int, length: int) -> float:
-    """The factor of the learning rate: 1 / length at step 0, 1 from step length - 1 on. Never 0."""
+    """Return the learning rate's factor: 1 / length at step 0, 1 from step length - 1 on; never 0."""
     return min(1.0, (step + 1) / max(1, length))

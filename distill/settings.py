@@ -1,4 +1,4 @@
-"""The settings that this room owns. No torch here: a recipe is read before anything heavy is imported."""
+"""The settings of this package. No torch here: a recipe is read before anything heavy is imported."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from synth.settings import Seed, Settings
 
 @dataclass(frozen=True)
 class Preset:
-    """A named set of training values, and where it was seen to work."""
+    """A named set of training values, and what it was validated on."""
 
     values: Mapping[str, Any]
     validated_on: str
@@ -45,84 +45,88 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-FREE = {
+ROUNDING_KEYS = {
     *("preset", "micro_batch_size", "gradient_checkpointing", "checkpoint_every", "keep_checkpoints", "tracker"),
 }
-"""Keys of TrainingSettings that move a training by no more than rounding."""
+"""Keys of TrainingSettings that change a training by no more than rounding."""
+
+SCHEDULE_KEYS = ("warmup_steps", "guidance_warmup_steps", "lambda_id_steps", "learning_rate_steps")
+"""Keys of TrainingSettings that are lengths in steps: those of its schedules."""
 
 
 class TrainingSettings(Settings):
     """How a student is trained.
 
-    `preset` picks the values, and any key that is given beside it overrides the preset's. The defaults below are the
-    published ones (supplement, section B), which is all that the preset "paper" stands for.
+    `preset` picks the values, and any other key overrides the preset's. The defaults below are the published ones
+    (supplement, section B), which is what the preset "paper" stands for.
     """
 
     preset: Literal["short", "paper"] = "paper"
-    """The values to start from: `paper` for Stable Diffusion, `short` for the miniature. A recipe that names none has
-    the one for its teacher, and a table of a preset's name, as `[training.short]`, holds what the recipe wants
-    otherwise with that one alone."""
+    """The values to start from: `paper` for Stable Diffusion, `short` for the miniature (default: the one for the
+    recipe's teacher). A table named after a preset, such as `[training.short]`, overrides that preset alone."""
     student: Literal["unet", "compact"] = "unet"
-    """`unet` is the paper's: the teacher's own U-Net put to another use. `compact` is a small convolutional network
-    for phones, browsers and CPUs, and for teachers without such a U-Net (Stable Diffusion XL and 3)."""
+    """`unet` is the paper's: the teacher's own U-Net, trained for another task. `compact` is a small convolutional
+    network for phones, browsers and CPUs, and for teachers without such a U-Net (Stable Diffusion XL and 3)."""
     lora_rank: Annotated[int, Field(ge=0, le=4096)] = 0
-    """Of a `unet` student: 0 trains all of its weights, else LoRA of this rank, which takes less memory."""
+    """For a `unet` student: 0 trains all of its weights; another number trains LoRA of this rank, in less memory."""
     steps: Annotated[int, Field(gt=0, le=100_000_000)] = 125_000
-    """Steps of the optimiser."""
+    """Steps of the optimizer."""
     batch_size: Annotated[int, Field(gt=0, le=65_536)] = 2
     """Images a step; each is taken through all edits."""
     micro_batch_size: Annotated[int, Field(gt=0, le=65_536)] | None = None
-    """Images that are held in memory at once; None is all of `batch_size`. Fewer is slower, and trains the same."""
+    """Images that are held in memory at once (default: all of `batch_size`). Fewer is slower, and trains the same."""
     learning_rate: Annotated[float, Field(gt=0, le=1000)] = 1e-5
     """Adam's."""
     learning_rate_end: Annotated[float, Field(gt=0, le=1000)] = 1e-5
-    """Its value at the end of its way, if it has one. A rate that serves the first hundreds of steps may throw a
-    student off after a thousand."""
+    """Its value after `learning_rate_steps`; no effect without them. A rate that suits the first hundreds of steps
+    may derail a student after a thousand."""
     learning_rate_steps: Annotated[int, Field(ge=0, le=100_000_000)] = 0
     """Length of the cosine from learning_rate to learning_rate_end; 0 keeps learning_rate, as published."""
     max_grad_norm: Annotated[float, Field(ge=0, le=1e9)] = 0.0
-    """A longer gradient is scaled down to this norm; 0 lets all through, as published."""
+    """A longer gradient is scaled down to this norm; 0 clips nothing, as published."""
     warmup_steps: Annotated[int, Field(ge=0, le=100_000_000)] = 10_000
     """Length of the learning rate's linear warm-up."""
     guidance_start: Annotated[float, Field(ge=1, le=1000)] = 1.0
     """omega, the guidance scale of the score, at the first step."""
     guidance_end: Annotated[float, Field(ge=1, le=1000)] = 25.0
-    """omega from the end of its warm-up on. Higher edits more, and spoils more of what lies around."""
+    """omega after its warm-up. Higher edits more, and spoils more of the surroundings."""
     guidance_warmup_steps: Annotated[int, Field(ge=0, le=100_000_000)] = 20_000
-    """Length of the cosine from guidance_start to guidance_end; without it the student may collapse to one output."""
+    """Length of the cosine from guidance_start to guidance_end; without it a student may collapse to one output."""
     lambda_id_start: Annotated[float, Field(ge=0, le=1e6)] = 3.0
-    """Weight of the identity regulariser at the first step."""
+    """Weight of the identity regularizer at the first step."""
     lambda_id_end: Annotated[float, Field(ge=0, le=1e6)] = 0.1
-    """Its weight at the end of its way. Lower edits more, and spoils more of what lies around."""
+    """Its weight after `lambda_id_steps`. Lower edits more, and spoils more of the surroundings."""
     lambda_id_steps: Annotated[int, Field(ge=0, le=100_000_000)] = 20_000
     """Length of the cosine from lambda_id_start to lambda_id_end."""
     min_timestep: Annotated[int, Field(ge=0, le=999)] = 50
-    """The teacher's timesteps are drawn uniformly from here on."""
+    """The first of the teacher's timesteps, which are drawn uniformly."""
     max_timestep: Annotated[int, Field(ge=0, le=999)] = 949
-    """The last timestep that is drawn."""
+    """The last of them."""
     student_timestep: Annotated[int, Field(ge=0, le=999)] = 1
-    """The one timestep that the student is always called with. Small: its input is a clean latent."""
+    """The timestep that the student is always called with. Small: its input is a clean latent."""
     seed: Seed = 0
-    """Of timesteps, noise and the images' order."""
+    """Seed of the timesteps, the noise and the images' order."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay of the moving average of the student's weights, a step; 0 keeps none."""
+    """Decay a step of the moving average of the student's weights; 0 leaves the average out."""
     autocast: Literal["auto", "off", "bfloat16"] = "auto"
-    """Run the networks in bfloat16, weights stay float32. `auto`: where the hardware multiplies bfloat16."""
+    """Run the networks in bfloat16; weights stay float32. `auto`: where the hardware multiplies bfloat16."""
     gradient_checkpointing: bool = False
-    """Of a `unet` student: compute what lies between its blocks again on the way back instead of keeping it. Less
-    memory, a third more of the student's time, the same training."""
+    """For a `unet` student: recompute activations in the backward pass instead of storing them. Less memory, a third
+    more of the student's time, the same training."""
     checkpoint_every: Annotated[int, Field(gt=0, le=100_000_000)] = 500
-    """Steps between checkpoints: what a kill may cost."""
+    """Steps between checkpoints: the most that a killed training repeats."""
     keep_checkpoints: Annotated[int, Field(gt=0, le=100_000)] = 2
-    """The newest so many are kept."""
+    """How many of the newest checkpoints stay."""
     sample_every: Annotated[int, Field(gt=0, le=100_000_000)] = 500
     """Steps between sample grids."""
     patience: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    """Stop after so many looks at the edits, one every `sample_every` steps, without a better one, and take the best
-    network; 0 trains to the end and takes the last. What is better: nearer to the truth on drawn development scenes,
-    or where nobody knows the truth, images that still change and show no damage (`flows/training/early_stopping.py`)."""
+    """Early stopping: stop after this many evaluations, one every `sample_every` steps, without a better one, and
+    take the best network; 0 trains to the end and takes the last. Better means nearer to the truth on drawn
+    development scenes or, where no truth is known, images that still change and show no damage
+    (`flows/training/early_stopping.py`)."""
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
-    """Where each step's figures go besides `metrics.jsonl`, through accelerate; its package must be installed."""
+    """Where each step's metrics go in addition to `metrics.jsonl`, through accelerate; its package must be
+    installed."""
 
     @model_validator(mode="before")
     @classmethod
@@ -131,7 +135,7 @@ class TrainingSettings(Settings):
         if preset is None:
             return given
         if "learning_rate_end" in given and "learning_rate_steps" not in {**preset.values, **given}:
-            raise ValueError("learning_rate_end has no effect without learning_rate_steps")
+            raise ValueError("learning_rate_end has no effect without learning_rate_steps: give both")
         return {**preset.values, **given}
 
     @model_validator(mode="after")
@@ -139,42 +143,54 @@ class TrainingSettings(Settings):
         if self.min_timestep > self.max_timestep:
             raise ValueError(f"min_timestep ({self.min_timestep}) is above max_timestep ({self.max_timestep})")
         if self.student == "compact" and (self.lora_rank or self.gradient_checkpointing):
-            raise ValueError("lora_rank and gradient_checkpointing are for the student unet: a compact one is small")
+            raise ValueError("lora_rank and gradient_checkpointing are for the student unet, not for a compact one")
         return self
+
+
+def scaled_to(settings: TrainingSettings, steps: int) -> TrainingSettings:
+    """Scale a training to another number of steps, the length of each schedule alike.
+
+    Args:
+        settings: of the training.
+        steps: of the scaled one.
+    """
+    lengths = {key: round(getattr(settings, key) * steps / settings.steps) for key in SCHEDULE_KEYS}
+    return settings.model_copy(update={"steps": steps, **lengths})
 
 
 class EvaluationSettings(Settings):
     """What a student is measured on."""
 
     num_scenes: Annotated[int, Field(gt=0, le=1_000_000)] = 100
-    """Unseen drawn scenes that every edit is tried on."""
+    """How many unseen drawn scenes every edit is tried on."""
     num_no_op_scenes: Annotated[int, Field(ge=0, le=1_000_000)] = 25
-    """Scenes that already are what the edit asks for, which it should leave alone."""
+    """How many scenes are also tried that already show what the edit asks for, and should stay as they are."""
     split: Literal["development", "test", "shifted"] = "test"
     """Settings are chosen on `development` and reported on `test`; `shifted` is drawn in styles never trained on."""
     given: dict[str, str] = Field(default_factory=dict)
-    """What all scenes show before the edit, as `{ weather = "clear" }`, if the network is for such images."""
+    """What all scenes show before the edit, such as `{ weather = "clear" }`, if the network is for such images."""
 
 
 class EditSettings(Settings):
-    """How a single image is edited without training. With Stable Diffusion the defaults are the published ones."""
+    """How an image is edited without training. With Stable Diffusion the defaults are the published ones."""
 
     method: Literal["dds", "sds", "regularized-sds"] = "dds"
     optimizer: Literal["sgd", "adam"] = "sgd"
     iterations: Annotated[int, Field(gt=0, le=1_000_000)] = 200
     """400 for large changes of structure."""
     learning_rate: Annotated[float, Field(gt=0, le=1000)] | None = None
-    """1 stands for a step of 0.0244 times the score at every resolution (see `distill.zero_shot`), and 2 is the published
-    one. None is the teacher's own: 2, but for the miniature."""
+    """1 means a step of 0.0244 times the score at every resolution (see `distill.optimization`); 2 is the published
+    one (default: the teacher's own, 2 but for the miniature)."""
     decay: Annotated[float, Field(gt=0, le=1)] = 0.9
     decay_every: Annotated[int, Field(gt=0, le=1_000_000)] = 20
     guidance_scale: Annotated[float, Field(ge=1, le=1000)] | None = None
-    """Not in the supplement; the authors' notebook has 7.5. None is the teacher's own: 7.5, but for the miniature."""
+    """Not in the supplement; the authors' notebook has 7.5 (default: the teacher's own, 7.5 but for the
+    miniature)."""
     lambda_id: Annotated[float, Field(ge=0, le=1e6)] = 0.3
-    """Weight of the L2 regulariser, for regularized-sds alone."""
+    """Weight of the L2 regularizer, for regularized-sds alone."""
     firm_threshold: Annotated[float, Field(ge=0, le=1e6)] = 0.0
-    """Not in the paper: what the score's noise moved everywhere is put back. Places of the latent that moved by less
-    than half of this are, those beyond it stay as they are (`distill.zero_shot.firmly_thresholded`); 0 leaves all."""
+    """Not in the paper: undo what the score's noise moved. Places of the latent that moved by less than half of this
+    go back, those that moved by more than it stay (`distill.optimization.firmly_thresholded`); 0 undoes nothing."""
     min_timestep: Annotated[int, Field(ge=0, le=999)] = 50
     max_timestep: Annotated[int, Field(ge=0, le=999)] = 949
     seed: Seed = 0
@@ -187,4 +203,4 @@ class EditSettings(Settings):
 
 
 PUBLISHED_EDIT = {"learning_rate": 2.0, "guidance_scale": 7.5}
-"""What EditSettings leave to the teacher, as published."""
+"""The published values of what EditSettings leave to the teacher."""

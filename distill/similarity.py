@@ -1,12 +1,12 @@
-"""How edited photographs are judged, for want of a true answer: by other people's networks.
+"""Judges of edited photographs, where no true answer is known: other people's networks.
 
-All take images as uint8 (N, H, W, 3), before and after the edit, and give float (N,). The networks are named by Hub
-id or folder; what cannot be opened is a TeacherError, and no figure is ever made up in its place.
+All take images as uint8 (N, H, W, 3), before and after the edit, and return float64 (N,). The networks are named by
+Hub id or folder. One that cannot be opened is a TeacherError; no metric is ever made up in its place.
 
-    LPIPS         Zhang et al. 2018: perceptual distance before to after; 0 is the same
+    LPIPS         Zhang et al. 2018: perceptual distance before to after; 0 means the same
     CLIP          cosine of the edited image and the target text; more is better
     directional   Gal et al. 2021: cosine of the change of the image and the change of the text, in CLIP's space
-    structure     Tumanyan et al. 2022: mean squared change of the self-similarity of DINO's keys; 0 is the same
+    structure     Tumanyan et al. 2022: mean squared change of the self-similarity of DINO's keys; 0 means the same
 """
 
 from typing import Any
@@ -18,17 +18,25 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from distill.metrics import Images
+from synth.clip import cannot_open, load_clip
 from synth.errors import TeacherError
+from synth.pixels import to_float
 
-Images = NDArray[np.uint8]
-Figures = NDArray[np.float64]
+Values = NDArray[np.float64]
+"""One an image."""
 
 _DINO_SIDE = 224  # px
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Lpips:
-    """The distance of the package `lpips`, over AlexNet."""
+    """The distance of the package `lpips`, over AlexNet.
+
+    Raises:
+        TeacherError: if the package is not installed.
+    """
 
     def __init__(self) -> None:
         try:
@@ -38,51 +46,52 @@ class Lpips:
         self._model = LPIPS(net="alex", verbose=False).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def distance(self, before: Images, after: Images) -> Figures:
-        """Of each pair."""
-        pairs = (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1 for images in (before, after))
-        return _figures(self._model(*pairs).flatten())
+    def distance(self, before: Images, after: Images) -> Values:
+        """The distance of each pair."""
+        pairs = (to_float(torch.from_numpy(images)) for images in (before, after))
+        return _as_float64(self._model(*pairs).flatten())
 
 
 class Clip:
-    """Images and texts as directions in CLIP's space."""
+    """Images and texts as directions in CLIP's space.
+
+    Raises:
+        TeacherError: if the model cannot be opened.
+    """
 
     def __init__(self, name: str) -> None:
-        from transformers import CLIPModel, CLIPTokenizer
-        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+        self._model, self._tokenizer, self._processor = load_clip(name)
 
-        try:
-            self._model = CLIPModel.from_pretrained(name, use_safetensors=True).eval().requires_grad_(False)
-            self._tokenizer = CLIPTokenizer.from_pretrained(name)
-            self._processor = CLIPImageProcessorPil.from_pretrained(name)
-        except (OSError, ValueError) as error:
-            raise _not_opened(name, "CLIP", error) from None
-
-    def text_score(self, after: Images, text: str) -> Figures:
+    def text_score(self, after: Images, text: str) -> Values:
         """The cosine of each image and the text."""
-        return _figures(self._images(after) @ self._text(text))
+        return _as_float64(self._image_directions(after) @ self._text_direction(text))
 
-    def directional(self, before: Images, after: Images, source: str, text: str) -> Figures:
-        """The cosine of each image's way and the texts'; 0 for an image that did not change."""
-        way = F.normalize(self._text(text) - self._text(source), dim=0)  # (D,)
-        return _figures(F.normalize(self._images(after) - self._images(before), dim=1) @ way)
+    def directional(self, before: Images, after: Images, source: str, text: str) -> Values:
+        """The cosine of each image's change and the texts' change; 0 for an image that did not change."""
+        text_change = F.normalize(self._text_direction(text) - self._text_direction(source), dim=0)  # (D,)
+        image_change = F.normalize(self._image_directions(after) - self._image_directions(before), dim=1)  # (N, D)
+        return _as_float64(image_change @ text_change)
 
     @torch.no_grad()
-    def _images(self, images: Images) -> Tensor:
+    def _image_directions(self, images: Images) -> Tensor:
         """(N, D), of length 1."""
         pixels = self._processor(images=list(map(Image.fromarray, images)), return_tensors="pt").pixel_values
         return F.normalize(self._model.visual_projection(self._model.vision_model(pixels).pooler_output), dim=1)
 
     @torch.no_grad()
-    def _text(self, text: str) -> Tensor:
-        """(D,), of length 1; a long text is cut at what CLIP reads."""
-        words = self._tokenizer([text], truncation=True, return_tensors="pt")
-        pooled = self._model.text_model(**words).pooler_output
+    def _text_direction(self, text: str) -> Tensor:
+        """(D,), of length 1; a text longer than CLIP reads is cut."""
+        tokens = self._tokenizer([text], truncation=True, return_tensors="pt")
+        pooled = self._model.text_model(**tokens).pooler_output  # (1, width)
         return F.normalize(self._model.text_projection(pooled)[0], dim=0)
 
 
 class Structure:
-    """What is where, whatever it looks like: how alike the places of an image are to DINO's last layer."""
+    """The layout of an image, whatever it looks like: how alike its places are to DINO's last layer.
+
+    Raises:
+        TeacherError: if the model cannot be opened, or has no keys.
+    """
 
     def __init__(self, name: str) -> None:
         from transformers import AutoModel
@@ -90,19 +99,20 @@ class Structure:
         try:
             self._model = AutoModel.from_pretrained(name, use_safetensors=True).eval().requires_grad_(False)
         except (OSError, ValueError) as error:
-            raise _not_opened(name, "DINO", error) from None
+            raise cannot_open(name, "DINO", error) from None
         layers = [layer for path, layer in self._model.named_modules() if path.endswith(("k_proj", ".key"))]
         if not layers:
             raise TeacherError(
                 f"{name} has no keys to compare: name a vision transformer such as facebook/dino-vitb8"
             )
-        layers[-1].register_forward_hook(self._keep)
+        # transformers returns no keys: a hook on the last layer's projection records them.
+        layers[-1].register_forward_hook(self._record_keys)
         self._keys = torch.empty(0)
 
-    def distance(self, before: Images, after: Images) -> Figures:
+    def distance(self, before: Images, after: Images) -> Values:
         """The mean squared difference of each pair's self-similarities."""
         difference = self._self_similarity(before) - self._self_similarity(after)  # (N, T, T)
-        return _figures(difference.square().mean(dim=(1, 2)))
+        return _as_float64(difference.square().mean(dim=(1, 2)))
 
     @torch.no_grad()
     def _self_similarity(self, images: Images) -> Tensor:
@@ -115,14 +125,9 @@ class Structure:
         keys = F.normalize(self._keys, dim=2)  # (N, T, D), all heads side by side
         return keys @ keys.transpose(1, 2)
 
-    def _keep(self, layer: Any, given: Any, keys: Tensor) -> None:
+    def _record_keys(self, layer: Any, inputs: Any, keys: Tensor) -> None:
         self._keys = keys
 
 
-def _not_opened(name: str, kind: str, error: Exception) -> TeacherError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return TeacherError(f"{name} cannot be opened as a {kind} model ({reason}): name a folder or a Hub id")
-
-
-def _figures(values: Tensor) -> Figures:
+def _as_float64(values: Tensor) -> Values:
     return values.double().numpy()

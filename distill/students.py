@@ -1,9 +1,11 @@
-"""The student: one pass of a network turns a latent into its edited self, z = z_hat + delta(z_hat, edit).
+"""The student: one pass of a network edits a latent, z = z_hat + delta(z_hat, edit).
 
-Two kinds, each a diffusers model: saved, loaded and pushed to the Hub as any other.
+Two kinds, each a diffusers model: saved, loaded and pushed to the Hub like any other.
 
-    UNetStudent       the teacher's own U-Net, put to another use: the paper's
+    UNetStudent       the paper's: the teacher's own U-Net, trained for another task
     CompactStudent    a small convolutional network: for phones, browsers, CPUs, and teachers of any family
+
+Shapes: N samples, K edits, C x h x w a latent, T tokens of D channels a text.
 """
 
 import json
@@ -28,16 +30,15 @@ from synth.pixels import to_float, to_uint8
 from synth.seeds import derive_seed
 from synth.teacher.teacher import Teacher
 
-_VECTOR_SIZE = 128  # of what a compact student is told about an edit
-
-# What LoRA adapts: the projections of the attention, the feed-forward layers, the residual blocks' convolutions.
-_ADAPTED = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "conv1", "conv2"]
+_VECTOR_SIZE = 128  # D of the vector that tells a compact student its edit
+_LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "conv1", "conv2"]
+"""Attention projections, feed-forward layers and the convolutions of the residual blocks."""
 
 
 class Student(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """What every student is: latent in, change out, and no text encoder once it is trained.
+    """The base of all students: latent in, change out, without a text encoder.
 
-    Untrained it changes nothing at all. An edit's number is its place in `edits`.
+    An untrained student changes nothing at all. An edit's number is its place in `edits`.
     """
 
     config_name = "config.json"
@@ -49,10 +50,10 @@ class Student(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     @abstractmethod
     def forward(self, latents: Tensor, edit: Tensor) -> Tensor:
-        """The change that an edit makes.
+        """Compute the change that an edit makes.
 
         Args:
-            latents: z_hat, float (N, C, h, w); any h and w, odd ones too.
+            latents: z_hat, float (N, C, h, w); h and w may be odd.
             edit: int64 (N,), numbers of edits.
 
         Returns:
@@ -60,24 +61,24 @@ class Student(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """
 
     def merged(self) -> "Student":
-        """The same function without anything that only training needs."""
+        """Return the same function without what only training needs."""
         return self
 
 
 class UNetStudent(Student):
     """The teacher's U-Net with its weights, but for the last layer, which starts at zero.
 
-    The timestep is fixed. In place of a text it has one learned context for each edit, which starts from the
-    embedding of the edit's target prompt.
+    The timestep is fixed. Instead of a text, each edit has a learned context, which starts as the embedding of the
+    edit's target prompt.
 
     Args:
         unet_config: of the UNet2DConditionModel.
-        edit_names: what the edits are called; an edit's number is its place here.
+        edit_names: an edit's number is its place here.
         edit_prompts: for each edit an example of its target prompt, from which its context started.
         context_size: (T, D), tokens and width of a context.
-        timestep: the one that the network is always called with, 0 to 999.
-        lora_rank: 0 trains all weights; otherwise LoRA of that rank, the last layer and the contexts are trained,
-            and the other weights stay the teacher's.
+        timestep: what the network is always called with, 0 to 999.
+        lora_rank: 0 trains all weights; another number trains LoRA of that rank, the last layer and the contexts,
+            while the other weights stay the teacher's.
     """
 
     _supports_gradient_checkpointing: ClassVar[bool] = True
@@ -102,22 +103,24 @@ class UNetStudent(Student):
     def from_teacher(
         cls, teacher: Teacher, edits: Mapping[str, str], timestep: int = 1, lora_rank: int = 0
     ) -> "UNetStudent":
-        """An untrained student in float32, where the teacher is.
+        """Make an untrained student in float32 on the teacher's device.
 
         Args:
-            teacher: whose U-Net is copied.
+            teacher: its U-Net is copied.
             edits: name -> an example of the target prompt.
             timestep: the student's fixed one.
             lora_rank: 0 for none. LoRA's first weights come from torch's random state.
 
         Raises:
-            TeacherError: if the teacher has no U-Net, or one that must be told more than a text.
+            TeacherError: if the teacher has no U-Net, or one that needs more than a text.
             TrainingError: for LoRA without peft.
         """
         _require_plain_unet(teacher)
         contexts = teacher.encode_prompt(list(edits.values())).prompt_embeds  # (K, T, D)
-        own = {key: value for key, value in teacher.unet.config.items() if not key.startswith("_")}
-        student: UNetStudent = cls(own, list(edits), list(edits.values()), tuple(contexts.shape[1:]), timestep)
+        unet_config = _public_config(teacher.unet)
+        student: UNetStudent = cls(
+            unet_config, list(edits), list(edits.values()), tuple(contexts.shape[1:]), timestep
+        )
         student.unet.load_state_dict(teacher.unet.state_dict())  # copied into float32
         with torch.no_grad():
             student.unet.conv_out.weight.zero_()
@@ -136,12 +139,11 @@ class UNetStudent(Student):
         return delta
 
     def merged(self) -> "UNetStudent":
-        """LoRA's products added to the weights that they belong to: no peft is needed from here on."""
+        """Add LoRA's products to the weights that they adapt: the result needs no peft."""
         if not self.config.lora_rank:
             return self
-        own = {key: value for key, value in self.config.items() if not key.startswith("_")}
-        plain = UNetStudent(**own | {"lora_rank": 0})
-        unet = deepcopy(self.unet)
+        plain = UNetStudent(**_public_config(self) | {"lora_rank": 0})
+        unet = deepcopy(self.unet)  # the student itself continues to train
         unet.fuse_lora()
         unet.unload_lora()
         plain.unet.load_state_dict(unet.state_dict())
@@ -151,13 +153,13 @@ class UNetStudent(Student):
 
 
 class CompactStudent(Student):
-    """A small convolutional U-Net that starts from nothing; it is told by a learned vector which edit to make.
+    """A small convolutional U-Net, trained from scratch; a learned vector tells it which edit to make.
 
     Args:
         latent_channels: C of the teacher's latents.
-        edit_names: what the edits are called; an edit's number is its place here.
+        edit_names: an edit's number is its place here.
         edit_prompts: for each edit an example of its target prompt.
-        widths: channels of the levels, from the finest on.
+        widths: channels of the levels, the finest first.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -174,7 +176,7 @@ class CompactStudent(Student):
 
     @classmethod
     def from_teacher(cls, teacher: Teacher, edits: Mapping[str, str]) -> "CompactStudent":
-        """An untrained student where the teacher is, its first weights from torch's random state.
+        """Make an untrained student on the teacher's device, its first weights from torch's random state.
 
         Args:
             teacher: of any family.
@@ -190,10 +192,10 @@ class CompactStudent(Student):
 
 
 def new_student(teacher: Teacher, edits: Mapping[str, str], settings: TrainingSettings) -> Student:
-    """The untrained student of a training; the same settings give the same weights.
+    """Make the untrained student of a training; the same settings give the same weights.
 
     Args:
-        teacher: who will teach it.
+        teacher: the model that it will learn from.
         edits: name -> an example of the target prompt.
         settings: which kind.
 
@@ -214,10 +216,10 @@ def new_student(teacher: Teacher, edits: Mapping[str, str], settings: TrainingSe
 
 
 def num_weights(teacher: Teacher, edits: Mapping[str, str], settings: TrainingSettings) -> tuple[int, int]:
-    """How many weights the student of a training has, and how many of them it learns. Nothing is allocated.
+    """Count the weights of a training's student, and those of them that it learns. Nothing is allocated.
 
     Args:
-        teacher: who will teach it.
+        teacher: the model that it will learn from.
         edits: name -> an example of the target prompt.
         settings: which kind.
 
@@ -225,7 +227,8 @@ def num_weights(teacher: Teacher, edits: Mapping[str, str], settings: TrainingSe
         TeacherError: if the teacher has no U-Net for a student of that kind.
         TrainingError: for LoRA without peft.
     """
-    names, prompts = list(edits), list(edits.values())
+    names = list(edits)
+    prompts = list(edits.values())
     student: Student
     if settings.student == "compact":
         with torch.device("meta"):
@@ -233,26 +236,27 @@ def num_weights(teacher: Teacher, edits: Mapping[str, str], settings: TrainingSe
     else:
         _require_plain_unet(teacher)
         size = tuple(teacher.encode_prompt(prompts[:1]).prompt_embeds.shape[1:])
-        own = {key: value for key, value in teacher.unet.config.items() if not key.startswith("_")}
+        unet_config = _public_config(teacher.unet)
         with torch.device("meta"):
-            student = UNetStudent(own, names, prompts, size, settings.student_timestep, settings.lora_rank)
+            student = UNetStudent(unet_config, names, prompts, size, settings.student_timestep, settings.lora_rank)
     weights = list(student.parameters())
-    return sum(weight.numel() for weight in weights), sum(w.numel() for w in weights if w.requires_grad)
+    learned = [weight for weight in weights if weight.requires_grad]
+    return sum(weight.numel() for weight in weights), sum(weight.numel() for weight in learned)
 
 
 def load_student(folder: Path) -> Student:
-    """A student from the folder that it was saved in, of whichever kind."""
+    """Load a student of either kind from the folder that it was saved in."""
     config = json.loads((folder / Student.config_name).read_text())
-    kind = CompactStudent if config["_class_name"] == "CompactStudent" else UNetStudent
+    kind = CompactStudent if config["_class_name"].startswith("Compact") else UNetStudent
     student: Student = kind.from_pretrained(folder, use_safetensors=True)
     return student
 
 
 def translated(teacher: Teacher, student: Student, images: NDArray[np.uint8], edit: int) -> NDArray[np.uint8]:
-    """Images as a student makes them by one edit: decode(z_hat + delta), as `composition` lays it onto them.
+    """Translate images by one edit: decode(z_hat + delta), laid onto them (`distill.composition`).
 
     Args:
-        teacher: whose VAE.
+        teacher: its VAE encodes and decodes.
         student: of that teacher.
         images: uint8 (N, H, W, 3).
         edit: its number.
@@ -263,21 +267,27 @@ def translated(teacher: Teacher, student: Student, images: NDArray[np.uint8], ed
     x = to_float(torch.from_numpy(images)).to(teacher.device)  # (N, 3, H, W)
     with torch.no_grad():
         z_hat = teacher.encode(x).float()  # (N, C, h, w)
-        delta = student(z_hat, torch.full((len(x),), edit, device=teacher.device))
-        edited, plain = teacher.decode(z_hat + delta).float(), teacher.decode(z_hat).float()  # (N, 3, H, W)
+        delta = student(z_hat, torch.full((len(x),), edit, device=teacher.device))  # (N, C, h, w)
+        edited = teacher.decode(z_hat + delta).float()  # (N, 3, H, W)
+        plain = teacher.decode(z_hat).float()  # (N, 3, H, W)
         return to_uint8(x + change_of_pixels(x, edited, plain))
 
 
 def _require_plain_unet(teacher: Teacher) -> None:
     if teacher.unet.config.addition_embed_type:
         raise TeacherError(
-            f"{teacher.name} has a U-Net that must be told a pooled text and sizes besides, which a student of "
-            "its kind cannot tell it: take a teacher of Stable Diffusion 1.x or 2.x, or training.student=compact"
+            f"{teacher.name} has a U-Net that also needs a pooled text and sizes, which a student cannot give it: "
+            "use a teacher of Stable Diffusion 1.x or 2.x, or training.student=compact"
         )
 
 
+def _public_config(model: Any) -> dict[str, Any]:
+    """A diffusers model's configuration without the entries that diffusers adds."""
+    return {key: value for key, value in model.config.items() if not key.startswith("_")}
+
+
 def _adapt(unet: Any, rank: int) -> None:
-    """Freeze a U-Net but for its last layer, and put LoRA beside its weights."""
+    """Freeze a U-Net but for its last layer, and add LoRA to it."""
     try:
         from peft import LoraConfig
     except ModuleNotFoundError as error:
@@ -285,5 +295,5 @@ def _adapt(unet: Any, rank: int) -> None:
             'training.lora_rank needs peft: pip install "dds-distillery[lora]", or set it to 0'
         ) from error
     unet.requires_grad_(False)
-    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=_ADAPTED))
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=_LORA_TARGETS))
     unet.conv_out.requires_grad_(True)

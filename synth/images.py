@@ -1,13 +1,16 @@
 """Images as files and as bytes. Every image that comes from outside is opened here, in one of a few formats."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from synth.errors import ImageInputError, first_line
+from synth.files import write_bytes
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """What is opened, whatever a file's name says. Not all of Pillow's formats: some start other programs (Ghostscript)."""
@@ -43,6 +46,16 @@ def decode_rgb(content: bytes) -> Image.Image:
     """
     with open_lazily(content) as image:
         return image.convert("RGB")
+
+
+def tile_images(rows: Iterable[Iterable[NDArray[np.uint8]]]) -> Image.Image:
+    """Rows of as many images each, uint8 (H, W, 3), edge to edge. Grids with names are in `distill.grids`."""
+    return Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
+
+
+def save_grid(rows: Iterable[Iterable[NDArray[np.uint8]]], path: Path) -> None:
+    """Write `tile_images` of the rows as a file, whole or not at all."""
+    write_bytes(path, png_bytes(tile_images(rows)))
 
 
 def png_bytes(image: Image.Image) -> bytes:

@@ -1,8 +1,8 @@
 """Zero-shot edits against their true counterfactuals: every method at its own best setting (paper, sections 4 and 5).
 
-Settings are swept on the development split, each method with the same number of network calls; what the sweep chooses
-belongs into METHODS, and the benchmark then reports test and shifted scenes, with intervals from a bootstrap over the
-same scenes.
+The sweep chooses settings on the development split, with the same number of network calls for each method; what it
+chooses is written into METHODS. The benchmark reports test and shifted scenes, with intervals from a bootstrap over
+the same scenes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,12 @@ from typing import Any
 from PIL import Image
 
 from distill.examples import drawn_examples
+from distill.grids import GridRow, labelled_grid, stacked
 from distill.studies.methods import GRIDS, OURS, Method, Optimized, describe
+from distill.studies.plots import chart, from_png
 from distill.studies.rows import mean, paired_difference
-from distill.studies.study import Row, Study, Unit, chart, from_png, scored, sheet, stacked
-from synth.pixels import png_bytes
+from distill.studies.study import Row, Study, Unit, measure_example
+from synth.images import png_bytes
 from synth.teacher.teacher import Teacher
 from synth.world.readers import FactorReader
 
@@ -52,32 +54,36 @@ class Sweep(Study):
         rows = _measured(teacher, unit["method"], method, "development", self.num_scenes)
         return [{**row, "place": unit["place"], "setting": describe(method)} for row in rows]
 
-    def figure(self, rows: Sequence[Row]) -> Image.Image:
+    def plot(self, rows: Sequence[Row]) -> Image.Image:
         def draw(axes: Any) -> None:
             for name in GRIDS:
                 points = [_means(rows, method=name, setting=setting) for setting in _settings(rows, name)]
-                kept, edited = ([p[figure] for p in points] for figure in ("psnr_outside_to_input", "psnr_inside"))
+                kept = [point["psnr_outside_to_input"] for point in points]
+                edited = [point["psnr_inside"] for point in points]
                 axes.plot(kept, edited, "o", label=name)
-            _label(axes)
+            axes.set_xlabel("kept: PSNR to the input outside the mask, dB")
+            axes.set_ylabel("edited: PSNR to the truth inside, dB")
+            axes.legend(fontsize=8)
 
         return chart(draw, 7, 4.6)
 
     def finding(self, rows: Sequence[Row]) -> str:
-        said = []
+        best_settings = []
         for name in GRIDS:
             best = max(_settings(rows, name), key=lambda s: _means(rows, method=name, setting=s)["psnr_all"])
-            said.append(f"{name}: {best} ({_means(rows, method=name, setting=best)['psnr_all']:.2f} dB)")
-        return f"Best by PSNR over all. {'; '.join(said)}."
+            psnr = _means(rows, method=name, setting=best)["psnr_all"]
+            best_settings.append(f"{name}: {best} ({psnr:.2f} dB)")
+        return f"Best by PSNR over all. {'; '.join(best_settings)}."
 
 
 @dataclass(frozen=True)
 class Benchmark(Study):
-    """The frozen methods, on scenes that no setting was chosen on."""
+    """The methods at their chosen settings, on scenes that no setting was chosen on."""
 
     methods: Mapping[str, Method]
     num_scenes: int = 8
     name = "benchmark"
-    question = "How near do the methods come to the truth, and what do they leave alone?"
+    question = "How near do the methods come to the truth, and how much of the rest do they keep?"
 
     def units(self) -> list[Unit]:
         return [
@@ -89,15 +95,16 @@ class Benchmark(Study):
     def measure(self, teacher: Teacher, unit: Unit) -> list[Row]:
         return _measured(teacher, unit["method"], self.methods[unit["method"]], unit["split"], self.num_scenes)
 
-    def figure(self, rows: Sequence[Row]) -> Image.Image:
+    def plot(self, rows: Sequence[Row]) -> Image.Image:
         names = list(self.methods)
-        lines = []
+        grid_rows = []
         for edit in dict.fromkeys(row["edit"] for row in rows):
             cells = [
                 next(r for r in rows if (r["method"], r["split"], r["edit"], r["scene"]) == (name, "test", edit, 0))
                 for name in names
             ]
-            lines.append((edit, [(from_png(c["png"]), f"{c['psnr_all']:.1f} dB") for c in cells]))
+            captions = [f"{cell['psnr_all']:.1f} dB" for cell in cells]
+            grid_rows.append(GridRow(edit, [from_png(cell["png"]) for cell in cells], captions))
 
         def draw(axes: Any) -> None:
             for place, name in enumerate(names):
@@ -108,7 +115,7 @@ class Benchmark(Study):
             axes.set_ylabel("edited: share whose factor reads right")
             axes.legend(fontsize=7)
 
-        return stacked([sheet(names, lines), chart(draw, 7, 4.6)])
+        return stacked([labelled_grid(names, grid_rows), chart(draw, 7, 4.6)])
 
     def finding(self, rows: Sequence[Row]) -> str:
         optimized = [name for name, method in self.methods.items() if isinstance(method, Optimized)]
@@ -116,17 +123,17 @@ class Benchmark(Study):
         pairs = [(one, other) for one in ours for other in optimized[: optimized.index(one)]]
         lines = ["What one gains over another, with 95 % intervals:"]
         for split, (one, other) in product(("test", "shifted"), pairs):
-            said = []
-            for figure, unit in (("psnr_all", "dB"), ("psnr_outside_to_input", "dB outside"), ("ssim_all", "SSIM")):
-                gain, low, high = paired_difference(rows, one, other, split, figure)
-                said.append(f"{gain:+.2f} {unit} ({low:+.2f} to {high:+.2f})")
-            lines.append(f"{split}, {one} over {other}: {', '.join(said)}")
+            gains = []
+            for metric, unit in (("psnr_all", "dB"), ("psnr_outside_to_input", "dB outside"), ("ssim_all", "SSIM")):
+                gain, low, high = paired_difference(rows, one, other, split, metric)
+                gains.append(f"{gain:+.2f} {unit} ({low:+.2f} to {high:+.2f})")
+            lines.append(f"{split}, {one} over {other}: {', '.join(gains)}")
         return "\n".join(lines)
 
 
 def table(rows: Sequence[Row], methods: Mapping[str, Method], split: str) -> str:
-    """Means over edits and scenes as a Markdown table."""
-    header = ["method", "setting", "calls", *(figure.replace("_", " ") for figure in _SHOWN), "s an image"]
+    """Format the means over edits and scenes as a Markdown table."""
+    header = ["method", "setting", "calls", *(metric.replace("_", " ") for metric in _SHOWN), "s an image"]
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * 2}{'---:|' * (len(header) - 2)}"]
     for name, method in methods.items():
         means = _means(rows, method=name, split=split)
@@ -139,14 +146,14 @@ def _measured(teacher: Teacher, name: str, method: Method, split: str, num_scene
     reader = FactorReader.load()
     examples = [example for factors in EDITS for example in drawn_examples(factors, num_scenes, split)]
     started = perf_counter()
-    pictures = method(teacher, examples)  # all edits at once: a network call costs least in a large batch
+    images = method(teacher, examples)  # all edits at once: a network call costs least in a large batch
     seconds = (perf_counter() - started) / len(examples)
     rows: list[Row] = []
-    for place, (example, picture) in enumerate(zip(examples, pictures, strict=True)):
+    for place, (example, image) in enumerate(zip(examples, images, strict=True)):
         scene = place % num_scenes  # of its edit
-        figures = {"calls": method.calls, "seconds": seconds, **scored(picture, example, reader)}
-        png = png_bytes(Image.fromarray(picture))
-        rows.append({"method": name, "split": split, "edit": example.edit, "scene": scene, **figures, "png": png})
+        metrics = {"calls": method.calls, "seconds": seconds, **measure_example(image, example, reader)}
+        png = png_bytes(Image.fromarray(image))
+        rows.append({"method": name, "split": split, "edit": example.edit, "scene": scene, **metrics, "png": png})
     return rows
 
 
@@ -154,11 +161,5 @@ def _settings(rows: Sequence[Row], name: str) -> list[str]:
     return list(dict.fromkeys(row["setting"] for row in rows if row["method"] == name))
 
 
-def _means(rows: Sequence[Row], **which: Any) -> dict[str, float]:
-    return {figure: mean(rows, figure, **which) for figure in (*_SHOWN, "seconds")}
-
-
-def _label(axes: Any) -> None:
-    axes.set_xlabel("kept: PSNR to the input outside the mask, dB")
-    axes.set_ylabel("edited: PSNR to the truth inside, dB")
-    axes.legend(fontsize=8)
+def _means(rows: Sequence[Row], **where: Any) -> dict[str, float]:
+    return {metric: mean(rows, metric, **where) for metric in (*_SHOWN, "seconds")}

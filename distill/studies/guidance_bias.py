@@ -1,13 +1,14 @@
 """Is the bias of the reference branch that of the edited one? (paper, section 4 and figure 8; supplement, figure 1)
 
-SDS points along delta_text + delta_bias. If an image already fits its text, delta_text is about nothing, and what
-SDS still says is bias. DDS takes the difference of two such directions, which helps as far as their biases agree.
+SDS points along delta_text + delta_bias (Eq. 4). If an image already fits its text, delta_text is about
+nothing, and what SDS still says is bias. DDS takes the difference of two such directions, which helps as far as their
+biases agree.
 
     matched      SDS(z, y) and SDS(z_hat, y_hat): an image and its counterfactual, each with the text that fits it
     mismatched   SDS(z, y') and SDS(z_hat, y_hat): the counterfactual with a text about something else
-    text only    the guided part alone, eps_y - eps_null, of the matched pair
+    text only    only the guided term, eps_y - eps_null, of the matched pair
 
-all with the same t and eps, as the cosine similarity of the directions.
+all with the same t and eps. What is measured is the cosine similarity of the directions.
 """
 
 from collections.abc import Sequence
@@ -16,13 +17,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from distill.examples import drawn_examples
 from distill.scores import sds
+from distill.studies.plots import chart
 from distill.studies.rows import mean
-from distill.studies.study import Row, Study, Unit, chart
+from distill.studies.study import Row, Study, Unit
 from synth.pixels import to_float
 from synth.seeds import derive_seed
 from synth.teacher.teacher import Teacher
@@ -38,7 +41,7 @@ EDITS = (
 
 @dataclass(frozen=True)
 class GuidanceBias(Study):
-    """Over timesteps, for growing guidance."""
+    """The cosines over timesteps, for growing guidance."""
 
     num_scenes: int = 8
     name = "guidance-bias"
@@ -50,17 +53,16 @@ class GuidanceBias(Study):
     def measure(self, teacher: Teacher, unit: Unit) -> list[Row]:
         factors, elsewhere = EDITS[unit["edit"]]
         examples = drawn_examples(factors, self.num_scenes, "development")
-        z_hat, z = (
-            teacher.encode(to_float(torch.from_numpy(np.stack(pictures)))).float()  # (N, C, h, w)
-            for pictures in ([e.image for e in examples], [e.truth for e in examples if e.truth is not None])
-        )
+        z_hat = _encode(teacher, [example.image for example in examples])  # (N, C, h, w)
+        z = _encode(teacher, [example.truth for example in examples if example.truth is not None])  # (N, C, h, w)
         y_hat = teacher.encode_prompt([example.source_prompt for example in examples])
         y = teacher.encode_prompt([example.prompt for example in examples])
         y_other = teacher.encode_prompt([elsewhere] * len(examples))
         generator = torch.Generator().manual_seed(derive_seed("guidance-bias", unit["edit"], unit["t"]))
-        eps = torch.randn(z.shape, generator=generator).to(z)
-        t = torch.full((len(z),), unit["t"], device=z.device)
+        eps = torch.randn(z.shape, generator=generator).to(z)  # (N, C, h, w)
+        t = torch.full((len(z),), unit["t"], device=z.device)  # (N,)
         rows = []
+        # Guidance scales this direction and does not turn it: once for all omegas.
         text_only = _cosine(_text_direction(teacher, z, y, t, eps), _text_direction(teacher, z_hat, y_hat, t, eps))
         for omega in OMEGAS:
             reference = sds(teacher, z_hat, y_hat, t, eps, omega)
@@ -76,7 +78,7 @@ class GuidanceBias(Study):
             ]
         return rows
 
-    def figure(self, rows: Sequence[Row]) -> Image.Image:
+    def plot(self, rows: Sequence[Row]) -> Image.Image:
         def draw(axes: Any) -> None:
             for shade, omega in zip(np.linspace(0.35, 1, len(OMEGAS)), OMEGAS, strict=True):
                 for pair, color in (("matched", "tab:blue"), ("mismatched", "tab:orange")):
@@ -91,7 +93,7 @@ class GuidanceBias(Study):
         return chart(draw, 7.2, 4.6)
 
     def finding(self, rows: Sequence[Row]) -> str:
-        said = [
+        pairs = [
             f"{pair}: "
             + ", ".join(
                 f"{np.mean([mean(rows, 'cosine', pair=pair, omega=omega, t=t) for t in TIMESTEPS]):.2f}"
@@ -101,15 +103,20 @@ class GuidanceBias(Study):
         ]
         omegas = ", ".join(f"{omega:g}" for omega in OMEGAS)
         text_only = np.mean([mean(rows, "cosine", pair="text only", t=t) for t in TIMESTEPS])
-        return f"Mean cosine over timesteps at omega {omegas}: {'; '.join(said)}; text only: {text_only:.2f}."
+        return f"Mean cosine over timesteps at omega {omegas}: {'; '.join(pairs)}; text only: {text_only:.2f}."
+
+
+def _encode(teacher: Teacher, images: Sequence[NDArray[np.uint8]]) -> Tensor:
+    """N images, uint8 (H, W, 3) -> their latents, float (N, C, h, w)."""
+    return teacher.encode(to_float(torch.from_numpy(np.stack(images)))).float()
 
 
 def _text_direction(teacher: Teacher, z: Tensor, y: Any, t: Tensor, eps: Tensor) -> Tensor:
-    """eps_y - eps_null. Guidance is linear, so that two scales give it: omega 2 less omega 1."""
-    z_t = teacher.add_noise(z, eps, t)
+    """eps_y - eps_null, (N, C, h, w): as guidance is linear, the prediction at omega 2 minus that at omega 1."""
+    z_t = teacher.add_noise(z, eps, t)  # (N, C, h, w)
     return teacher.predict_noise(z_t, t, y, 2.0) - teacher.predict_noise(z_t, t, y, 1.0)
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Of (N, ...) and (N, ...): (N,)."""
+    """(N, ...) and (N, ...) -> (N,)."""
     return torch.nn.functional.cosine_similarity(a.flatten(1).float(), b.flatten(1).float())

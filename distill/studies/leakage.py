@@ -9,7 +9,8 @@ from PIL import Image
 
 from distill.examples import drawn_examples
 from distill.settings import EditSettings
-from distill.studies.study import Row, Study, Unit, chart, trajectory
+from distill.studies.plots import chart
+from distill.studies.study import Row, Study, Unit, trajectory
 from synth.teacher.teacher import Teacher
 from synth.world.readers import FactorReader
 from synth.world.scenes import FACTORS
@@ -27,7 +28,7 @@ EDITS = (
 
 @dataclass(frozen=True)
 class Leakage(Study):
-    """The factor readers before and after an edit, on factors that it does not name."""
+    """What the factor readers see before and after an edit, for factors that it does not name."""
 
     settings: EditSettings
     num_scenes: int = 12
@@ -47,7 +48,7 @@ class Leakage(Study):
         for place, example in enumerate(examples):
             assert example.scene is not None
             for factor, value in example.scene.factors.items():
-                if before[factor][place] == value:  # else nobody could say what became of it
+                if before[factor][place] == value:  # else the reader cannot tell what became of it
                     rows.append(
                         {
                             "edit": example.edit,
@@ -61,7 +62,7 @@ class Leakage(Study):
                     )
         return rows
 
-    def figure(self, rows: Sequence[Row]) -> Image.Image:
+    def plot(self, rows: Sequence[Row]) -> Image.Image:
         edits = list(dict.fromkeys(row["edit"] for row in rows))
         factors = [factor for known in FACTORS.values() for factor in known]
         table = np.array([[_changed(rows, edit, factor) for factor in factors] for edit in edits])
@@ -85,11 +86,12 @@ class Leakage(Study):
         unasked = [row for row in rows if not row["asked"]]
         pairs = {(row["edit"], row["factor"]) for row in unasked}
         worst = sorted(pairs, key=lambda pair: (-_changed(unasked, *pair), pair))[:3]
-        said = ", ".join(f"{factor} by {edit!r} ({_changed(unasked, edit, factor):.0%})" for edit, factor in worst)
+        most = ", ".join(f"{factor} by {edit!r} ({_changed(unasked, edit, factor):.0%})" for edit, factor in worst)
         share = np.mean([row["before"] != row["after"] for row in unasked])
-        return f"{share:.0%} of what was not asked about is read otherwise after the edit; most of all {said}."
+        return f"{share:.0%} of what was not asked about is read differently after the edit; most often {most}."
 
 
 def _changed(rows: Sequence[Row], edit: str, factor: str) -> float:
+    """The share of an edit's scenes in which the reader sees another value than before; NaN without scenes."""
     chosen = [row for row in rows if (row["edit"], row["factor"]) == (edit, factor)]
     return float(np.mean([row["before"] != row["after"] for row in chosen])) if chosen else float("nan")

@@ -1,6 +1,6 @@
-"""What the benchmark compares: optimisations by a score, SDEdit, and two that say how far the figures can go.
+"""What the benchmark compares: optimizations by a score, SDEdit, and two baselines that bound the metrics.
 
-Each is a callable: a teacher and examples in, images out.
+Each method is a callable: a teacher and examples in, images out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,14 +22,14 @@ from synth.seeds import derive_seed
 from synth.teacher.teacher import Teacher
 
 CALLS = 800
-"""Network calls that an optimisation may spend on an image: 200 iterations of DDS, 400 of SDS."""
+"""Network calls that an optimization may spend on an image: 200 iterations of DDS, 400 of SDS."""
 CALLS_OF = {"dds": 4, "sds": 2, "regularized-sds": 2}
 """Network calls of an iteration."""
 
 
 @dataclass(frozen=True)
 class Optimized:
-    """An optimisation, as `distill.zero_shot` does it."""
+    """An optimization by `distill.zero_shot`."""
 
     settings: EditSettings
 
@@ -39,16 +39,16 @@ class Optimized:
         return self.settings.iterations * CALLS_OF[self.settings.method]
 
     def __call__(self, teacher: Teacher, examples: Sequence[Example]) -> list[NDArray[np.uint8]]:
-        """The images edited, uint8 (H, W, 3) each."""
+        """Edit the images; returns uint8 (H, W, 3) each."""
         last = self.settings.iterations
         return trajectory(teacher, examples, self.settings, [last])[last]
 
 
 @dataclass(frozen=True)
 class SDEdit:
-    """Noise the image part of the way, and paint on from there with the target text (Meng et al. 2022).
+    """Noise the image partly, and denoise it with the target text (Meng et al. 2022).
 
-    diffusers' own image-to-image pipeline, laid onto the image as all others are.
+    It is diffusers' own image-to-image pipeline; the change is laid onto the image as for all methods.
     """
 
     strength: float
@@ -61,13 +61,13 @@ class SDEdit:
         return 2 * int(self.strength * self.num_inference_steps)
 
     def __call__(self, teacher: Teacher, examples: Sequence[Example]) -> list[NDArray[np.uint8]]:
-        """The images edited, uint8 (H, W, 3) each."""
+        """Edit the images; returns uint8 (H, W, 3) each."""
         from diffusers import AutoPipelineForImage2Image
 
         pipeline: Any = AutoPipelineForImage2Image.from_pipe(teacher.pipeline)
         pipeline.set_progress_bar_config(disable=True)
-        images = [example.picture for example in examples]
-        x = working_pixels(teacher, images)
+        images = [example.pil_image for example in examples]
+        x = working_pixels(teacher, images)  # (N, 3, H, W)
         seeds = [derive_seed("sdedit", place) for place in range(len(examples))]
         painted = pipeline(
             [example.prompt for example in examples],
@@ -78,8 +78,8 @@ class SDEdit:
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             output_type="latent",
         ).images
-        z_hat = teacher.encode(x).float()
-        return [np.asarray(picture) for picture in compose(teacher, images, x, z_hat, painted.float())]
+        z_hat = teacher.encode(x).float()  # (N, C, h, w)
+        return [np.asarray(image) for image in compose(teacher, images, x, z_hat, painted.float())]
 
 
 @dataclass(frozen=True)
@@ -89,18 +89,18 @@ class DoNothing:
     calls = 0
 
     def __call__(self, teacher: Teacher, examples: Sequence[Example]) -> list[NDArray[np.uint8]]:
-        """As they came."""
+        """Return the images as they are."""
         return [example.image for example in examples]
 
 
 @dataclass(frozen=True)
 class VAECeiling:
-    """The truth through the teacher's VAE: what nothing that decodes a latent alone can be expected to pass."""
+    """The truth through the teacher's VAE: what nothing that only decodes a latent can be expected to pass."""
 
     calls = 0
 
     def __call__(self, teacher: Teacher, examples: Sequence[Example]) -> list[NDArray[np.uint8]]:
-        """uint8 (H, W, 3) each."""
+        """Encode and decode the truths; returns uint8 (H, W, 3) each."""
         truths = np.stack([example.truth for example in examples if example.truth is not None])
         return list(to_uint8(teacher.decode(teacher.encode(to_float(torch.from_numpy(truths))))))
 
@@ -119,7 +119,7 @@ GRIDS: Mapping[str, tuple[Method, ...]] = {
         _optimized(method="sds", learning_rate=rate, guidance_scale=omega)
         for rate, omega in product((0.5, 1.0, 2.0), (3.0, 7.5))
     ),
-    "regularised SDS": tuple(
+    "regularized SDS": tuple(
         _optimized(method="regularized-sds", learning_rate=2.0, guidance_scale=omega, lambda_id=weight)
         for weight, omega in product((0.1, 0.3, 1.0), (3.0, 7.5))
     ),
@@ -138,7 +138,7 @@ GRIDS: Mapping[str, tuple[Method, ...]] = {
 """What the sweep tries for each method, six settings each."""
 
 OURS = "DDS, firm"
-"""The best that we know: beyond the paper, small changes are put back."""
+"""The best known method: beyond the paper, small changes are undone."""
 
 METHODS: Mapping[str, Method] = {
     "do nothing": DoNothing(),
@@ -147,22 +147,25 @@ METHODS: Mapping[str, Method] = {
     "SDEdit 0.6": SDEdit(0.6, 3.0),
     "SDEdit 0.8": SDEdit(0.8, 3.0),
     "SDS": _optimized(method="sds", learning_rate=2.0, guidance_scale=7.5),
-    "regularised SDS": _optimized(method="regularized-sds", learning_rate=2.0, guidance_scale=7.5, lambda_id=0.1),
+    "regularized SDS": _optimized(method="regularized-sds", learning_rate=2.0, guidance_scale=7.5, lambda_id=0.1),
     "DDS, Adam": _optimized(optimizer="adam", learning_rate=1.0, guidance_scale=7.5),
     "DDS as published": _optimized(learning_rate=2.0, guidance_scale=7.5),
     "DDS": _optimized(learning_rate=2.0, guidance_scale=3.0),
     OURS: _optimized(learning_rate=2.0, guidance_scale=3.0, firm_threshold=2.0),
 }
-"""Each method at its grid's best by PSNR over all, as the sweep found it on the shipped miniature."""
+"""Each method at the best of its grid by PSNR over all, as the sweep found it on the shipped miniature."""
 
 
 def describe(method: Method) -> str:
-    """A setting in a few words."""
+    """Describe a method's settings in a few words."""
     if isinstance(method, SDEdit):
         return f"strength {method.strength:g}, omega {method.guidance_scale:g}"
     if isinstance(method, Optimized):
-        s = method.settings
-        weight = f", lambda_id {s.lambda_id:g}" if s.method == "regularized-sds" else ""
-        weight += f", threshold {s.firm_threshold:g}" if s.firm_threshold else ""
-        return f"rate {s.learning_rate:g}, omega {s.guidance_scale:g}{weight}, {s.iterations} iterations"
+        settings = method.settings
+        extra = f", lambda_id {settings.lambda_id:g}" if settings.method == "regularized-sds" else ""
+        extra += f", threshold {settings.firm_threshold:g}" if settings.firm_threshold else ""
+        return (
+            f"rate {settings.learning_rate:g}, omega {settings.guidance_scale:g}{extra}, "
+            f"{settings.iterations} iterations"
+        )
     return ""

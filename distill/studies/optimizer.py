@@ -4,24 +4,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from distill.examples import Example, drawn_examples
+from distill.grids import GridRow, labelled_grid
+from distill.optimization import Progress
 from distill.settings import EditSettings
-from distill.studies.study import Row, Study, Unit, from_png, heat, sheet
-from distill.zero_shot import Progress, edit
-from synth.pixels import png_bytes
+from distill.studies.plots import from_png, heat_map
+from distill.studies.study import Row, Study, Unit
+from distill.zero_shot import edit
+from synth.images import png_bytes
 from synth.teacher.teacher import Teacher
 
 METHODS = {"DDS, SGD": ("dds", "sgd"), "DDS, Adam": ("dds", "adam"), "SDS, SGD": ("sds", "sgd")}
 EDIT = {"color": "red", "material": "leather"}
-_GREEN, _BLUE = (40, 160, 70), (40, 80, 200)  # the paper's: green to red for a step, blue to red for the sum
+_GREEN = (40, 160, 70)  # the paper's colors: green to red for a step,
+_BLUE = (40, 80, 200)  # blue to red for the sum
 
 
 @dataclass(frozen=True)
 class Optimizer(Study):
-    """The latent's update in single iterations, and all that has changed since the input."""
+    """The latent's update in single iterations, and its whole change since the input."""
 
     settings: EditSettings
     num_scenes: int = 3
@@ -39,17 +44,17 @@ class Optimizer(Study):
             update={"method": method, "optimizer": optimizer, "iterations": max(self.at)}
         )
         examples = drawn_examples(EDIT, self.num_scenes, "development")
-        images = [example.picture for example in examples]
         last: Tensor | None = None
         rows: list[Row] = []
 
-        def watch(progress: Progress) -> None:
+        # Updates are between neighbouring iterations, so that the latents of each are remembered for the next.
+        def record(progress: Progress) -> None:
             nonlocal last
             if progress.iteration in self.at:
                 before = progress.source_latents if last is None else last
                 update = (progress.latents - before).norm(dim=1)  # (N, h, w)
-                moved = (progress.latents - progress.source_latents).norm(dim=1)
-                pictures = progress.pictures()
+                moved = (progress.latents - progress.source_latents).norm(dim=1)  # (N, h, w)
+                images = progress.images()
                 for place, example in enumerate(examples):
                     rows.append(
                         {
@@ -61,25 +66,32 @@ class Optimizer(Study):
                             "moved": moved[place].flatten().tolist(),
                             "update_inside": _share_inside(update[place].cpu().numpy(), example),
                             "moved_inside": _share_inside(moved[place].cpu().numpy(), example),
-                            "png": png_bytes(pictures[place]),
+                            "png": png_bytes(images[place]),
                         }
                     )
-            last = progress.latents.clone()
+            last = progress.latents.clone()  # the next iteration overwrites them
 
-        edit(teacher, images, [e.prompt for e in examples], [e.source_prompt for e in examples], settings, watch)
+        edit(
+            teacher,
+            [example.pil_image for example in examples],
+            [example.prompt for example in examples],
+            [example.source_prompt for example in examples],
+            settings,
+            record,
+        )
         return rows
 
-    def figure(self, rows: Sequence[Row]) -> Image.Image:
-        lines = []
+    def plot(self, rows: Sequence[Row]) -> Image.Image:
+        grid_rows = []
         for method in METHODS:
             cells = [row for row in rows if (row["method"], row["scene"]) == (method, 0)]
-            lines.append((method, [(from_png(cell["png"]), "") for cell in cells]))
+            grid_rows.append(GridRow(method, [from_png(cell["png"]) for cell in cells]))
             for kind, low, title in (("update", _GREEN, "this iteration"), ("moved", _BLUE, "since the input")):
                 highest = max(max(cell[kind]) for cell in cells)
-                maps = [Image.fromarray(heat(cell[kind], cell["shape"], low, highest)) for cell in cells]
+                maps = [Image.fromarray(heat_map(cell[kind], cell["shape"], low, highest)) for cell in cells]
                 shares = [f"{cell[f'{kind}_inside']:.0%} inside the sofa" for cell in cells]
-                lines.append((title, list(zip(maps, shares, strict=True))))
-        return sheet([f"iteration {at}" for at in self.at], lines)
+                grid_rows.append(GridRow(title, maps, shares))
+        return labelled_grid([f"iteration {at}" for at in self.at], grid_rows)
 
     def finding(self, rows: Sequence[Row]) -> str:
         shares = {
@@ -88,14 +100,14 @@ class Optimizer(Study):
             )
             for method in METHODS
         }
-        said = ", ".join(f"{method} {share:.0%}" for method, share in shares.items())
+        listed = ", ".join(f"{method} {share:.0%}" for method, share in shares.items())
         return (
-            f"Of all that {max(self.at)} iterations moved in the latent (squared norm), inside the sofa lies: {said}."
+            f"Share of the latent's change after {max(self.at)} iterations (squared norm) inside the sofa: {listed}."
         )
 
 
-def _share_inside(norms: "np.ndarray[tuple[int, int], np.dtype[np.float32]]", example: Example) -> float:
-    """The share of the squared norms in cells of the latent of which the mask covers any part."""
+def _share_inside(norms: NDArray[np.float32], example: Example) -> float:
+    """The share of the squared norms, (h, w), in cells of the latent that the mask touches."""
     assert example.mask is not None
     mask = Image.fromarray(example.mask.astype(np.float32))
     cells = np.asarray(mask.resize(norms.shape[::-1], Image.Resampling.BOX)) > 0  # (h, w)

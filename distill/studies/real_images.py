@@ -1,4 +1,4 @@
-"""One's own images edited, with and without a text of what they show (supplement, figures 5 and 6)."""
+"""The user's own images edited, with and without a text of what they show (supplement, figures 5 and 6)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,16 +8,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from distill.examples import photographs
+from distill.examples import photograph_examples
+from distill.grids import GridRow, labelled_grid
 from distill.settings import EditSettings
-from distill.studies.study import Row, Study, Unit, from_png, sheet, trajectory
-from synth.pixels import open_image, png_bytes
+from distill.studies.plots import from_png
+from distill.studies.study import Row, Study, Unit, trajectory
+from synth.images import open_image, png_bytes
 from synth.teacher.teacher import Teacher
 
 
 @dataclass(frozen=True)
 class RealImages(Study):
-    """A gallery: nothing is measured but how far the image moved, for there is no true answer."""
+    """A gallery: only how far the image moved is measured, because there is no true answer."""
 
     settings: EditSettings
     paths: tuple[Path, ...]
@@ -26,7 +28,7 @@ class RealImages(Study):
     at: tuple[int, ...] = (50, 100, 200)
     """Iterations to look at."""
     name = "real-images"
-    question = "What does an edit need to be told of the image?"
+    question = "What does an edit need to know about the image?"
 
     def units(self) -> list[Unit]:
         sources = dict.fromkeys((self.source_prompt, ""))
@@ -37,38 +39,35 @@ class RealImages(Study):
         ]
 
     def measure(self, teacher: Teacher, unit: Unit) -> list[Row]:
-        (example,) = photographs([open_image(Path(unit["path"]))], unit["source"], self.prompt)
+        (example,) = photograph_examples([open_image(Path(unit["path"]))], unit["source"], self.prompt)
         settings = self.settings.model_copy(update={"iterations": max(self.at)})
-        seen = {0: [example.image], **trajectory(teacher, [example], settings, self.at)}
+        images_at = {0: [example.image], **trajectory(teacher, [example], settings, self.at)}
         return [
             {
                 "path": Path(unit["path"]).name,
                 "source": unit["source"],
                 "prompt": self.prompt,
                 "iterations": iterations,
-                "moved": float(np.abs(picture.astype(np.float64) - example.image).mean()),
-                "png": png_bytes(Image.fromarray(picture)),
+                "moved": float(np.abs(image.astype(np.float64) - example.image).mean()),
+                "png": png_bytes(Image.fromarray(image)),
             }
-            for iterations, (picture,) in seen.items()
+            for iterations, (image,) in images_at.items()
         ]
 
-    def figure(self, rows: Sequence[Row]) -> Image.Image:
-        lines = []
+    def plot(self, rows: Sequence[Row]) -> Image.Image:
+        grid_rows = []
         for path, source in dict.fromkeys((row["path"], row["source"]) for row in rows):
             cells = [row for row in rows if (row["path"], row["source"]) == (path, source)]
-            lines.append(
-                (
-                    f'{path}: "{source}" -> "{self.prompt}"',
-                    [(from_png(cell["png"]), f"moved {cell['moved']:.1f} of 255") for cell in cells],
-                )
-            )
-        return sheet(["input", *(f"{at} iterations" for at in self.at)], lines)
+            captions = [f"moved {cell['moved']:.1f} of 255" for cell in cells]
+            name = f'{path}: "{source}" -> "{self.prompt}"'
+            grid_rows.append(GridRow(name, [from_png(cell["png"]) for cell in cells], captions))
+        return labelled_grid(["input", *(f"{at} iterations" for at in self.at)], grid_rows)
 
     def finding(self, rows: Sequence[Row]) -> str:
         last = [row for row in rows if row["iterations"] == max(self.at)]
-        said = [
+        changes = [
             f"{np.mean([row['moved'] for row in last if row['source'] == source]):.1f} of 255 from "
             + (f'"{source}"' if source else "the null text")
             for source in dict.fromkeys(row["source"] for row in last)
         ]
-        return f"Mean absolute change of a pixel: {', '.join(said)}."
+        return f"Mean absolute change of a pixel: {', '.join(changes)}."

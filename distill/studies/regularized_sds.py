@@ -7,10 +7,12 @@ from typing import Any
 from PIL import Image
 
 from distill.examples import drawn_examples
+from distill.grids import GridRow, labelled_grid, stacked
 from distill.settings import EditSettings
+from distill.studies.plots import chart, from_png
 from distill.studies.rows import mean
-from distill.studies.study import Row, Study, Unit, chart, from_png, scored, sheet, stacked, trajectory
-from synth.pixels import png_bytes
+from distill.studies.study import Row, Study, Unit, measure_example, trajectory
+from synth.images import png_bytes
 from synth.teacher.teacher import Teacher
 from synth.world.readers import FactorReader
 
@@ -35,29 +37,31 @@ class RegularizedSDS(Study):
         method = {"method": "dds"} if weight is None else {"method": "regularized-sds", "lambda_id": weight}
         settings = self.settings.model_copy(update=method)
         examples = drawn_examples(EDIT, self.num_scenes, "development")
-        pictures = trajectory(teacher, examples, settings, [settings.iterations])[settings.iterations]
+        images = trajectory(teacher, examples, settings, [settings.iterations])[settings.iterations]
         reader = FactorReader.load()
         return [
             {
                 "method": "DDS" if weight is None else f"SDS, weight {weight:g}",
                 "lambda_id": weight,
                 "scene": place,
-                **scored(pictures[place], example, reader),
-                "png": png_bytes(Image.fromarray(pictures[place])),
+                **measure_example(images[place], example, reader),
+                "png": png_bytes(Image.fromarray(images[place])),
             }
             for place, example in enumerate(examples)
         ]
 
-    def figure(self, rows: Sequence[Row]) -> Image.Image:
-        lines = []
+    def plot(self, rows: Sequence[Row]) -> Image.Image:
+        grid_rows = []
         for method in dict.fromkeys(row["method"] for row in rows):
             cells = [row for row in rows if row["method"] == method][:5]
-            said = [f"{cell['psnr_inside']:.1f} in, {cell['psnr_outside_to_input']:.1f} out" for cell in cells]
-            lines.append((method, [(from_png(c["png"]), text) for c, text in zip(cells, said, strict=True)]))
+            captions = [f"{cell['psnr_inside']:.1f} in, {cell['psnr_outside_to_input']:.1f} out" for cell in cells]
+            grid_rows.append(GridRow(method, [from_png(cell["png"]) for cell in cells], captions))
 
         def draw(axes: Any) -> None:
             sds = [_means(rows, f"SDS, weight {weight:g}") for weight in WEIGHTS]
-            axes.plot([s["psnr_outside_to_input"] for s in sds], [s["psnr_inside"] for s in sds], "o-", label="SDS")
+            kept = [point["psnr_outside_to_input"] for point in sds]
+            edited = [point["psnr_inside"] for point in sds]
+            axes.plot(kept, edited, "o-", label="SDS")
             for weight, point in zip(WEIGHTS, sds, strict=True):
                 axes.annotate(f"{weight:g}", (point["psnr_outside_to_input"], point["psnr_inside"]))
             dds = _means(rows, "DDS")
@@ -66,22 +70,22 @@ class RegularizedSDS(Study):
             axes.set_ylabel("edited: PSNR to the truth inside, dB")
             axes.legend()
 
-        return stacked([sheet([f"room {place}" for place in range(1, 6)], lines), chart(draw)])
+        return stacked([labelled_grid([f"room {place}" for place in range(1, 6)], grid_rows), chart(draw)])
 
     def finding(self, rows: Sequence[Row]) -> str:
         dds = _means(rows, "DDS")
         best = max(WEIGHTS, key=lambda weight: _means(rows, f"SDS, weight {weight:g}")["psnr_all"])
         sds = _means(rows, f"SDS, weight {best:g}")
 
-        def said(m: dict[str, float]) -> str:
+        def summary(m: dict[str, float]) -> str:
             return (
                 f"{m['psnr_inside']:.1f} dB inside, {m['psnr_outside_to_input']:.1f} dB to the input outside, "
                 f"sharpness {m['sharpness_inside']:.2f}, factor right {m['right']:.0%}"
             )
 
-        return f"DDS: {said(dds)}. The best weight by PSNR over all, {best:g}: {said(sds)}."
+        return f"DDS: {summary(dds)}. The best weight by PSNR over all, {best:g}: {summary(sds)}."
 
 
 def _means(rows: Sequence[Row], method: str) -> dict[str, float]:
-    figures = ("psnr_all", "psnr_inside", "psnr_outside_to_input", "sharpness_inside", "right")
-    return {figure: mean(rows, figure, method=method) for figure in figures}
+    metrics = ("psnr_all", "psnr_inside", "psnr_outside_to_input", "sharpness_inside", "right")
+    return {metric: mean(rows, metric, method=method) for metric in metrics}

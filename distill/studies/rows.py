@@ -1,4 +1,4 @@
-"""Figures over a study's rows."""
+"""Statistics over a study's rows."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,29 +8,40 @@ import numpy as np
 from distill.studies.study import Row
 
 
-def mean(rows: Sequence[Row], figure: str, **which: Any) -> float:
-    """The mean of a figure over the rows whose values are `which`, of those that have it; NaN if none has.
+def mean(rows: Sequence[Row], metric: str, **where: Any) -> float:
+    """Average a metric over the rows whose values are `where`, of those that have it; NaN if none has.
 
     Weather changes all of an image, so its rows have no outside.
     """
     known = [
-        row[figure]
+        row[metric]
         for row in rows
-        if row.get(figure) is not None and all(row[key] == value for key, value in which.items())
+        if row.get(metric) is not None and all(row[key] == value for key, value in where.items())
     ]
     return float(np.mean(known)) if known else float("nan")
 
 
 def paired_difference(
-    rows: Sequence[Row], one: str, other: str, split: str, figure: str
+    rows: Sequence[Row], one: str, other: str, split: str, metric: str
 ) -> tuple[float, float, float]:
-    """The mean difference of two methods over the same edits of the same scenes, and its 95 % bootstrap interval."""
+    """Compare two methods over the same edits of the same scenes.
+
+    Args:
+        rows: with `method`, `split`, `edit` and `scene`.
+        one: a method.
+        other: the method that is subtracted.
+        split: of the drawn world.
+        metric: the name of what is compared.
+
+    Returns:
+        The mean difference, and both ends of its 95 % bootstrap interval.
+    """
     values = {
         name: {
-            (row["edit"], row["scene"]): row[figure]
+            (row["edit"], row["scene"]): row[metric]
             for row in rows
             if (row["method"], row["split"]) == (name, split)
-            and row.get(figure) is not None  # weather has no outside
+            and row.get(metric) is not None  # weather has no outside
         }
         for name in (one, other)
     }

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from PIL import Image
 
 from distill.examples import drawn_examples
+from distill.grids import GridRow, labelled_grid
 from distill.settings import EditSettings
+from distill.studies.plots import from_png
 from distill.studies.rows import mean
-from distill.studies.study import Row, Study, Unit, from_png, scored, sheet, trajectory
-from synth.pixels import png_bytes
+from distill.studies.study import Row, Study, Unit, measure_example, trajectory
+from synth.images import png_bytes
 from synth.teacher.teacher import Teacher
 from synth.world.readers import FactorReader
 
@@ -23,7 +25,7 @@ EDITS: tuple[tuple[str, dict[str, str], dict[str, str]], ...] = (
 
 @dataclass(frozen=True)
 class Steps(Study):
-    """DDS, looked at after 100, 200, 300 and 400 iterations."""
+    """DDS after 100, 200, 300 and 400 iterations."""
 
     settings: EditSettings
     num_scenes: int = 4
@@ -39,7 +41,7 @@ class Steps(Study):
         kind, factors, given = EDITS[unit["place"]]
         examples = drawn_examples(factors, self.num_scenes, "development", **given)
         settings = self.settings.model_copy(update={"iterations": max(self.at)})
-        seen = {0: [example.image for example in examples], **trajectory(teacher, examples, settings, self.at)}
+        images_at = {0: [example.image for example in examples], **trajectory(teacher, examples, settings, self.at)}
         reader = FactorReader.load()
         return [
             {
@@ -47,33 +49,32 @@ class Steps(Study):
                 "kind": kind,
                 "scene": place,
                 "iterations": iterations,
-                **scored(pictures[place], example, reader),
-                "png": png_bytes(Image.fromarray(pictures[place])),
+                **measure_example(images[place], example, reader),
+                "png": png_bytes(Image.fromarray(images[place])),
             }
-            for iterations, pictures in seen.items()
+            for iterations, images in images_at.items()
             for place, example in enumerate(examples)
         ]
 
-    def figure(self, rows: Sequence[Row]) -> Image.Image:
-        lines = []
+    def plot(self, rows: Sequence[Row]) -> Image.Image:
+        grid_rows = []
         for kind, edit in dict.fromkeys((row["kind"], row["edit"]) for row in rows):
             for scene in range(min(2, self.num_scenes)):
                 cells = [row for row in rows if (row["edit"], row["scene"]) == (edit, scene)]
-                lines.append(
-                    (f"{edit} ({kind})", [(from_png(c["png"]), f"{c['psnr_inside']:.1f} dB inside") for c in cells])
-                )
-        return sheet(["input", *(f"{at} iterations" for at in self.at)], lines)
+                captions = [f"{cell['psnr_inside']:.1f} dB inside" for cell in cells]
+                grid_rows.append(GridRow(f"{edit} ({kind})", [from_png(cell["png"]) for cell in cells], captions))
+        return labelled_grid(["input", *(f"{at} iterations" for at in self.at)], grid_rows)
 
     def finding(self, rows: Sequence[Row]) -> str:
-        said = []
+        findings = []
         for kind in ("easy", "structural"):
             inside, right = (
-                {at: mean(rows, figure, kind=kind, iterations=at) for at in (0, 200, 400)}
-                for figure in ("psnr_inside", "right")
+                {at: mean(rows, metric, kind=kind, iterations=at) for at in (0, 200, 400)}
+                for metric in ("psnr_inside", "right")
             )
             gained = {at: inside[at] - inside[0] for at in (200, 400)}
-            said.append(
+            findings.append(
                 f"{kind} edits: {gained[200]:+.1f} dB inside the mask after 200 iterations, {gained[400]:+.1f} after "
                 f"400; factor right in {right[200]:.0%} and {right[400]:.0%}"
             )
-        return "; ".join(said) + "."
+        return "; ".join(findings) + "."

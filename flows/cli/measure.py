@@ -12,7 +12,7 @@ from flows.orchestration.environment import prepare
 if TYPE_CHECKING:
     from synth.settings import TeacherSettings
 
-_STUDIES = ["steps", "optimizer", "regularized-sds", "guidance-bias", "leakage", "real-images", "sweep", "translator"]
+_STUDIES = ["steps", "optimizer", "regularized-sds", "guidance-bias", "leakage", "real-images", "sweep", "ablations"]
 _out_option = click.option("--out", type=FOLDER, required=True, help="Folder; what was killed in it goes on.")
 
 
@@ -24,7 +24,7 @@ _out_option = click.option("--out", type=FOLDER, required=True, help="Folder; wh
 @click.option("--guidance-scale", type=click.FloatRange(1), help="omega; the teacher's own unless said.")
 @click.option("--learning-rate", type=float, help="The teacher's own unless said; 2 is the published one.")
 @click.option("--num-scenes", type=click.IntRange(1), help="Drawn scenes an edit.")
-@click.option("--steps", "num_steps", type=click.IntRange(1), help="For translator: of each of its trainings.")
+@click.option("--steps", "num_steps", type=click.IntRange(1), help="For ablations: of each of its trainings.")
 @_out_option
 @teacher_options
 def study(
@@ -38,9 +38,9 @@ def study(
     out: Path,
     **settings: Any,
 ) -> None:
-    """Repeat a study of the paper's supplement: rows.parquet, figure.png, and a sentence of what it shows.
+    """Repeat a study of the paper's supplement: rows.parquet, plot.png and finding.txt.
 
-    All but real-images edit drawn scenes, whose true answers are known; IMAGES are for real-images. translator trains
+    All but real-images edit drawn scenes, whose true answers are known; IMAGES are for real-images. ablations trains
     eight students, each with one thing changed: an hour with the miniature on one core.
 
     \b
@@ -171,8 +171,8 @@ def edits(num_scenes: int, teacher: "TeacherSettings", out: Path) -> None:
 
 
 def _tell(out: Path) -> None:
-    click.echo(f"figure  {out / 'figure.png'}")
-    click.echo(f"rows    {out / 'rows.parquet'}")
+    click.echo(f"plot  {out / 'plot.png'}")
+    click.echo(f"rows  {out / 'rows.parquet'}")
 
 
 VERBS = study, evaluate

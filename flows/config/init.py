@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from distill.settings import PRESETS
+from distill.settings import TrainingSettings, scaled_to
 from flows.config.edit_syntax import PhotoWords, Values, Words
 from flows.config.loading import validate
 from flows.config.schema import Recipe
@@ -122,18 +122,18 @@ def _scenes(words: Words, count: int, negative_prompt: str, small: bool) -> list
 
 
 def _training_of_miniature(start: Recipe | None) -> list[str]:
-    preset = PRESETS["short"].values
-    steps = start.training.steps if start else MINIATURE_STEPS
-    omega = start.training.guidance_end if start else preset["guidance_end"]
+    preset = TrainingSettings(preset="short")
+    training = scaled_to(preset, start.training.steps if start else MINIATURE_STEPS)
+    omega = (start.training if start else preset).guidance_end
     return [
         "",
         "[training]",
         'preset = "short"  # for the miniature; "paper" is for Stable Diffusion',
-        f"steps = {steps}  # of 4 images",
-        f"lambda_id_steps = {steps}  # what lies around the edit is let go slowly, until the end",
-        f"learning_rate_steps = {steps}",
+        f"steps = {training.steps}  # of 4 images",
+        f"lambda_id_steps = {training.lambda_id_steps}  # what lies around the edit is let go slowly, until the end",
+        f"learning_rate_steps = {training.learning_rate_steps}",
         f"guidance_end = {omega}  # higher edits more, and spoils more of what lies around",
-        f"# lambda_id_end = {preset['lambda_id_end']}   # lower edits more, and spoils more of what lies around",
+        f"# lambda_id_end = {preset.lambda_id_end}   # lower edits more, and spoils more of what lies around",
     ]
 
 

@@ -52,7 +52,7 @@ def show_photographs(
     """
     import numpy as np
 
-    from distill.diagnostics import measure as figures_of
+    from distill.diagnostics import measure_change
     from inference.runtime import Translator
     from inference.translate import ContactSheet, plan, translate_all
 
@@ -76,7 +76,7 @@ def show_photographs(
     before = np.stack([_square(job.source) for job in done])  # (N, _SIDE, _SIDE, 3)
     for edit, text in edits.items():
         after = np.stack([_square(job.targets[edit]) for job in done])
-        seen = figures_of(before, after)
+        seen = measure_change(before, after)
         table[edit] = {"changed": seen.changed_share, "variety": seen.variety}
         table[edit] |= {name: float(measure(before, after, text).mean()) for name, measure in measures.items()}
     figures = {"num_images": len(done), "edits": table, "not_measured": missing, "problems": problems}

@@ -16,7 +16,8 @@ from synth.errors import RecipeError, RunError
 from synth.files import write_bytes, write_text
 
 if TYPE_CHECKING:
-    from distill.counterfactuals import Images, Reader
+    from distill.counterfactuals import Reader
+    from distill.metrics import Images
     from synth.teacher.teacher import Teacher
 
 logger = logging.getLogger(__name__)

@@ -73,7 +73,7 @@ def make_study(
 
 
 def run_study(study: "Study", teacher: "Teacher", out: Path) -> str:
-    """Do what is missing of a study's pieces, then write `rows.parquet`, `figure.png` and `finding.txt` into `out`.
+    """Do what is missing of a study's pieces, then write `rows.parquet`, `plot.png` and `finding.txt` into `out`.
 
     Returns:
         The finding.
@@ -111,7 +111,7 @@ def run_study(study: "Study", teacher: "Teacher", out: Path) -> str:
     with whole_file(out / "rows.parquet") as temporary:
         pq.write_table(rows, temporary)
     listed = rows.to_pylist()
-    write_bytes(out / "figure.png", png_bytes(study.figure(listed)))
+    write_bytes(out / "plot.png", png_bytes(study.plot(listed)))
     finding = study.finding(listed)
     write_bytes(out / "finding.txt", f"{study.question}\n{finding}\n".encode())
     return finding

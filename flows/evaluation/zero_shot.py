@@ -13,7 +13,7 @@ from synth.files import write_bytes
 if TYPE_CHECKING:
     from PIL import Image
 
-    from distill.zero_shot import Progress
+    from distill.optimization import Progress
     from synth.teacher.teacher import Teacher
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
@@ -72,9 +72,8 @@ def _watch(
     """Progress, a live preview and the frames of the series, a few times on the way."""
     import numpy as np
     import torch
-    from PIL import Image
 
-    from synth.images import png_bytes
+    from synth.images import png_bytes, tile_images
 
     every = max(1, settings.iterations // _FRAMES)
 
@@ -82,10 +81,9 @@ def _watch(
         bar.set_postfix(update=f"{float(torch.mean(progress.update_norm)):.3f}")
         bar.update(len(images))
         if progress.iteration % every == 0:
-            frames.append(progress.pictures())
-            shown = [np.asarray(picture.convert("RGB")) for picture in (*images, *frames[-1])]
-            rows = [np.concatenate(shown[: len(images)], axis=1), np.concatenate(shown[len(images) :], axis=1)]
-            write_bytes(out / "preview.png", png_bytes(Image.fromarray(np.concatenate(rows))))
+            frames.append(progress.images())
+            rows = ([np.asarray(image.convert("RGB")) for image in row] for row in (images, frames[-1]))
+            write_bytes(out / "preview.png", png_bytes(tile_images(rows)))
 
     return watch
 

@@ -7,7 +7,6 @@ them, and takes the student forward and back K times, which is about three passe
 2 + 5 K passes an image are counted, of which 4 are what one iteration of a zero-shot edit takes for an image.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -199,7 +198,7 @@ def _sizes(teacher: "Teacher", recipe: Recipe, examples: "Sequence[Example]") ->
     prompts = {example.edit: example.prompt for example in examples}
     num_all, num_learned = num_weights(teacher, prompts, recipe.training)
     return Sizes(
-        image=sum(len(png_bytes(example.picture)) for example in examples) / len(examples),
+        image=sum(len(png_bytes(example.pil_image)) for example in examples) / len(examples),
         latent=4 * teacher.latent_channels * (height // factor) * (width // factor),
         teacher=sum(p.numel() * p.element_size() for part in parts for p in part.parameters()),
         student=4 * num_all,
@@ -212,14 +211,12 @@ def _peak() -> str:
     """What this process has held at most."""
     import torch
 
+    from synth.memory import peak_memory_bytes
+
     if torch.cuda.is_available():
-        return f"{_gigabytes(torch.cuda.max_memory_allocated())} of the GPU's memory"
-    try:
-        import resource
-    except ModuleNotFoundError:  # not on Windows
-        return "an amount that this system does not tell"
-    unit = 1 if sys.platform == "darwin" else 1024
-    return _gigabytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+        return f"{_gigabytes(peak_memory_bytes('cuda'))} of the GPU's memory"
+    peak = peak_memory_bytes("cpu")
+    return _gigabytes(peak) if peak else "an amount that this system does not report"
 
 
 def _both(cost: Cost) -> str:

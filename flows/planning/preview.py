@@ -138,7 +138,7 @@ def judge(cells: "Sequence[Cell]") -> tuple[bool, str]:
             continue
         signs = [sign for cell in own for sign in cell.diagnostics]
         worst = max(signs, key=lambda sign: sum(other.name == sign.name for other in signs))
-        stuck.append(f"{edit}: {worst.name} ({worst.measured}); {worst.knob}")
+        stuck.append(f"{edit}: {worst.name} ({worst.measured}); {worst.advice}")
     if stuck:
         return False, f"no-go: {'. '.join(stuck)}"
     return True, f"go, if the images please you: nothing speaks against {', '.join(good)}"
@@ -203,7 +203,7 @@ def _cells(teacher: "Teacher", examples: "Sequence[Example]", grid: Grid, whole_
     import numpy as np
     from PIL import Image
 
-    from distill.diagnostics import diagnose, measure
+    from distill.diagnostics import diagnose, measure_change
     from distill.studies.study import trajectory
 
     batches = [examples[start : start + _BATCH] for start in range(0, len(examples), _BATCH)]
@@ -222,6 +222,6 @@ def _cells(teacher: "Teacher", examples: "Sequence[Example]", grid: Grid, whole_
                 for edit in dict.fromkeys(example.edit for example in examples):
                     places = [place for place, example in enumerate(examples) if example.edit == edit]
                     after = np.stack([pictures[place] for place in places])
-                    figures = measure(np.stack([examples[place].image for place in places]), after)
+                    figures = measure_change(np.stack([examples[place].image for place in places]), after)
                     shown = [Image.fromarray(picture) for picture in after]
                     yield Cell(edit, guidance_scale, at, shown, figures, diagnose(figures, whole_image))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
-    from distill.diagnostics import Diagnostic, Figures
+    from distill.diagnostics import ChangeMetrics, Diagnostic
 
 
 @dataclass(frozen=True)
@@ -17,5 +17,5 @@ class Cell:
     guidance_scale: float
     iterations: int
     images: "list[Image.Image]"
-    metrics: "Figures"
+    metrics: "ChangeMetrics"
     diagnostics: "list[Diagnostic]"

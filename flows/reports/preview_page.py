@@ -12,7 +12,7 @@ from flows.reports.preview_cells import Cell
 if TYPE_CHECKING:
     from PIL import Image
 
-    from distill.diagnostics import Figures
+    from distill.diagnostics import ChangeMetrics
     from distill.examples import Example
 
 _SHOWN = 256  # px, at most, of an image on the page
@@ -52,12 +52,12 @@ def preview_page(
     for edit in dict.fromkeys(cell.edit for cell in cells):
         own = [example for example in examples if example.edit == edit]
         body.append(f"<h2>{html.escape(edit)}</h2><div class='scroll'><table><tr><th>input</th>")
-        body += [_cell(example.picture, f'"{example.source_prompt}" -> "{example.prompt}"') for example in own]
+        body += [_cell(example.pil_image, f'"{example.source_prompt}" -> "{example.prompt}"') for example in own]
         body.append("</tr>")
         for cell in (cell for cell in cells if cell.edit == edit):
             name = f"guidance {cell.guidance_scale:g}, {cell.iterations} iterations"
             advice = "".join(
-                f"<br><b>{sign.name}</b>: {html.escape(sign.measured)}; {html.escape(sign.knob)}"
+                f"<br><b>{sign.name}</b>: {html.escape(sign.measured)}; {html.escape(sign.advice)}"
                 for sign in cell.diagnostics
             )
             body.append(f"<tr><th>{name}<br>{_figures(cell.metrics)}{advice}</th>")
@@ -74,7 +74,7 @@ _STYLE = """<style>table { table-layout: fixed } th, td { white-space: normal; v
 th { font-weight: 400; width: 16rem } td { width: 11rem } td img { width: 10rem }</style>"""
 
 
-def _figures(figures: "Figures") -> str:
+def _figures(figures: "ChangeMetrics") -> str:
     variety = "" if figures.variety is None else f", variety {figures.variety:.0%}"
     return (
         f"{figures.changed_share:.0%} changes visibly, background by {figures.background_change:.1f} of 255, "

@@ -11,6 +11,7 @@ memory it takes. Whether the words work is what `distillery preview` shows.
 
 from pathlib import Path
 
+from distill.settings import SCHEDULE_KEYS, scaled_to
 from flows.config.loading import with_overrides
 from flows.config.schema import Recipe
 from flows.run.folder import RunFolder
@@ -25,22 +26,14 @@ _NUM_SAMPLES = 4  # sample grids, and checkpoints
 
 def pilot_of(recipe: Recipe) -> Recipe:
     """The same recipe in small, under a name of its own, so that no pilot becomes the recipe's latest good model."""
-    training, evaluation = recipe.training, recipe.evaluation
-    steps = min(NUM_STEPS, training.steps)
-
-    def shortened(length: int) -> int:
-        return round(length * steps / training.steps)
-
-    every = max(1, steps // _NUM_SAMPLES)
+    evaluation = recipe.evaluation
+    training = scaled_to(recipe.training, min(NUM_STEPS, recipe.training.steps))
+    every = max(1, training.steps // _NUM_SAMPLES)
     small = with_overrides(
         recipe,
         [
             f"scenes.count={min(NUM_IMAGES, recipe.to_paint().count)}",
-            f"training.steps={steps}",
-            f"training.warmup_steps={shortened(training.warmup_steps)}",
-            f"training.guidance_warmup_steps={shortened(training.guidance_warmup_steps)}",
-            f"training.lambda_id_steps={shortened(training.lambda_id_steps)}",
-            f"training.learning_rate_steps={shortened(training.learning_rate_steps)}",
+            *(f"training.{key}={getattr(training, key)}" for key in ("steps", *SCHEDULE_KEYS)),
             f"training.checkpoint_every={every}",
             f"training.sample_every={every}",
             f"evaluation.num_scenes={min(_NUM_SCENES, evaluation.num_scenes)}",

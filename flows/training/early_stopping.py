@@ -24,7 +24,7 @@ from flows.run.folder import RunFolder, save_student
 from synth.files import write_text
 
 if TYPE_CHECKING:
-    from distill.counterfactuals import Images
+    from distill.metrics import Images
     from distill.students import Student
     from synth.dataset.image_dataset import ImageDataset
     from synth.teacher.teacher import Teacher
@@ -121,7 +121,7 @@ class _ByTruth:
         self._examples = [drawn_examples(edit, _NUM_IMAGES, "development", **given) for edit in recipe.edits.values()]
 
     def look(self, student: "Student", best: Row | None, folder: Path | None) -> Row:
-        from distill.counterfactuals import psnr
+        from distill.metrics import psnr
         from distill.students import translated
 
         values = []
@@ -144,11 +144,11 @@ class _BySigns:
         self._images = np.stack([painted.image(index) for index in range(min(_NUM_IMAGES, len(painted)))])
 
     def look(self, student: "Student", best: Row | None, folder: Path | None) -> Row:
-        from distill.diagnostics import NOTHING_MOVES, diagnose, measure
+        from distill.diagnostics import NOTHING_MOVES, diagnose, measure_change
         from distill.students import load_student
 
         pictures = self._edited(student)
-        names = {sign.name for edited in pictures for sign in diagnose(measure(self._images, edited), True)}
+        names = {sign.name for edited in pictures for sign in diagnose(measure_change(self._images, edited), True)}
         waits = NOTHING_MOVES in names  # for what has not begun there is patience without end
         damaged = sorted(names - {NOTHING_MOVES})
         moved = (

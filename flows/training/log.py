@@ -11,7 +11,7 @@ from flows.config.schema import Recipe
 from flows.run.folder import RunFolder
 from synth.errors import TrainingError
 from synth.files import write_bytes, write_text
-from synth.images import open_image, png_bytes
+from synth.images import open_image, png_bytes, tile_images
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,23 +76,19 @@ class TrainingLog:
     def _warn(self, edited: "NDArray[np.uint8]", late: bool) -> None:
         """Each sign of each edit once. Before half of the training, what does not move yet is none to worry about;
         and whether the background may change, a recipe does not say."""
-        from distill.diagnostics import NOTHING_MOVES, diagnose, measure
+        from distill.diagnostics import NOTHING_MOVES, diagnose, measure_change
 
         for name, pictures in zip(self._edits, edited, strict=True):
-            for sign in diagnose(measure(self._images, pictures), whole_image=True):
+            for sign in diagnose(measure_change(self._images, pictures), whole_image=True):
                 if (name, sign.name) in self._said or (sign.name == NOTHING_MOVES and not late):
                     continue
                 self._said.add((name, sign.name))
-                logger.info(f"warning: {name}: {sign.name} ({sign.measured}): {sign.knob}")
+                logger.info(f"warning: {name}: {sign.name} ({sign.measured}): {sign.advice}")
 
 
 def grid(images: "NDArray[np.uint8]", edited: "NDArray[np.uint8]") -> "Image.Image":
     """Images, uint8 (N, H, W, 3), and their edits, (K, N, H, W, 3): a row each, itself, then every edit of it."""
-    import numpy as np
-    from PIL import Image
-
-    rows = np.concatenate([images, *edited], axis=2)  # (N, H, (1 + K) W, 3)
-    return Image.fromarray(np.concatenate(list(rows)))  # (N H, (1 + K) W, 3)
+    return tile_images(zip(images, *edited, strict=True))
 
 
 def write_animation(grids: list[Path], film: Path) -> None:

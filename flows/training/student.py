@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill.settings import FREE
+from distill.settings import ROUNDING_KEYS
 from flows.config.schema import Recipe
 from flows.orchestration.progress import Bar, open_progress
 from flows.run.folder import RunFolder, digest, save_student
@@ -49,7 +49,9 @@ def train_student(recipe: Recipe, run: RunFolder) -> Path:
     processes, settings = join_processes(recipe), recipe.training
     teacher, dataset = open_teacher(recipe.teacher), ImageDataset(run.dataset)
     # The interval of the samples matters only where early stopping looks at them.
-    matters = settings.model_dump(mode="json", exclude=FREE if settings.patience else {*FREE, "sample_every"})
+    matters = settings.model_dump(
+        mode="json", exclude=ROUNDING_KEYS if settings.patience else {*ROUNDING_KEYS, "sample_every"}
+    )
     made_from = digest(teacher.fingerprint, dataset.fingerprint, recipe.edits, matters)
     if run.is_done("distill", made_from, run.student):
         logger.info(f"the student of {settings.steps} steps is in {run.student}: nothing to train")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from inference.settings import Precision
 from synth.errors import ExportError
+from synth.psnr import psnr_from_mse
 
 MAX_DIFFERENCE = {"float32": 1e-3, "float16": 2 / 255}  # the largest that is let pass, in [-1, 1] pixels
 MIN_PSNR_DB = {"int8": 35.0}  # the lowest over a case
@@ -120,10 +121,9 @@ def _compare(
         raise ParityError(f"{name} changes the image at strength 0 {where}: it was not written")
     difference = actual.astype(np.float64) - expected
     mean_square = float(np.square(difference).mean())
-    # 4: the square of the way from -1 to 1
-    psnr_db = 10 * np.log10(4 / mean_square) if mean_square else _IDENTICAL_DB
+    psnr_db = psnr_from_mse(mean_square, peak=2.0) if mean_square else _IDENTICAL_DB
     batch, _, height, width = image.shape
-    return ParityCase(batch, height, width, float(np.abs(difference).max()), float(min(psnr_db, _IDENTICAL_DB)))
+    return ParityCase(batch, height, width, float(np.abs(difference).max()), min(psnr_db, _IDENTICAL_DB))
 
 
 def _judge(case: ParityCase, name: str, precision: Precision, where: str) -> None:

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from synth.clip import load_clip
 from synth.dataset.prompts import Scene
 from synth.errors import RecipeError, TeacherError
 from synth.settings import FilterSettings
@@ -109,19 +110,10 @@ class _Clip:
     """Cosine similarities of an image and texts."""
 
     def __init__(self, name: str) -> None:
-        from transformers import CLIPModel, CLIPTokenizer
-        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
         try:
-            self._model = CLIPModel.from_pretrained(name, use_safetensors=True).eval().requires_grad_(False)
-            self._tokenizer = CLIPTokenizer.from_pretrained(name)
-            self._processor = CLIPImageProcessorPil.from_pretrained(name)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise TeacherError(
-                f"scenes.filters.clip: {name} cannot be opened as a CLIP model ({reason}): "
-                "name a folder or a Hub id, or leave the key out to filter without CLIP"
-            ) from None
+            self._model, self._tokenizer, self._processor = load_clip(name)
+        except TeacherError as error:
+            raise TeacherError(f"scenes.filters.clip: {error}, or leave the key out to filter without CLIP") from None
         self._model.to("cuda" if torch.cuda.is_available() else "cpu")
 
     @torch.no_grad()

@@ -19,7 +19,9 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from synth.pixels import save_grid, to_float
+from synth.images import save_grid
+from synth.pixels import to_float
+from synth.psnr import psnr_from_mse
 from synth.world.captions import full_caption, paraphrase
 from synth.world.readers import FactorReader
 from synth.world.scenes import render, sample_scene
@@ -149,7 +151,7 @@ def _vae_psnr(vae: Any, drawn: NDArray[np.uint8]) -> float:
         x = to_float(part).to(vae.device)
         y = vae.decode(vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
         error = (((x - y) / 2) ** 2).mean(dim=(1, 2, 3))
-        values.extend((-10 * error.log10()).tolist())
+        values.extend(psnr_from_mse(value, 1.0) for value in error.tolist())
     return float(np.mean(values))
 
 

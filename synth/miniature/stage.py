@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from synth.ema import ema_step
 from synth.seeds import derive_seed
 
 
@@ -131,11 +132,9 @@ class Run:
         )
 
     def _average(self) -> None:
-        decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            state = self.networks.state_dict()
-            floats = [key for key in state if state[key].is_floating_point()]
-            torch._foreach_lerp_([self.average[key] for key in floats], [state[key] for key in floats], 1 - decay)
+        state = self.networks.state_dict()
+        floats = [key for key in state if state[key].is_floating_point()]
+        ema_step([self.average[key] for key in floats], [state[key] for key in floats], self.ema_decay, self.step)
 
     def averaged(self) -> nn.ModuleDict:
         """The networks with their moving average loaded, for sampling: training goes on from `restore`."""

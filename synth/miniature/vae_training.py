@@ -14,9 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from synth.errors import TrainingError
+from synth.images import save_grid
 from synth.miniature import models
 from synth.miniature.stage import Run, averaged_network, below, generator, layout
-from synth.pixels import save_grid, to_float, to_uint8
+from synth.pixels import to_float, to_uint8
+from synth.psnr import psnr_from_mse
 from synth.world.scenes import render, sample_scene
 
 DECODER_NOISE = 0.05
@@ -146,7 +148,7 @@ def measure(vae: Any, out: Path, device: torch.device, num: int = 512) -> None:
     drawn = np.stack([render(sample_scene("development", index)).image for index in range(num)])
     again = np.concatenate([_roundtrip(vae, part, device) for part in np.split(drawn, num // 32)])
     error = ((drawn.astype(np.float64) - again) / 255) ** 2
-    psnr = float(np.mean(-10 * np.log10(error.mean(axis=(1, 2, 3)))))
+    psnr = float(np.mean([psnr_from_mse(value, 1.0) for value in error.mean(axis=(1, 2, 3))]))
     print(f"VAE: {psnr:.2f} dB on {num} unseen scenes", flush=True)
     save_grid([drawn[:12], again[:12], drawn[12:24], again[12:24]], out / "vae.png")
 

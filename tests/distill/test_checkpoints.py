@@ -1,4 +1,4 @@
-"""What a training leaves on disk when it is killed, when the disk is full, and when it goes on as another one."""
+"""What a training leaves on disk when it is killed, when the disk is full, and when another one resumes it."""
 
 import os
 import resource
@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -72,24 +73,27 @@ def weights(run_dir: Path) -> dict[str, Tensor]:
 
 
 def test_a_training_killed_twice_ends_with_the_same_weights(
-    tiny_teacher: Teacher, tiny_sd_folder: Path, folder: Path, tmp_path: Path
+    tiny_sd_folder: Path, folder: Path, tmp_path: Path
 ) -> None:
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    for _ in steps(tiny_teacher, folder, undisturbed):
-        pass
-    for at_least in (2, 7):
-        child = CHILDREN.Process(
-            target=train_in_child, args=(tiny_sd_folder, folder, killed, torch.get_num_threads())
-        )
+    """All in processes of their own: what other tests leave in this one may change how sums round."""
+
+    def start(run_dir: Path) -> BaseProcess:
+        arguments = (tiny_sd_folder, folder, run_dir, torch.get_num_threads())
+        child = CHILDREN.Process(target=train_in_child, args=arguments)
         child.start()
+        return child
+
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    start(undisturbed).join()
+    for at_least in (2, 7):
+        child = start(killed)
         while child.is_alive() and steps_done(killed) < at_least:
             time.sleep(0.002)  # a checkpoint a step: the kill comes while one is written, or right behind it
         assert child.pid is not None and child.is_alive()
         os.kill(child.pid, signal.SIGKILL)
         child.join()
     assert 7 <= steps_done(killed) < SETTINGS.steps
-    for _ in steps(tiny_teacher, folder, killed):
-        pass
+    start(killed).join()
     ours, theirs = weights(killed), weights(undisturbed)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -112,12 +116,12 @@ def test_a_full_disk_is_one_clear_line_and_loses_nothing(tiny_teacher: Teacher, 
     next(training), next(training)
     with (
         files_end_at(1000),
-        pytest.raises(TrainingError, match="the checkpoint of step 3 cannot be written") as caught,
+        pytest.raises(TrainingError, match="cannot write the checkpoint of step 3") as caught,
     ):
         next(training)
     assert "File too large" in str(caught.value) and "step_000002 is whole" in str(caught.value)
     assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["step_000001", "step_000002"]
-    assert next(steps(tiny_teacher, folder, tmp_path)).step == 3  # with room again, it goes on
+    assert next(steps(tiny_teacher, folder, tmp_path)).step == 3  # with room again, it resumes
 
 
 def test_another_set_or_teacher_is_refused(
@@ -126,7 +130,9 @@ def test_another_set_or_teacher_is_refused(
     next(steps(tiny_teacher, folder, tmp_path))
     grown = tmp_path / "grown"
     synthesize(tiny_teacher, SCENES.model_copy(update={"seed": 1}), grown, progress=False)
-    with pytest.raises(TrainingError, match=r"is of another training: its data is '.*', this one's is '.*'; restore"):
+    with pytest.raises(
+        TrainingError, match=r"belongs to another training: its data is '.*', this one's is '.*'; restore"
+    ):
         next(steps(tiny_teacher, grown, tmp_path))
-    with pytest.raises(TrainingError, match="is of another training: its teacher is"):
+    with pytest.raises(TrainingError, match="belongs to another training: its teacher is"):
         next(steps(tiny_v_teacher, folder, tmp_path))

@@ -4,7 +4,7 @@ from agreement import assert_agrees
 from distill.composition import LARGE, SMALL, change_of_pixels
 
 
-def test_what_is_left_alone_keeps_the_images_own_pixels() -> None:
+def test_what_is_not_edited_keeps_the_images_own_pixels() -> None:
     torch.manual_seed(0)
     image, plain = torch.rand(2, 2, 3, 8, 8) * 2 - 1
     assert torch.equal(change_of_pixels(image, plain, plain), torch.zeros_like(image))

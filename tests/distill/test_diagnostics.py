@@ -1,10 +1,10 @@
-"""Each sign on arrays that have the fault, and on arrays that have not."""
+"""Each diagnostic on arrays that have the fault, and on arrays that do not."""
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from distill.diagnostics import Figures, diagnose, measure, summary
+from distill.diagnostics import ChangeMetrics, diagnose, measure_change
 
 
 def rooms(num: int = 4, seed: int = 0) -> NDArray[np.uint8]:
@@ -17,7 +17,7 @@ def rooms(num: int = 4, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def names(before: NDArray[np.uint8], after: NDArray[np.uint8], whole_image: bool = False) -> list[str]:
-    return [sign.name for sign in diagnose(measure(before, after), whole_image)]
+    return [found.name for found in diagnose(measure_change(before, after), whole_image)]
 
 
 def recoloured(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -27,13 +27,13 @@ def recoloured(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return after
 
 
-def test_a_good_edit_has_no_sign_against_it() -> None:
+def test_a_good_edit_has_no_diagnostic() -> None:
     before = rooms()
-    figures = measure(before, recoloured(before))
-    assert diagnose(figures) == [] and summary([]) == "no sign against it"
-    assert figures.changed_share == pytest.approx(24 * 24 / 64**2, abs=0.01)
-    assert figures.background_change == 0.0
-    assert figures.variety is not None and 0.5 < figures.variety < 1
+    metrics = measure_change(before, recoloured(before))
+    assert diagnose(metrics) == []
+    assert metrics.changed_share == pytest.approx(24 * 24 / 64**2, abs=0.01)
+    assert metrics.background_change == 0.0
+    assert metrics.variety is not None and 0.5 < metrics.variety < 1
 
 
 def test_nothing_moves() -> None:
@@ -62,7 +62,7 @@ def test_colours_saturate() -> None:
     after = before.copy()
     after[:, 20:44, 20:44] = (255, 0, 90)
     assert names(before, after) == ["colours saturate"]
-    assert measure(after, after).clipped_share == 0.0, "what was so before is no fault of the edit"
+    assert measure_change(after, after).clipped_share == 0.0, "what was so before is no fault of the edit"
 
 
 def test_one_output_for_all() -> None:
@@ -75,13 +75,13 @@ def test_one_output_for_all() -> None:
 
 def test_images_of_any_shape_are_measured() -> None:
     before = np.full((2, 9, 50, 3), 100, np.uint8)
-    figures = measure(before, before + 20)
-    assert figures.changed_share == 1.0 and figures.background_change == 20.0
-    assert figures.variety is None, "inputs that are all alike have no variety to keep"
+    metrics = measure_change(before, before + 20)
+    assert metrics.changed_share == 1.0 and metrics.background_change == 20.0
+    assert metrics.variety is None, "inputs that are all alike have no variety to keep"
 
 
-def test_a_sign_says_what_was_measured_and_what_to_turn() -> None:
-    (sign,) = diagnose(Figures(0.001, 0.0, 0.0, 1.0))
-    assert sign.measured == "0.1% of the image changes visibly"
-    assert "training.guidance_end" in sign.knob
-    assert [len(diagnose(Figures(0.5, 99.0, 0.9, 0.1)))] == [3]
+def test_a_diagnostic_has_its_measurement_and_advice() -> None:
+    (diagnostic,) = diagnose(ChangeMetrics(0.001, 0.0, 0.0, 1.0))
+    assert diagnostic.measured == "0.1% of the image changes visibly"
+    assert "training.guidance_end" in diagnostic.advice
+    assert [len(diagnose(ChangeMetrics(0.5, 99.0, 0.9, 0.1)))] == [3]

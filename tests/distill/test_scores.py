@@ -143,7 +143,8 @@ def test_sharing_the_source_is_the_plain_way(teacher: Teacher) -> None:
                 torch.testing.assert_close(got[image, edit], want, rtol=1e-9, atol=1e-9)
 
 
-def test_sharing_the_source_takes_one_call_of_2_plus_2k_passes_an_image(teacher: Teacher, draw: Draw) -> None:
+def test_sharing_the_source_takes_2_plus_2k_passes_an_image(teacher: Teacher, draw: Draw) -> None:
+    """All in one call of the network."""
     sizes: list[int] = []
     hook = teacher.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     shared_source_dds(teacher, draw.z, draw.z_hat, draw.y, draw.y_hat, draw.t, draw.eps, OMEGA)
@@ -164,7 +165,8 @@ def test_dds_of_equal_branches_is_zero(tiny: str, request: pytest.FixtureRequest
     assert_agrees(gradient, torch.zeros_like(gradient), scale=float(cancelled.abs().max()))
 
 
-def test_the_surrogates_autograd_is_the_gradient_and_skips_the_unets_jacobian(teacher: Teacher, draw: Draw) -> None:
+def test_the_surrogates_gradient_is_the_score(teacher: Teacher, draw: Draw) -> None:
+    """The network's own Jacobian is left out."""
     z = draw.z.clone().requires_grad_()
     gradient = shared_source_dds(teacher, z, draw.z_hat, draw.y, draw.y_hat, draw.t, draw.eps, OMEGA)
     assert not gradient.requires_grad

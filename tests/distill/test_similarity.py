@@ -63,7 +63,7 @@ def test_clip_scores_are_cosines(clip_folder: Path) -> None:
     np.testing.assert_allclose(clip.text_score(AFTER, "a red sofa"), want, atol=1e-5)
 
 
-def test_clip_s_direction_turns_with_the_edit(clip_folder: Path) -> None:
+def test_clips_direction_turns_with_the_edit(clip_folder: Path) -> None:
     clip = Clip(str(clip_folder))
     there = clip.directional(BEFORE, AFTER, "a blue sofa", "a red sofa")
     assert there.shape == (3,) and (np.abs(there) <= 1.0001).all() and there.any()

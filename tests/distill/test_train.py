@@ -1,4 +1,4 @@
-"""The loop, on a tiny real teacher and a set that it painted."""
+"""The loop, on a tiny real teacher and a dataset that it painted."""
 
 import io
 from pathlib import Path
@@ -27,6 +27,7 @@ from synth.settings import SceneSettings
 from synth.teacher.teacher import Teacher
 
 EDITS = {"red-leather": {"color": "red", "material": "leather"}, "blue": {"color": "blue"}}
+
 SCENES = SceneSettings(
     template="a {color} {material} sofa",
     slots={"color": ["red", "blue", "green"], "material": ["leather", "fabric"]},
@@ -36,6 +37,7 @@ SCENES = SceneSettings(
     guidance_scale=1.5,
     batch_size=5,
 )
+
 SETTINGS = TrainingSettings(
     preset="short",
     steps=4,
@@ -63,16 +65,16 @@ def folder(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="module")
-def painted(folder: Path) -> ImageDataset:
+def dataset(folder: Path) -> ImageDataset:
     return ImageDataset(folder)
 
 
-def run(teacher: Teacher, painted: ImageDataset, run_dir: Path, **changes: object) -> list[StepRecord]:
-    settings = TrainingSettings(**{**SETTINGS.model_dump(), **changes})
-    return list(train(teacher, painted, Template(SCENES), EDITS, settings, run_dir, progress=False))
+def run(teacher: Teacher, dataset: ImageDataset, run_dir: Path, **overrides: object) -> list[StepRecord]:
+    settings = TrainingSettings(**{**SETTINGS.model_dump(), **overrides})
+    return list(train(teacher, dataset, Template(SCENES), EDITS, settings, run_dir, progress=False))
 
 
-def figures(record: StepRecord) -> dict[str, float]:
+def metrics_of(record: StepRecord) -> dict[str, float]:
     """Those that do not hang on the machine."""
     return {
         name: value
@@ -92,8 +94,8 @@ def weights_of(checkpoint: Path) -> dict[str, Tensor]:
     return {f"{file.parent.name}/{name}": tensor for file in files for name, tensor in load_file(file).items()}
 
 
-def test_records_follow_the_schedules(tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path) -> None:
-    records = run(tiny_teacher, painted, tmp_path)
+def test_records_follow_the_schedules(tiny_teacher: Teacher, dataset: ImageDataset, tmp_path: Path) -> None:
+    records = run(tiny_teacher, dataset, tmp_path)
     assert [record.step for record in records] == [1, 2, 3, 4]
     for step, record in enumerate(records):
         assert record.guidance_scale == cosine(step, 1.0, 3.0, 3)
@@ -111,18 +113,18 @@ def test_records_follow_the_schedules(tiny_teacher: Teacher, painted: ImageDatas
 
 
 def test_the_gradient_is_the_mean_of_each_pairs_own(
-    tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path
+    tiny_teacher: Teacher, dataset: ImageDataset, tmp_path: Path
 ) -> None:
     """At step 0, z = z_hat and dz/dbias = 1, so the last layer's bias sees the mean delta score of each channel."""
-    record = run(tiny_teacher, painted, tmp_path, steps=1, guidance_start=3.0)[0]
-    template, latents = Template(SCENES), encode(tiny_teacher, painted, tmp_path, progress=False)
+    record = run(tiny_teacher, dataset, tmp_path, steps=1, guidance_start=3.0)[0]
+    template, latents = Template(SCENES), encode(tiny_teacher, dataset, tmp_path, progress=False)
     scores = []
     for sample in range(SETTINGS.batch_size):
-        image = draw_image(SETTINGS.seed, sample, len(painted))
+        image = draw_image(SETTINGS.seed, sample, len(dataset))
         t, eps = draw_noise(SETTINGS, 0, sample, latents.shape[1:])
-        y_hat = tiny_teacher.encode_prompt([painted.prompts[image]])
+        y_hat = tiny_teacher.encode_prompt([dataset.prompts[image]])
         for edit in EDITS.values():
-            y = tiny_teacher.encode_prompt([template.edited(painted.slots[image], edit)])
+            y = tiny_teacher.encode_prompt([template.edited(dataset.slots[image], edit)])
             z_hat = latents[image][None]
             scores.append(dds(tiny_teacher, z_hat, z_hat, y, y_hat, t[None], eps[None], 3.0))
     want = torch.cat(scores).sum(dim=(0, 2, 3)) / torch.cat(scores).numel()  # (C,)
@@ -132,20 +134,20 @@ def test_the_gradient_is_the_mean_of_each_pairs_own(
     assert record.dds == pytest.approx(float(torch.cat(scores).square().mean()), rel=1e-3)
 
 
-def test_micro_batches_train_the_same(tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path) -> None:
-    whole = run(tiny_teacher, painted, tmp_path / "whole", steps=2)
-    parts = run(tiny_teacher, painted, tmp_path / "parts", steps=2, micro_batch_size=2)
+def test_micro_batches_train_the_same(tiny_teacher: Teacher, dataset: ImageDataset, tmp_path: Path) -> None:
+    whole = run(tiny_teacher, dataset, tmp_path / "whole", steps=2)
+    parts = run(tiny_teacher, dataset, tmp_path / "parts", steps=2, micro_batch_size=2)
     for a, b in zip(whole, parts, strict=True):
         assert (b.dds, b.grad_norm) == pytest.approx((a.dds, a.grad_norm), rel=1e-3)
         assert b.identity == pytest.approx(a.identity, rel=1e-3)
 
 
-def test_it_moves_the_student_and_nothing_else(tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path) -> None:
+def test_it_moves_the_student_and_nothing_else(tiny_teacher: Teacher, dataset: ImageDataset, tmp_path: Path) -> None:
     networks = (tiny_teacher.unet, tiny_teacher.vae, tiny_teacher.pipeline.text_encoder)
     before = [{name: weight.clone() for name, weight in network.state_dict().items()} for network in networks]
     after = {}
     settings = SETTINGS.model_copy(update={"steps": 3})
-    for record in train(tiny_teacher, painted, Template(SCENES), EDITS, settings, tmp_path, progress=False):
+    for record in train(tiny_teacher, dataset, Template(SCENES), EDITS, settings, tmp_path, progress=False):
         after[record.step] = {name: weight.clone() for name, weight in record.student.named_parameters()}
     for network, state in zip(networks, before, strict=True):
         assert all(torch.equal(weight, state[name]) for name, weight in network.state_dict().items())
@@ -158,32 +160,32 @@ def test_it_moves_the_student_and_nothing_else(tiny_teacher: Teacher, painted: I
 
 
 def test_the_student_moves_against_the_mean_delta_score(
-    tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path
+    tiny_teacher: Teacher, dataset: ImageDataset, tmp_path: Path
 ) -> None:
     """Down the hill that DDS describes, measured with noise that the training did not see."""
-    record = run(tiny_teacher, painted, tmp_path, steps=48, guidance_start=3.0)[-1]
-    template, z_hat = Template(SCENES), encode(tiny_teacher, painted, tmp_path, progress=False)
-    y_hat = tiny_teacher.encode_prompt(painted.prompts)
+    record = run(tiny_teacher, dataset, tmp_path, steps=48, guidance_start=3.0)[-1]
+    template, z_hat = Template(SCENES), encode(tiny_teacher, dataset, tmp_path, progress=False)
+    y_hat = tiny_teacher.encode_prompt(dataset.prompts)
     for number, edit in enumerate(EDITS.values()):
-        y = tiny_teacher.encode_prompt([template.edited(slots, edit) for slots in painted.slots])
+        y = tiny_teacher.encode_prompt([template.edited(slots, edit) for slots in dataset.slots])
         generator = torch.Generator().manual_seed(99)
         mean = torch.zeros_like(z_hat)
         for _ in range(16):
-            t = torch.randint(50, 950, (len(painted),), generator=generator)
+            t = torch.randint(50, 950, (len(dataset),), generator=generator)
             eps = torch.randn(z_hat.shape, generator=generator)
             mean += dds(tiny_teacher, z_hat, z_hat, y, y_hat, t, eps, 3.0) / 16
         with torch.no_grad():
-            delta = record.student(z_hat, torch.full((len(painted),), number))
+            delta = record.student(z_hat, torch.full((len(dataset),), number))
         assert torch.cosine_similarity(delta.flatten(), -mean.flatten(), dim=0) > 0.7
 
 
 @pytest.mark.parametrize("kind", [{"student": "compact"}, {"lora_rank": 2}, {"gradient_checkpointing": True}])
 def test_every_kind_of_student_learns_and_resumes_to_the_bit(
-    tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path, kind: dict[str, object]
+    tiny_teacher: Teacher, dataset: ImageDataset, tmp_path: Path, kind: dict[str, object]
 ) -> None:
-    straight = run(tiny_teacher, painted, tmp_path / "straight", ema_decay=0.9, **kind)
-    run(tiny_teacher, painted, tmp_path / "stopped", ema_decay=0.9, steps=2, **kind)
-    run(tiny_teacher, painted, tmp_path / "stopped", ema_decay=0.9, **kind)
+    straight = run(tiny_teacher, dataset, tmp_path / "straight", ema_decay=0.9, **kind)
+    run(tiny_teacher, dataset, tmp_path / "stopped", ema_decay=0.9, steps=2, **kind)
+    run(tiny_teacher, dataset, tmp_path / "stopped", ema_decay=0.9, **kind)
     assert straight[-1].identity > 0
     a, b = (checkpoints.latest(tmp_path / name) for name in ("straight", "stopped"))
     assert a is not None and b is not None
@@ -196,18 +198,18 @@ def test_every_kind_of_student_learns_and_resumes_to_the_bit(
         assert_agrees(loaded(z_hat, edit), straight[-1].student.eval()(z_hat, edit))
 
 
-def test_a_long_gradient_is_clipped_and_told_as_it_was(
-    tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path
+def test_a_long_gradient_is_clipped_and_logged_as_it_was(
+    tiny_teacher: Teacher, dataset: ImageDataset, tmp_path: Path
 ) -> None:
-    free = run(tiny_teacher, painted, tmp_path / "free", steps=1)[0]
-    clipped = run(tiny_teacher, painted, tmp_path / "clipped", steps=1, max_grad_norm=free.grad_norm / 4)[0]
+    free = run(tiny_teacher, dataset, tmp_path / "free", steps=1)[0]
+    clipped = run(tiny_teacher, dataset, tmp_path / "clipped", steps=1, max_grad_norm=free.grad_norm / 4)[0]
     assert clipped.grad_norm == free.grad_norm
     ours, theirs = (record.student.unet.conv_out.bias.grad for record in (clipped, free))
     assert_agrees(ours, theirs / 4)
 
 
-def test_another_score_takes_the_paper_s_place(tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path) -> None:
-    common = (tiny_teacher, painted, Template(SCENES), EDITS, SETTINGS, tmp_path, False)
+def test_another_score_replaces_the_papers(tiny_teacher: Teacher, dataset: ImageDataset, tmp_path: Path) -> None:
+    common = (tiny_teacher, dataset, Template(SCENES), EDITS, SETTINGS, tmp_path, False)
     assert next(train(*common, score=sds_of_edits)).dds > 0.1  # eps^omega - eps of a random network is much
     for _ in zip(range(SETTINGS.checkpoint_every), train(*common, score=sds_of_edits), strict=False):
         pass
@@ -215,24 +217,24 @@ def test_another_score_takes_the_paper_s_place(tiny_teacher: Teacher, painted: I
         next(train(*common))
 
 
-def test_a_strong_identity_weight_holds_it_back(tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path) -> None:
+def test_a_strong_identity_weight_holds_it_back(tiny_teacher: Teacher, dataset: ImageDataset, tmp_path: Path) -> None:
     free, held = (
-        run(tiny_teacher, painted, tmp_path / str(weight), steps=15, lambda_id_start=weight, lambda_id_end=weight)
+        run(tiny_teacher, dataset, tmp_path / str(weight), steps=15, lambda_id_start=weight, lambda_id_end=weight)
         for weight in (0.0, 30.0)
     )
     assert held[-1].identity < free[-1].identity / 2
 
 
 @pytest.mark.parametrize("autocast", ["off", "bfloat16"])
-def test_a_stopped_training_goes_on_to_the_very_same_bits(
-    tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path, autocast: str
+def test_a_stopped_training_resumes_to_the_bit(
+    tiny_teacher: Teacher, dataset: ImageDataset, tmp_path: Path, autocast: str
 ) -> None:
-    straight = run(tiny_teacher, painted, tmp_path / "straight", autocast=autocast, ema_decay=0.9)
-    first = run(tiny_teacher, painted, tmp_path / "stopped", autocast=autocast, ema_decay=0.9, steps=2)
-    second = run(tiny_teacher, painted, tmp_path / "stopped", autocast=autocast, ema_decay=0.9)
+    straight = run(tiny_teacher, dataset, tmp_path / "straight", autocast=autocast, ema_decay=0.9)
+    first = run(tiny_teacher, dataset, tmp_path / "stopped", autocast=autocast, ema_decay=0.9, steps=2)
+    second = run(tiny_teacher, dataset, tmp_path / "stopped", autocast=autocast, ema_decay=0.9)
     assert [record.step for record in first + second] == [1, 2, 3, 4]
     for a, b in zip(straight, first + second, strict=True):
-        assert figures(a) == figures(b)
+        assert metrics_of(a) == metrics_of(b)
     a, b = (checkpoints.latest(tmp_path / name) for name in ("straight", "stopped"))
     assert a is not None and b is not None and a.name == b.name == "step_000004"
     ours, theirs = weights_of(a), weights_of(b)
@@ -241,9 +243,9 @@ def test_a_stopped_training_goes_on_to_the_very_same_bits(
 
 
 def test_the_moving_average_lags_behind_and_is_what_is_loaded(
-    tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path
+    tiny_teacher: Teacher, dataset: ImageDataset, tmp_path: Path
 ) -> None:
-    record = run(tiny_teacher, painted, tmp_path, ema_decay=0.9)[-1]
+    record = run(tiny_teacher, dataset, tmp_path, ema_decay=0.9)[-1]
     checkpoint = checkpoints.latest(tmp_path)
     assert checkpoint is not None
     weights, loaded = weights_of(checkpoint), checkpoints.restore_student(checkpoint)
@@ -254,17 +256,17 @@ def test_the_moving_average_lags_behind_and_is_what_is_loaded(
 
 
 def test_checkpoints_are_whole_few_and_without_pickle(
-    tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path
+    tiny_teacher: Teacher, dataset: ImageDataset, tmp_path: Path
 ) -> None:
     killed = tmp_path / "checkpoints" / ".step_000099.part"
     killed.mkdir(parents=True)
     assert checkpoints.latest(tmp_path) is None
-    run(tiny_teacher, painted, tmp_path, steps=5, keep_checkpoints=2)
+    run(tiny_teacher, dataset, tmp_path, steps=5, keep_checkpoints=2)
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == ["step_000004", "step_000005"]  # every second step, and the last
     files = [path for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".json", ".safetensors"}
-    finished = run(tiny_teacher, painted, tmp_path, steps=5)
+    finished = run(tiny_teacher, dataset, tmp_path, steps=5)
     assert finished == []  # nothing left to do; the student is on disk
     checkpoint = checkpoints.latest(tmp_path)
     assert checkpoint is not None
@@ -272,64 +274,52 @@ def test_checkpoints_are_whole_few_and_without_pickle(
 
 
 def test_a_checkpoint_of_another_training_is_refused(
-    tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path
+    tiny_teacher: Teacher, dataset: ImageDataset, tmp_path: Path
 ) -> None:
-    run(tiny_teacher, painted, tmp_path, steps=2)
+    run(tiny_teacher, dataset, tmp_path, steps=2)
     with pytest.raises(TrainingError, match=r"its guidance_end is 3.0, this one's is 5.0; restore the setting"):
-        run(tiny_teacher, painted, tmp_path, guidance_end=5.0)
+        run(tiny_teacher, dataset, tmp_path, guidance_end=5.0)
     swapped = dict(reversed(EDITS.items()))  # the same edits under other numbers
     with pytest.raises(TrainingError, match="its edits is"):
-        next(train(tiny_teacher, painted, Template(SCENES), swapped, SETTINGS, tmp_path, progress=False))
-
-
-def test_every_image_comes_once_an_epoch_in_another_order() -> None:
-    epochs = [[draw_image(0, epoch * 7 + place, 7) for place in range(7)] for epoch in range(3)]
-    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
-    assert epochs[0] != epochs[1] != epochs[2]
-
-
-def test_timesteps_reach_both_bounds_and_no_further() -> None:
-    settings = SETTINGS.model_copy(update={"min_timestep": 50, "max_timestep": 53})
-    drawn = {int(draw_noise(settings, step, 0, torch.Size([1]))[0]) for step in range(60)}
-    assert drawn == {50, 51, 52, 53}
+        next(train(tiny_teacher, dataset, Template(SCENES), swapped, SETTINGS, tmp_path, progress=False))
 
 
 def test_what_cannot_be_trained_is_refused_in_one_line(
-    tiny_teacher: Teacher, painted: ImageDataset, folder: Path, tmp_path: Path
+    tiny_teacher: Teacher, dataset: ImageDataset, folder: Path, tmp_path: Path
 ) -> None:
-    def start(painted: ImageDataset, edits: dict[str, dict[str, str]], scenes: SceneSettings = SCENES) -> None:
-        next(train(tiny_teacher, painted, Template(scenes), edits, SETTINGS, tmp_path / "run", progress=False))
+    def start(dataset: ImageDataset, edits: dict[str, dict[str, str]], scenes: SceneSettings = SCENES) -> None:
+        next(train(tiny_teacher, dataset, Template(scenes), edits, SETTINGS, tmp_path / "run", progress=False))
 
     with pytest.raises(TrainingError, match=r"the edit 'velvet' does not fit the template: .*'colour'.*'color'"):
-        start(painted, {"velvet": {"colour": "red"}})
+        start(dataset, {"velvet": {"colour": "red"}})
     with pytest.raises(TrainingError, match="no edits to train"):
-        start(painted, {})
+        start(dataset, {})
     other = SCENES.model_copy(update={"template": "a {size} sofa", "slots": {"size": ["big"]}})
     with pytest.raises(TrainingError, match="no slot 'size'"):
-        start(painted, EDITS, other)
+        start(dataset, EDITS, other)
 
     shard = folder / "data" / "train-00000.parquet"
     empty = tmp_path / "empty" / "data"
     empty.mkdir(parents=True)
     pq.write_table(pq.read_table(shard).slice(0, 0), empty / shard.name)
-    with pytest.raises(TrainingError, match="the data set is empty"):
+    with pytest.raises(TrainingError, match="the dataset is empty"):
         start(ImageDataset(empty.parent), EDITS)
 
     mixed = tmp_path / "mixed" / "data"
     mixed.mkdir(parents=True)
     table = pq.read_table(shard)
-    pictures = table["image"].to_pylist()
-    pictures[3]["bytes"] = png(32, 64)
-    column = pa.array(pictures, table.schema.field("image").type)
+    images = table["image"].to_pylist()
+    images[3]["bytes"] = png(32, 64)
+    column = pa.array(images, table.schema.field("image").type)
     pq.write_table(table.set_column(table.schema.get_field_index("image"), "image", column), mixed / shard.name)
     with pytest.raises(DatasetError, match="image 3 is 32 x 64 but image 0 64 x 64: all must have one size"):
         start(ImageDataset(mixed.parent), EDITS)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_a_loss_that_is_no_number_stops_the_training(
-    tiny_teacher: Teacher, painted: ImageDataset, tmp_path: Path
+def test_a_loss_that_is_not_finite_stops_the_training(
+    tiny_teacher: Teacher, dataset: ImageDataset, tmp_path: Path
 ) -> None:
     with pytest.raises(TrainingError, match=r"is (nan|inf) at step \d: lower training.learning_rate"):
-        run(tiny_teacher, painted, tmp_path, learning_rate=1e30, checkpoint_every=100)
+        run(tiny_teacher, dataset, tmp_path, learning_rate=1e30, checkpoint_every=100)
     assert checkpoints.latest(tmp_path) is None

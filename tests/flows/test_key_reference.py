@@ -30,7 +30,7 @@ def test_the_page_is_up_to_date() -> None:
 
 def test_the_page_tells_types_bounds_and_defaults() -> None:
     text = page()
-    assert "| `steps` | whole number, above 0 | `125000` | Steps of the optimiser. |" in text
+    assert "| `steps` | whole number, above 0 | `125000` | Steps of the optimizer. |" in text
     assert '| `preset` | `short` or `paper` | `"paper"` |' in text
     assert "## [scenes.filters]" in text
     assert "| `template` | text | none: give it |" in text

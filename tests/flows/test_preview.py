@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from small_runs import SMALL, command
 
-from distill.diagnostics import Diagnostic, Figures
+from distill.diagnostics import ChangeMetrics, Diagnostic
 from flows.config.loading import load_recipe
 from flows.planning.estimates import NAMED_DEVICES, Rates, Sizes, cost_of, disk_of, memory_of
 from flows.planning.preview import Grid, judge
@@ -73,7 +73,7 @@ def test_lists_of_numbers_are_checked() -> None:
 
 
 def cell(edit: str, guidance_scale: float, *signs: str) -> Cell:
-    figures = Figures(0.1, 0.0, 0.0, 1.0)
+    figures = ChangeMetrics(0.1, 0.0, 0.0, 1.0)
     return Cell(edit, guidance_scale, 100, [], figures, [Diagnostic(name, "so much", "turn it") for name in signs])
 
 

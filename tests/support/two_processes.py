@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from distill.objective import Objective
-from distill.pairs import prepare
+from distill.pairs import prepare_pairs
 from distill.scores import shared_source_dds
 from distill.settings import TrainingSettings
 from distill.students import new_student
@@ -41,7 +41,7 @@ STEPS, RATE = 5, 0.5
 def descend(teacher: Teacher, painted: ImageDataset, folder: Path) -> dict[str, Tensor]:
     processes = PartialState(cpu=True)
     with processes.main_process_first():
-        pairs = prepare(teacher, painted, Template(SCENES), EDITS, folder, progress=False)
+        pairs = prepare_pairs(teacher, painted, Template(SCENES), EDITS, folder, progress=False)
     student = new_student(teacher, dict(zip(EDITS, pairs.target_prompts[0], strict=True)), SETTINGS)
     objective = Objective(teacher, student, pairs, SETTINGS, shared_source_dds, processes)
     found = {}
