@@ -11,7 +11,7 @@ RUN useradd --create-home distillery \
     && mkdir -p /app /srv/distillery/runs /home/distillery/.cache \
     && chown -R distillery /app /srv/distillery /home/distillery
 WORKDIR /app
-COPY --chown=distillery pyproject.toml constraints.txt README.md LICENSE prefect.yaml ./
+COPY --chown=distillery pyproject.toml constraints.txt README.md LICENSE prefect.yaml prefect.toml ./
 COPY --chown=distillery flows flows
 COPY --chown=distillery inference inference
 COPY --chown=distillery distill distill

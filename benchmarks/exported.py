@@ -16,9 +16,12 @@ machine does falls on all.
 """
 
 import argparse
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import, or ONNX Runtime calls home
 
 import numpy as np
 import onnxruntime as ort

@@ -7,7 +7,10 @@ changes there is scaled up and added to the image, which so keeps its own size a
 """
 
 import json
+import os
 import sys
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import, or ONNX Runtime calls home
 
 import numpy as np
 import onnxruntime

@@ -25,6 +25,9 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, Self, overload
 
+# ONNX Runtime sends usage events to its makers unless this is set before it is imported; "0" lets it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort

@@ -2,7 +2,10 @@
 //   npm install --ignore-scripts && node translate.mjs model.onnx room.ppm red-leather edited.ppm [strength]
 // Pictures are binary PPM here (`magick room.jpg room.ppm`): use your own program's reader and writer instead.
 import { readFileSync, writeFileSync } from "node:fs";
-import ort from "onnxruntime-node";
+
+// Before the import, or ONNX Runtime may call home; a static import would come first.
+process.env.ORT_DISABLE_TELEMETRY ??= "1";
+const { default: ort } = await import("onnxruntime-node");
 
 // The fields of a protobuf message, each with its number and bytes. (onnxruntime-node does not show metadata.)
 function* fields(bytes, at = 0) {

@@ -4,6 +4,7 @@ Ray schedules: a shard has a GPU to itself, or a CPU where the cluster has no GP
 shard to shard. Prefect sees a task run for each shard, as it does without Ray, and tries again what can pass.
 """
 
+import os
 import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from prefect import Task
 
 from flows.config.operations import OperationSettings
 from synth.errors import RunError
+from synth.telemetry import TELEMETRY_OFF
 
 
 def paint_on_ray(
@@ -40,6 +42,7 @@ def paint_on_ray(
 
     # Sums round otherwise with another number of threads, and Ray's workers would have one.
     environment = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment |= {name: os.environ[name] for name in TELEMETRY_OFF}
     _refuse_silence(operations.ray_address)
     runner: Any
     with RayTaskRunner(operations.ray_address, {"runtime_env": {"env_vars": environment}}) as runner:

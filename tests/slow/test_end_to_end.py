@@ -31,6 +31,15 @@ def test_all_deployments_are_registered_from_the_checkout(workplace: Workplace) 
     assert workplace.deployed.count("successfully created") == 7, workplace.deployed
 
 
+def test_neither_a_program_nor_a_web_page_gets_in(workplace: Workplace) -> None:
+    """The settings are those of the README's walk: a password, and prefect.toml."""
+    page = {"Origin": "https://evil.example"}
+    assert httpx.get(f"{workplace.api}/admin/version").status_code == 401
+    assert workplace.client.post("/flows/", json={"name": "evil"}, headers=page).status_code == 403
+    health = httpx.get(f"{workplace.api}/health", headers=page)
+    assert health.status_code == 200 and "access-control-allow-origin" not in health.headers
+
+
 def test_a_run_that_a_person_starts_and_watches(manned: Workplace) -> None:
     run = ["prefect", "deployment", "run", "pipeline/sofas", *parameter("overrides", TINY), "--watch"]
     manned.type(*run)
@@ -56,20 +65,20 @@ def test_a_run_that_a_person_starts_and_watches(manned: Workplace) -> None:
 def test_a_run_that_its_schedule_starts(manned: Workplace) -> None:
     """The deployment's own schedule, switched on as a person does it, and set to every minute, not the night."""
     overrides = [*TINY, "scenes.seed=7", "training.steps=2"]
-    deployment = httpx.get(f"{manned.api}/deployments/name/pipeline/sofas", timeout=60).json()
+    deployment = manned.client.get("/deployments/name/pipeline/sofas").json()
     (nightly,) = deployment["schedules"]
     assert nightly["active"] is False
     assert nightly["id"][:8] in manned.type("prefect", "deployment", "schedule", "ls", "pipeline/sofas")
     switched = datetime.now(UTC).isoformat()
     manned.type("prefect", "deployment", "schedule", "resume", "pipeline/sofas", nightly["id"])
-    httpx.patch(  # as the form in the UI does it
-        f"{manned.api}/deployments/{deployment['id']}/schedules/{nightly['id']}",
+    manned.client.patch(  # as the form in the UI does it
+        f"/deployments/{deployment['id']}/schedules/{nightly['id']}",
         json={
             "active": True,
             "schedule": {"cron": "* * * * *", "timezone": "UTC"},
             "parameters": {"overrides": overrides, "out": "by-itself"},
         },
-        timeout=60,
+        headers=manned.csrf_headers(),
     ).raise_for_status()
 
     def ended() -> bool:

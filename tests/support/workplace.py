@@ -85,9 +85,12 @@ class Workplace:
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_API_URL": self.api,
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": database.url,
+            "PREFECT_SERVER_API_AUTH_STRING": "distillery:of the tests",  # prefect.toml has the rest
+            "PREFECT_API_AUTH_STRING": "distillery:of the tests",
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "DISTILLERY_HOME": str(self.home),
         }
+        self.client = httpx.Client(base_url=self.api, auth=("distillery", "of the tests"), timeout=60)
         self._started: list[subprocess.Popen[bytes]] = []
         self.start_server()
         self.type("prefect", "work-pool", "create", "distillery", "--type", "process")
@@ -127,9 +130,14 @@ class Workplace:
 
     def ask(self, path: str, **body: Any) -> Any:
         """The API's answer to a POST."""
-        answer = httpx.post(f"{self.api}{path}", json=body, timeout=60)
+        answer = self.client.post(path, json=body, headers=self.csrf_headers())
         answer.raise_for_status()
         return answer.json()
+
+    def csrf_headers(self) -> dict[str, str]:
+        """What a request that changes something must bring along."""
+        token = self.client.get("/csrf-token", params={"client": "tests"}).json()["token"]
+        return {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "tests"}
 
     def runs(self, deployment: str) -> list[dict[str, Any]]:
         """A deployment's runs, the newest first: "pipeline/sofas"."""
@@ -144,7 +152,7 @@ class Workplace:
 
     def states(self, run_id: str) -> list[str]:
         """The names of a run's states from its beginning on."""
-        answer = httpx.get(f"{self.api}/flow_run_states/", params={"flow_run_id": run_id}, timeout=60)
+        answer = self.client.get("/flow_run_states/", params={"flow_run_id": run_id})
         return [state["name"] for state in sorted(answer.json(), key=lambda state: state["timestamp"])]
 
     def artifacts(self) -> dict[str, Any]:
@@ -157,6 +165,7 @@ class Workplace:
 
     def close(self) -> None:
         """All that was started ends."""
+        self.client.close()
         for process in reversed(self._started):
             kill(process)
 
