@@ -8,7 +8,6 @@ Two kinds, each a diffusers model: saved, loaded and pushed to the Hub like any 
 Shapes: N samples, K edits, C x h x w a latent, T tokens of D channels a text.
 """
 
-import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -28,6 +27,7 @@ from distill.settings import TrainingSettings
 from synth.errors import TeacherError, TrainingError
 from synth.pixels import to_float, to_uint8
 from synth.seeds import derive_seed
+from synth.state import read_json, reading
 from synth.teacher.teacher import Teacher
 
 _VECTOR_SIZE = 128  # D of the vector that tells a compact student its edit
@@ -245,10 +245,16 @@ def num_weights(teacher: Teacher, edits: Mapping[str, str], settings: TrainingSe
 
 
 def load_student(folder: Path) -> Student:
-    """Load a student of either kind from the folder that it was saved in."""
-    config = json.loads((folder / Student.config_name).read_text())
-    kind = CompactStudent if config["_class_name"].startswith("Compact") else UNetStudent
-    student: Student = kind.from_pretrained(folder, use_safetensors=True)
+    """Load a student of either kind from the folder that it was saved in.
+
+    Raises:
+        TrainingError: if a file of it is missing or damaged.
+    """
+    remedy = f"delete {folder}, and the training writes it again"
+    name: str = read_json(folder / Student.config_name, dict[str, Any], TrainingError, remedy).get("_class_name", "")
+    kind = CompactStudent if str(name).startswith("Compact") else UNetStudent
+    with reading(folder / "diffusion_pytorch_model.safetensors", TrainingError, remedy):
+        student: Student = kind.from_pretrained(folder, use_safetensors=True)
     return student
 
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # a text may have tabs and several lines
-Seed = Annotated[int, Field(ge=-(2**53), le=2**53)]
+_MAX_TEXT = 10_000  # characters; a teacher reads a few hundred
+Seed = Annotated[int, Field(ge=0, le=2**53)]
 """Any whole number that JSON and TOML readers keep exactly."""
 
 Substitution = dict[str, str]
@@ -35,6 +36,8 @@ class Settings(BaseModel):
         for text in texts_of(given):
             if found := _CONTROL.search(text):
                 raise ValueError(f"{text[:40]!r} has the control character {found[0]!r}")
+            if len(text) > _MAX_TEXT:
+                raise ValueError(f"{text[:40]!r}... has more than {_MAX_TEXT} characters")
         return given
 
 

@@ -13,6 +13,7 @@ from synth.dataset.prompts import Template
 from synth.errors import RecipeError, first_line, nearest
 
 RECIPES = Path(__file__).parents[1] / "recipes"
+_MAX_SHOWN = 100  # characters of a value in a message
 _MAX_DEPTH = 16  # of a dotted key; a recipe's deepest has three names
 
 
@@ -142,8 +143,12 @@ def _explain(error: ValidationError) -> str:
     if not key:  # of the recipe as a whole
         return message
     given = first["input"]
-    shown = "" if isinstance(given, dict) else f", not {given!r}"
+    shown = "" if isinstance(given, dict) else f", not {_short(repr(given))}"
     return f"{key}: {message[:1].lower()}{message[1:]}{shown}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def _known_keys(place: Sequence[str]) -> list[str]:

@@ -15,14 +15,14 @@ from synth.errors import RecipeError, nearest
 from synth.settings import PhotoTextSettings, SceneSettings, Settings, Substitution, TeacherSettings, texts_of
 from synth.urls import credentials_refused, has_credentials
 
-EditName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+EditName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
 """Lower case, digits, hyphens: it becomes part of file names."""
 
 
 class Recipe(Settings):
     """All that a run depends on. The run folder keeps it as resolved, in `recipe.toml`."""
 
-    name: str
+    name: Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\n\r\t]*$")]
     """Of the recipe, its run folders and its deployment."""
     validated_on: str = "nothing yet"
     """What its settings were tried on, for whoever gets the model."""

@@ -7,6 +7,7 @@ from the fingerprint (teacher, template, seed, size, steps, filters, ...) and it
 or grown, by painting what is missing.
 """
 
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,7 @@ from synth.errors import DatasetError
 from synth.images import decode_rgb
 from synth.seeds import derive_seed
 from synth.settings import SceneSettings
+from synth.state import reading
 from synth.teacher.teacher import Teacher
 
 _TRIED, _HOPELESS = 60, 0.9  # after so many images of a shard, so high a share of rejects ends the run
@@ -283,19 +285,19 @@ class DatasetBuilder:
 
 
 def excluded_seeds(store: Store) -> frozenset[int]:
-    """What a person vetoed: the first word of each line of exclude*.txt.
+    """The seeds that a person vetoed: the first word of each line of exclude*.txt.
 
     Raises:
         DatasetError: for a line that does not begin with a seed.
     """
     seeds = []
     for name in store.names("exclude*.txt"):
-        for number, line in enumerate(store.read(name).decode().splitlines(), start=1):
-            word = line.partition("#")[0].strip()
-            if word and not word.isdigit():
-                raise DatasetError(
-                    f"{store}/{name}, line {number}: {word!r} is no seed; the gallery writes such files"
-                )
-            if word:
+        with reading(f"{store}/{name}", DatasetError, "the gallery writes such files, a seed a line"):
+            for number, line in enumerate(store.read(name).decode("utf-8").splitlines(), start=1):
+                word = line.partition("#")[0].strip()
+                if not word:
+                    continue
+                if not re.fullmatch(r"[0-9]{1,20}", word):
+                    raise ValueError(f"line {number}: {word[:40]!r} is not a seed")
                 seeds.append(int(word))
     return frozenset(seeds)
