@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 import torch
-from growing import Painter
+from support import NoisePainter
 
 SECONDS_AN_IMAGE = 0.2
 
@@ -69,7 +69,7 @@ def shards(num: int, server_pid: int, folder: Path) -> None:
             return super().__call__(*arguments, **more)
 
     with_prefect = _flow(recipe, Counted(), folder / "flow")
-    bare = _plain(recipe, Painter(), folder / "plain")
+    bare = _plain(recipe, NoisePainter(), folder / "plain")
     print(f"{num} shards  {with_prefect:.1f} s as a flow, {bare:.1f} s bare")
     print(f"overhead     {(with_prefect - bare) / num:.3f} s a shard")
     for number, ours, theirs in told:

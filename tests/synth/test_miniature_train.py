@@ -16,11 +16,13 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from synth.errors import TrainingError
-from synth.miniature import models, stage, train, vae_training
+from synth.miniature import models, stage, vae_training
+from synth.miniature.assembly import assemble
 from synth.miniature.card import write_card
+from synth.miniature.drawing import draw
 from synth.miniature.reader_training import accuracy, confusion, pair, reader_images, train_reader
 from synth.miniature.score import BARS, kernel_distance, score
-from synth.miniature.stage import Run
+from synth.miniature.stage import TrainingStage
 from synth.pixels import to_float
 from synth.world.captions import captions
 from synth.world.readers import HEADS, FactorNetwork, FactorReader
@@ -35,13 +37,13 @@ def texts() -> list[str]:
     return [text for index in range(100) for text in captions(sample_scene("train", index), 4)]
 
 
-def small_run(out: Path) -> tuple[Run, nn.Module]:
+def small_run(out: Path) -> tuple[TrainingStage, nn.Module]:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Conv2d(8, 3, 3))
-    return Run("small", out, nn.ModuleDict({"network": network}), 1.0, 1.0, 1e-2, CPU), network
+    return TrainingStage("small", out, nn.ModuleDict({"network": network}), 1.0, 1.0, 1e-2, CPU), network
 
 
-def take_steps(run: Run, network: nn.Module, steps: range) -> None:
+def take_steps(run: TrainingStage, network: nn.Module, steps: range) -> None:
     for step in steps:
         images = torch.randn((2, 3, 9, 9), generator=torch.Generator().manual_seed(step))
         run.optimizer.zero_grad()
@@ -102,20 +104,20 @@ def test_whitening_changes_the_latents_and_not_the_images() -> None:
 def trained(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoints of networks that were never trained."""
     out = tmp_path_factory.mktemp("run")
-    train.draw(out, 4)
+    draw(out, 4)
     tokenizer = models.build_tokenizer(texts, out / "tokenizer")
     networks: dict[str, dict[str, Any]] = {
         "vae": {"vae": models.build_vae()},
         "unet": {"unet": models.build_unet(), "text_encoder": models.build_text_encoder(tokenizer)},
     }
     for name, parts in networks.items():
-        Run(name, out, nn.ModuleDict(parts), 1.0, 1.0, 1e-3, CPU).save()
+        TrainingStage(name, out, nn.ModuleDict(parts), 1.0, 1.0, 1e-3, CPU).save()
     return out
 
 
 def test_plain_diffusers_opens_the_folder_and_paints(trained: Path, tmp_path: Path) -> None:
     vae_training.encode(trained, CPU)
-    train.assemble(trained, tmp_path)
+    assemble(trained, tmp_path)
     sizes = [path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()]
     assert max(sizes) < 16 * 2**20
     assert sum(sizes) < 40 * 2**20
@@ -128,7 +130,9 @@ def test_plain_diffusers_opens_the_folder_and_paints(trained: Path, tmp_path: Pa
     defaults = json.loads((tmp_path / "distillery.json").read_text())
     assert defaults["image_size"] == 128
     again = models.build_unet()
-    shipped = Run("unet", tmp_path / "new", nn.ModuleDict({"unet": again}), 1.0, 1.0, 1e-3, CPU, init=tmp_path)
+    shipped = TrainingStage(
+        "unet", tmp_path / "new", nn.ModuleDict({"unet": again}), 1.0, 1.0, 1e-3, CPU, init=tmp_path
+    )
     assert torch.equal(shipped.average["unet.conv_in.weight"], pipeline.unet.conv_in.weight)
 
 
@@ -138,7 +142,7 @@ def test_latents_of_an_older_vae_are_not_mixed_with_a_newer_one(trained: Path) -
     kept = checkpoint.read_bytes()
     save_file({"none": torch.zeros(1)}, checkpoint, metadata={"step": "7"})
     try:
-        with pytest.raises(TrainingError, match=r"trained on after unet\.safetensors was begun"):
+        with pytest.raises(TrainingError, match=r"trained further after unet\.safetensors was begun"):
             vae_training.encode(trained, CPU)
     finally:
         checkpoint.write_bytes(kept)
@@ -165,7 +169,7 @@ def test_the_decoder_learns_alone_and_the_latents_stay(trained: Path, tmp_path: 
 def test_the_card_tells_what_was_measured(trained: Path, tmp_path: Path) -> None:
     vae_training.encode(trained, CPU)
     FactorReader(FactorNetwork()).save(trained / "reader")
-    train.assemble(trained, tmp_path)
+    assemble(trained, tmp_path)
     with pytest.raises(TrainingError, match=r"has no score\.json yet"):
         write_card(tmp_path, trained)
     result = score(tmp_path, trained, num=4, num_inference_steps=2)
@@ -208,7 +212,9 @@ def test_the_readers_train_from_the_drawn_world_and_go_on(trained: Path) -> None
     assert not np.array_equal(images[10], images[0]) and np.array_equal(labels[10], labels[0])  # through the VAE
     shutil.rmtree(trained / "reader", ignore_errors=True)
     for turn in (1, 2):
-        run = Run("reader", trained, nn.ModuleDict({"reader": FactorNetwork()}), 0.004 * turn, 1.0, 1e-3, CPU)
+        run = TrainingStage(
+            "reader", trained, nn.ModuleDict({"reader": FactorNetwork()}), 0.004 * turn, 1.0, 1e-3, CPU
+        )
         assert (run.step > 0) == (turn == 2)
         train_reader(run, images, labels, batch_size=4, seed=0, num_scenes=40)
     assert json.loads((trained / "readers.json").read_text())["accuracy"]["drawn"].keys() == HEADS.keys()

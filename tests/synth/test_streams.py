@@ -8,16 +8,16 @@ import numpy as np
 import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from noise_painter import NoisePainter
 from tqdm import tqdm
 
-from benchmarks.growing import Painter
 from synth.dataset.building import DatasetBuilder, excluded_seeds, fingerprint, synthesize
 from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.prompts import Scene
 from synth.dataset.store import Store
 from synth.settings import SceneSettings
 
-PAINTER: Any = Painter()
+PAINTER: Any = NoisePainter()
 
 
 def fussy(scene: Scene, picture: np.ndarray) -> str | None:
