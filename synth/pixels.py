@@ -14,7 +14,7 @@ from synth.errors import ImageInputError
 
 
 def open_image(path: Path) -> Image.Image:
-    """A person's file as RGB, turned upright.
+    """Open a user's file as RGB, turned upright.
 
     Raises:
         ImageInputError: if it cannot be read as an image.
@@ -38,19 +38,20 @@ def to_uint8(images: Tensor) -> NDArray[np.uint8]:
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """An image as the bytes of a PNG."""
+    """Encode an image as PNG."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def gif_bytes(frames: Sequence[Image.Image], milliseconds: Sequence[int]) -> bytes:
-    """Images of one size as the bytes of an animation that starts anew at its end; each stands for its time."""
-    buffer, (first, *others) = io.BytesIO(), frames
+    """Encode images of one size as an endless GIF; each is shown for its time."""
+    buffer = io.BytesIO()
+    first, *others = frames
     first.save(buffer, "GIF", save_all=True, append_images=others, duration=list(milliseconds), loop=0)
     return buffer.getvalue()
 
 
 def save_grid(rows: list[NDArray[np.uint8]], path: Path) -> None:
-    """Each row is uint8 (N, H, W, 3)."""
+    """Save rows of images, each uint8 (N, H, W, 3), as one image."""
     Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows])).save(path)

@@ -18,7 +18,7 @@ class NoisePainter:
     dtype = torch.float32
     device = torch.device("cpu")
     defaults = TeacherDefaults(image_size=16, num_inference_steps=1, guidance_scale=1.0)
-    most_at_once = None
+    max_batch_size = None
 
     def __init__(self) -> None:
         self.pipeline = self

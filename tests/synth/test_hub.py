@@ -185,7 +185,7 @@ def test_pipelines_that_lack_something(
 ) -> None:
     folder = Path(shutil.copytree(tiny_sd_folder, tmp_path / "sd"))
     change_json(folder / "model_index.json", _class_name="StableDiffusionXLPipeline")
-    assert "has no text_encoder_2: it is no whole pipeline" in refusal(folder)
+    assert "has no text_encoder_2: it is not a whole pipeline" in refusal(folder)
 
     folder = Path(shutil.copytree(tiny_xl_folder, tmp_path / "xl"))
     index = json.loads((folder / "model_index.json").read_text())
