@@ -10,8 +10,8 @@ def prepare_cpu() -> None:
 
     OpenMP's threads spin while they wait for each other, by default for a millisecond or more. On a busy machine they
     spin on the very core that they wait for: a training step was seen to take 20 times longer. Threads that never
-    spin make a step a third longer on a quiet machine (1.01 s of the demo on two cores, against 0.76 s). Threads that spin
-    briefly and then sleep cost little on either (0.77 s).
+    spin make a step a third longer on a quiet machine (1.01 s of the demo on two cores, against 0.76 s). Threads that
+    spin briefly and then sleep cost little on either (0.77 s).
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "5000")

@@ -53,7 +53,8 @@ def take_steps(run: TrainingStage, network: nn.Module, steps: range) -> None:
         run._average()
 
 
-def test_the_tokenizer_is_the_same_every_time_and_keeps_unknown_words(texts: list[str], tmp_path: Path) -> None:
+def test_the_tokenizer_is_reproducible(texts: list[str], tmp_path: Path) -> None:
+    """The tokenizer is the same every time and keeps unknown words."""
     first = models.build_tokenizer(texts, tmp_path / "a")
     assert models.build_tokenizer(texts, tmp_path / "b").get_vocab() == first.get_vocab()
     loaded = CLIPTokenizer.from_pretrained(tmp_path / "a")
@@ -65,7 +66,7 @@ def test_the_tokenizer_is_the_same_every_time_and_keeps_unknown_words(texts: lis
     assert models.tokenize(loaded, ["a sofa", ""]).shape == (2, models.MAX_TOKENS)
 
 
-def test_a_resumed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_stage_equals_an_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "layout", lambda device: torch.channels_last)  # as on a GPU
     whole, network = small_run(tmp_path / "none")
     take_steps(whole, network, range(6))
@@ -136,7 +137,8 @@ def test_plain_diffusers_opens_the_folder_and_paints(trained: Path, tmp_path: Pa
     assert torch.equal(shipped.average["unet.conv_in.weight"], pipeline.unet.conv_in.weight)
 
 
-def test_latents_of_an_older_vae_are_not_mixed_with_a_newer_one(trained: Path) -> None:
+def test_latents_of_an_older_vae_are_refused(trained: Path) -> None:
+    """Latents of an older VAE are not mixed with those of a newer one."""
     vae_training.encode(trained, CPU)
     checkpoint = trained / "vae.safetensors"
     kept = checkpoint.read_bytes()
@@ -166,7 +168,7 @@ def test_the_decoder_learns_alone_and_the_latents_stay(trained: Path, tmp_path: 
     assert torch.equal(vae_training.encode(out, CPU), latents)
 
 
-def test_the_card_tells_what_was_measured(trained: Path, tmp_path: Path) -> None:
+def test_the_card_has_the_measurements(trained: Path, tmp_path: Path) -> None:
     vae_training.encode(trained, CPU)
     FactorReader(FactorNetwork()).save(trained / "reader")
     assemble(trained, tmp_path)
@@ -194,14 +196,15 @@ def test_the_card_tells_what_was_measured(trained: Path, tmp_path: Path) -> None
     assert (tmp_path / "samples.png").exists()
 
 
-def test_the_kernel_distance_knows_one_distribution_from_two() -> None:
+def test_the_kernel_distance_tells_distributions_apart() -> None:
     draws = np.random.default_rng(0)
     a, b = draws.standard_normal((2, 400, 16)).astype(np.float32)
     assert abs(kernel_distance(a, b)) < 0.05
     assert kernel_distance(a + 1, b) > 0.5
 
 
-def test_the_readers_train_from_the_drawn_world_and_go_on(trained: Path) -> None:
+def test_the_readers_train_and_resume(trained: Path) -> None:
+    """The readers train on the drawn world, and resume."""
     vae_training.encode(trained, CPU)
     images, labels = reader_images(trained, 10, CPU)
     assert images.shape == (12, 2, 128, 128, 3) and labels.shape == (12, 3, len(HEADS))
