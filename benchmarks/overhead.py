@@ -1,9 +1,9 @@
-"""What Prefect costs: flow runs against the plain functions that they call, on a server of their own.
+"""What Prefect costs: flow runs against the plain functions that they call, with a server of its own.
 
-    python benchmarks/overhead.py shards [--num 1000]     many shards under a painter that costs nothing
-    python benchmarks/overhead.py painting [--turns 2]    one shard of 250 images at 0.2 s an image
+    python benchmarks/overhead.py shards [--num 1000]     many shards, painted at no cost
+    python benchmarks/overhead.py painting [--turns 2]    one shard of 250 images at 0.2 s per image
 
-A GPU's time is played by sleep: Prefect's own work then has the processor to itself, as it has beside a GPU.
+Sleep stands in for a GPU's time: it leaves the processor to Prefect's own work, as a GPU does.
 """
 
 import argparse
@@ -20,23 +20,23 @@ from typing import Any
 
 import httpx
 import torch
-from growing import Painter
+from support import NoisePainter
 
-SECONDS_AN_IMAGE = 0.2
+SECONDS_PER_IMAGE = 0.2
 
 
-class Sleeper(Painter):
+class Sleeper(NoisePainter):
     """A painter of known cost."""
 
     def __call__(self, prompts: list[str], generator: list[torch.Generator], **more: Any) -> Any:
-        """As long as the prompts take."""
-        time.sleep(SECONDS_AN_IMAGE * len(prompts))
+        """Sleep as long as a GPU would take for the prompts."""
+        time.sleep(SECONDS_PER_IMAGE * len(prompts))
         return super().__call__(prompts, generator, **more)
 
 
 @contextmanager
 def server(folder: Path) -> Iterator[int]:
-    """A Prefect server on SQLite, and this process told of it; yields its process id."""
+    """Start a Prefect server on SQLite, point this process at it and yield its process id."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -55,54 +55,54 @@ def server(folder: Path) -> Iterator[int]:
 
 
 def shards(num: int, server_pid: int, folder: Path) -> None:
-    """`num` shards of 10 images for nothing, planned and tracked in one flow run, and once more without Prefect."""
+    """Paint `num` shards of 10 images at no cost, in one flow run and once more without Prefect."""
     recipe = _recipe(num, shard_size=10)
-    told: list[tuple[int, float, float]] = []
+    memory: list[tuple[int, float, float]] = []
 
-    class Counted(Painter):
+    class Counted(NoisePainter):
         called = 0
 
         def __call__(self, *arguments: Any, **more: Any) -> Any:
             self.called += 1
             if self.called in {num // 10, num // 2, num}:
-                told.append((self.called, _mebibytes(os.getpid()), _mebibytes(server_pid)))
+                memory.append((self.called, _mebibytes(os.getpid()), _mebibytes(server_pid)))
             return super().__call__(*arguments, **more)
 
     with_prefect = _flow(recipe, Counted(), folder / "flow")
-    bare = _plain(recipe, Painter(), folder / "plain")
+    bare = _plain(recipe, NoisePainter(), folder / "plain")
     print(f"{num} shards  {with_prefect:.1f} s as a flow, {bare:.1f} s bare")
-    print(f"overhead     {(with_prefect - bare) / num:.3f} s a shard")
-    for number, ours, theirs in told:
+    print(f"overhead     {(with_prefect - bare) / num:.3f} s per shard")
+    for number, ours, theirs in memory:
         print(f"shard {number:6}  {ours:.0f} MiB in the run's process, {theirs:.0f} MiB in the server's")
 
 
 def painting(turns: int, folder: Path) -> None:
-    """Whole shards at a GPU's pace, with and without Prefect in turns."""
+    """Paint whole shards at a GPU's pace, with and without Prefect in turns."""
     recipe = _recipe(1, shard_size=250)
     seconds = {"flow": 0.0, "bare": 0.0}
     for turn in range(turns):
         seconds["flow"] += _flow(recipe, Sleeper(), folder / f"flow{turn}")
         seconds["bare"] += _plain(recipe, Sleeper(), folder / f"plain{turn}")
     for name, value in seconds.items():
-        print(f"{name}  {value / turns:.1f} s a shard of 250 images")
+        print(f"{name}  {value / turns:.1f} s per shard of 250 images")
     print(f"overhead  {100 * (seconds['flow'] / seconds['bare'] - 1):.2f} %")
 
 
 def _recipe(num_shards: int, shard_size: int) -> Any:
     from flows.config.loading import load_recipe
 
-    changes = (f"scenes.count={num_shards * shard_size}", f"scenes.shard_size={shard_size}")
-    return load_recipe("sofas", [*changes, "scenes.batch_size=10", "scenes.filters.min_contrast=0"])
+    overrides = (f"scenes.count={num_shards * shard_size}", f"scenes.shard_size={shard_size}")
+    return load_recipe("sofas", [*overrides, "scenes.batch_size=10", "scenes.filters.min_contrast=0"])
 
 
-def _flow(recipe: Any, painter: Painter, out: Path) -> float:
+def _flow(recipe: Any, painter: NoisePainter, out: Path) -> float:
     from flows.stages import synthesize
 
     synthesize.open_teacher = lambda _: painter  # type: ignore[assignment]
     return _seconds(lambda: synthesize.synthesize_flow(recipe, str(out)))
 
 
-def _plain(recipe: Any, painter: Painter, out: Path) -> float:
+def _plain(recipe: Any, painter: NoisePainter, out: Path) -> float:
     from synth.dataset.building import synthesize
 
     return _seconds(lambda: synthesize(painter, recipe.scenes, out, progress=False))  # type: ignore[arg-type]
@@ -115,7 +115,7 @@ def _seconds(do: Callable[[], object]) -> float:
 
 
 def _mebibytes(pid: int) -> float:
-    """What a process has in memory now."""
+    """The resident memory of a process, in MiB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 

@@ -75,9 +75,9 @@ class TrainingSettings(Settings):
     """Images a step; each is taken through all edits."""
     micro_batch_size: Annotated[int, Field(gt=0, le=65_536)] | None = None
     """Images that are held in memory at once (default: all of `batch_size`). Fewer is slower, and trains the same."""
-    learning_rate: Annotated[float, Field(gt=0, le=1000)] = 1e-5
+    learning_rate: Annotated[float, Field(gt=0, le=1e38)] = 1e-5
     """Adam's."""
-    learning_rate_end: Annotated[float, Field(gt=0, le=1000)] = 1e-5
+    learning_rate_end: Annotated[float, Field(gt=0, le=1e38)] = 1e-5
     """Its value after `learning_rate_steps`; no effect without them. A rate that suits the first hundreds of steps
     may derail a student after a thousand."""
     learning_rate_steps: Annotated[int, Field(ge=0, le=100_000_000)] = 0
@@ -178,7 +178,7 @@ class EditSettings(Settings):
     optimizer: Literal["sgd", "adam"] = "sgd"
     iterations: Annotated[int, Field(gt=0, le=1_000_000)] = 200
     """400 for large changes of structure."""
-    learning_rate: Annotated[float, Field(gt=0, le=1000)] | None = None
+    learning_rate: Annotated[float, Field(gt=0, le=1e38)] | None = None
     """1 means a step of 0.0244 times the score at every resolution (see `distill.optimization`); 2 is the published
     one (default: the teacher's own, 2 but for the miniature)."""
     decay: Annotated[float, Field(gt=0, le=1)] = 0.9

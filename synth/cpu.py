@@ -1,4 +1,4 @@
-"""How a process that trains or paints on a CPU treats the machine: two settings of the C libraries below torch."""
+"""Settings of the C libraries below torch, for processes that train or paint on a CPU."""
 
 import ctypes
 import os
@@ -6,12 +6,12 @@ import platform
 
 
 def prepare_cpu() -> None:
-    """Call it once, before torch is imported. What the user's environment says about OpenMP has the last word.
+    """Set up OpenMP and malloc; call once, before torch is imported. The user's own OpenMP settings win.
 
-    OpenMP's threads wait for each other by spinning, by default for a millisecond or more. Where other processes want
-    the cores, they spin on the very core that they wait for: a training step beside busy ones was seen to take 20
-    times longer so. Threads that never spin make a step a third longer on a quiet machine (1.01 s of the demo on
-    two cores, against 0.76 s). Spinning briefly, and sleeping then, costs little either way (0.77 s).
+    OpenMP's threads spin while they wait for each other, by default for a millisecond or more. On a busy machine they
+    spin on the very core that they wait for: a training step was seen to take 20 times longer. Threads that never
+    spin make a step a third longer on a quiet machine (1.01 s of the demo on two cores, against 0.76 s). Threads that
+    spin briefly and then sleep cost little on either (0.77 s).
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "5000")
@@ -19,8 +19,8 @@ def prepare_cpu() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to hold on to freed memory. A training step on a CPU frees and asks for the same large blocks again
-    and again; handed back to the system every time, they cost two thirds of the step in page faults."""
+    """Tell glibc to keep freed memory. A training step on a CPU frees and allocates the same large blocks again and
+    again: returned to the system each time, they cost two thirds of the step in page faults."""
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-4, 0)  # M_MMAP_MAX: no block from mmap, which is returned at once

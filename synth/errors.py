@@ -3,14 +3,14 @@
     DistilleryError          bad input; its message is one line that says what was wrong and what to do
     ├── RecipeError          a recipe, a template or an override
     ├── TeacherError         a diffusion model that cannot be loaded or cannot do what is asked
-    ├── DatasetError         a data set folder that is missing, foreign or broken
-    ├── ImageInputError            an image that cannot be edited
+    ├── DatasetError         a dataset folder that is missing, foreign or broken
+    ├── ImageInputError      an image that cannot be edited
     ├── TrainingError        a training that cannot start, go on or be resumed
     ├── ExportError          a student that cannot be exported, or whose export fails parity
     ├── RunError             a run folder that does not fit the recipe
     └── FileError            a file that cannot be written, or is damaged
 
-`inference.runtime` stands alone and has its own, which derive from ValueError.
+`inference.runtime` imports nothing of the project: its own errors derive from ValueError.
 """
 
 import difflib
@@ -20,7 +20,7 @@ _MAX_SHOWN = 80  # characters of a name that somebody gave
 
 
 class DistilleryError(Exception):
-    """Root of the errors that a person can mend; the command prints it in one line and exits with 2."""
+    """Root of the errors that a user can mend: the command prints one in one line and exits with 2."""
 
 
 class RecipeError(DistilleryError):
@@ -32,7 +32,7 @@ class TeacherError(DistilleryError):
 
 
 class DatasetError(DistilleryError):
-    """A data set folder is missing, belongs to another recipe, or is broken."""
+    """A dataset folder is missing, belongs to another recipe, or is broken."""
 
 
 class ImageInputError(DistilleryError):

@@ -291,6 +291,7 @@ def is_run_file(name: str) -> bool:
 
 def save_student(student: "Student", folder: Path) -> None:
     """Write the student's folder, whole or not at all, in place of an older one."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as temporary:
         student.save_pretrained(temporary)
 

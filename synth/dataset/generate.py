@@ -50,7 +50,7 @@ def paint(teacher: Teacher, settings: SceneSettings, scenes: Sequence[Scene]) ->
     assert settings.image_size is not None
     teacher.check_size(settings.image_size, settings.image_size)
     teacher.check_prompts(sorted({scene.negative_prompt for scene in scenes}))
-    at_once = min(settings.batch_size, teacher.most_at_once or settings.batch_size)
+    at_once = min(settings.batch_size, teacher.max_batch_size or settings.batch_size)
     while (pictures := _paint(teacher, settings, scenes, at_once)) is None:
         # Out here the exception is gone, and with it the frames that held on to what had been allocated.
         if at_once == 1:
@@ -59,7 +59,7 @@ def paint(teacher: Teacher, settings: SceneSettings, scenes: Sequence[Scene]) ->
                 f"{teacher.device}: lower scenes.image_size, or set teacher.dtype=bfloat16"
             )
         tqdm.write(f"out of memory with {at_once} images at once: painting {-(-at_once // 2)} at a time")
-        at_once = teacher.most_at_once = -(-at_once // 2)
+        at_once = teacher.max_batch_size = -(-at_once // 2)
         teacher.pipeline.vae.to(teacher.dtype)  # XL's pipeline may have stopped while it was in float32
         if teacher.device.type == "cuda":
             torch.cuda.empty_cache()

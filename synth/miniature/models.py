@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditio
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-SIZE = 128  # side of a picture, in pixels
+SIZE = 128  # side of an image, in pixels
 LATENT_CHANNELS = 12
 MAX_TOKENS = 48  # the longest caption has 41
 TEXT_DIM = 192

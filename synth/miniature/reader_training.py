@@ -1,11 +1,11 @@
-"""Trains the factor readers, and tells how far they can be trusted.
+"""Trains the factor readers and measures how far they can be trusted.
 
 The training set is the train split alone: every scene with one counterfactual and what lies half-way between the two,
 which shows neither value; blurred, tinted, noisy, and as the VAE reconstructs it.
 """
 
+import argparse
 import json
-import os
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -15,14 +15,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from synth.miniature.stage import Run, generator, rank
+from synth.files import whole_file, write_text
+from synth.miniature.stage import TrainingStage, generator, rank
 from synth.miniature.vae_training import load_vae
 from synth.pixels import to_float, to_uint8
 from synth.seeds import derive_seed
-from synth.world.readers import HEADS, NONE, FactorReader, labels_of
+from synth.world.readers import HEADS, NONE, FactorNetwork, FactorReader, labels_of
 from synth.world.scenes import FACTORS, MASK_OF, WorldScene, render, sample_scene
 
 
@@ -35,79 +36,89 @@ def pair(split: str, index: int) -> tuple[WorldScene, WorldScene, str]:
     return scene, scene.replace(**{str(factor): str(rng.choice(others))}), str(factor)
 
 
+def train_readers(args: argparse.Namespace) -> None:
+    """Train the strict readers; the VAE comes first, since they must also read what it reconstructs."""
+    device = torch.device(args.device)
+    images, labels = reader_images(args.out, args.num_pairs, device)
+    networks = nn.ModuleDict({"reader": FactorNetwork()})
+    training = TrainingStage("reader", args.out, networks, args.minutes, args.stop_after, args.learning_rate, device)
+    train_reader(training, images, labels, args.batch_size, args.seed)
+
+
 def train_reader(
-    run: Run, images: NDArray[np.uint8], labels: NDArray[np.int64], batch_size: int, seed: int, num_scenes: int = 1000
+    training: TrainingStage,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    batch_size: int,
+    seed: int,
+    num_scenes: int = 1000,
 ) -> None:
-    """Train until the run's time is up; save the readers to `out/reader`, what they can do to `out/readers.json`.
+    """Train until the time is up; save the readers to `out/reader` and their accuracy to `out/readers.json`.
 
     Args:
-        run: with a FactorNetwork called "reader".
+        training: with a FactorNetwork called "reader".
         images: uint8 (P, 2, 128, 128, 3), a scene and its counterfactual.
         labels: int64 (P, 3, heads), answers for the one, the other, and what lies between.
-        batch_size: pictures a step.
+        batch_size: images per step.
         seed: of the draws.
         num_scenes: to measure on.
     """
-    network = run.networks["reader"]
+    network = training.networks["reader"]
     kinds = labels[:, 0, list(HEADS).index("kind")]
     share = 1 / np.bincount(kinds)[kinds]  # each kind of scene as often as the others
     share /= share.sum()
-    weights = torch.tensor([3.0 if name in MASK_OF else 1.0 for name in HEADS], device=run.device)
+    weights = torch.tensor([3.0 if name in MASK_OF else 1.0 for name in HEADS], device=training.device)
 
     def loss_of(step: int) -> Tensor:
         draws = np.random.default_rng(derive_seed(seed, "reader", step, rank()))
         chosen = draws.choice(len(images), size=batch_size, p=share)
         role = draws.integers(3, size=batch_size)  # the one, the other, between
         amount = np.where(role == 2, draws.uniform(0.3, 0.7, batch_size), role).astype(np.float32)
-        mixing = torch.from_numpy(amount).to(run.device)[:, None, None, None]
+        mixing = torch.from_numpy(amount).to(training.device)[:, None, None, None]
         first, second = (
-            to_float(torch.from_numpy(np.stack([images[index, place] for index in chosen])).to(run.device))
+            to_float(torch.from_numpy(np.stack([images[index, place] for index in chosen])).to(training.device))
             for place in (0, 1)
         )
         x = first * (1 - mixing) + second * mixing
-        wanted = torch.from_numpy(labels[chosen, role]).to(run.device)  # (N, heads)
-        disturbed = _disturb(x, generator(run.device, seed, "disturb", step))
-        with torch.autocast(run.device.type, torch.bfloat16):
+        wanted = torch.from_numpy(labels[chosen, role]).to(training.device)  # (N, heads)
+        disturbed = _disturb(x, generator(training.device, seed, "disturb", step))
+        with torch.autocast(training.device.type, torch.bfloat16):
             logits = network(disturbed)
         losses = [F.cross_entropy(logits[name].float(), wanted[:, place]) for place, name in enumerate(HEADS)]
         return (torch.stack(losses) * weights).sum()
 
     def sample() -> None:
-        vae = load_vae(run.out).to(run.device)
-        reader = FactorReader(run.averaged()["reader"])  # type: ignore[arg-type]
-        reader.save(run.out / "reader")
+        vae = load_vae(training.out).to(training.device)
+        reader = FactorReader(training.averaged()["reader"])  # type: ignore[arg-type]
+        reader.save(training.out / "reader")
         measured = {"accuracy": accuracy(reader, vae, num_scenes), "confusion": confusion(reader, num_scenes)}
-        part = run.out / "readers.json.part"
-        part.write_text(json.dumps(measured, indent=1) + "\n")
-        os.replace(part, run.out / "readers.json")
+        write_text(training.out / "readers.json", json.dumps(measured, indent=1) + "\n")
         print(json.dumps(measured["accuracy"], indent=1), flush=True)
 
-    run.train(loss_of, sample)
+    training.train(loss_of, sample)
 
 
 def reader_images(out: Path, num_pairs: int, device: torch.device) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The readers' training set, kept in `out`: images and labels as `train_reader` takes them. The first fifth of
     the pairs is there once more, through the VAE."""
-    pictures, answers = out / "reader_images.npy", out / "reader_labels.npy"
+    images_path, answers = out / "reader_images.npy", out / "reader_labels.npy"
     if not answers.exists():
         with ProcessPoolExecutor() as pool:
             drawn = [
                 item
-                for part in pool.map(_draw_pairs, np.array_split(np.arange(num_pairs), max(1, num_pairs // 250)))
-                for item in part
+                for batch in pool.map(_draw_pairs, np.array_split(np.arange(num_pairs), max(1, num_pairs // 250)))
+                for item in batch
             ]
         again = num_pairs // 5
-        images = np.lib.format.open_memmap(pictures, "w+", np.uint8, (num_pairs + again, 2, 128, 128, 3))
+        images = np.lib.format.open_memmap(images_path, "w+", np.uint8, (num_pairs + again, 2, 128, 128, 3))
         images[:num_pairs] = [item[0] for item in drawn]
         vae = load_vae(out).to(device)
         images[num_pairs:] = _reconstruct(vae, images[:again].reshape(-1, 128, 128, 3)).reshape(-1, 2, 128, 128, 3)
         images.flush()
         labels = np.array([[item[1][name] for name in HEADS] for item in drawn]).transpose(0, 2, 1)  # (P, 3, heads)
-        part = answers.with_suffix(".part")
-        with part.open("wb") as file:
+        with whole_file(answers) as temporary, temporary.open("wb") as file:
             np.save(file, np.concatenate([labels, labels[:again]]))
-        os.replace(part, answers)
-    return np.load(pictures, mmap_mode="r"), np.load(answers)
+    return np.load(images_path, mmap_mode="r"), np.load(answers)
 
 
 def accuracy(reader: FactorReader, vae: Any, num: int = 1000) -> dict[str, dict[str, float]]:
@@ -168,8 +179,8 @@ def _draw_pairs(indices: NDArray[np.int64]) -> list[tuple[NDArray[np.uint8], dic
     for index in indices.tolist():
         scene, other, factor = pair("train", index)
         between = labels_of(scene) | {factor: NONE}
-        said = [labels_of(scene), labels_of(other), between]
-        numbers = {name: [(*HEADS[name], NONE).index(label[name]) for label in said] for name in HEADS}
+        roles = [labels_of(scene), labels_of(other), between]
+        numbers = {name: [(*HEADS[name], NONE).index(label[name]) for label in roles] for name in HEADS}
         drawn.append((np.stack([render(scene).image, render(other).image]), numbers))
     return drawn
 
@@ -186,7 +197,7 @@ def _reconstruct(vae: Any, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _disturb(x: Tensor, generator: torch.Generator) -> Tensor:
-    """What may happen to a picture without changing what it shows."""
+    """Disturb images (N, 3, H, W) without changing what they show."""
     with torch.no_grad():
         draws = torch.rand((4,), generator=generator, device=x.device).tolist()
         if draws[0] < 0.6:

@@ -1,4 +1,4 @@
-"""What the miniature can do, in figures, and the bars that it is held to.
+"""Scores the miniature and checks the bars that it is held to.
 
     python -m synth.miniature.score --num 200
 
@@ -8,7 +8,6 @@ if a bar is missed.
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from time import perf_counter
@@ -19,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from synth.files import write_text
 from synth.images import save_grid
 from synth.pixels import to_float
 from synth.psnr import psnr_from_mse
@@ -31,7 +31,7 @@ BARS = {
     **{"vae_psnr": 30.0, "color": 0.95, "flower": 0.95, "character": 0.97, "weather": 0.97, "material": 0.92},
     "everything": 0.90,
 }
-"""What new weights may not fall below: decibels, and shares of samples that show what their caption names."""
+"""Minima for new weights: in decibels, or shares of samples that show what their caption names."""
 
 
 def score(
@@ -52,9 +52,9 @@ def score(
         out: where the results go.
         num: captions, of the development split.
         device: where to paint.
-        reader: the readers' folder; None takes `out`'s own, and leaves their figures out if there is none.
-        num_inference_steps: of the solver; None is the folder's default.
-        guidance_scale: None is the folder's default.
+        reader: the readers' folder; None takes those in `out`; without any, their metrics are left out.
+        num_inference_steps: of the solver (default: the folder's).
+        guidance_scale: of the samples (default: the folder's).
 
     Returns:
         For each factor the share of samples that show what their caption names; "everything", the share in which all
@@ -101,9 +101,7 @@ def score(
         result["kid"] = kernel_distance(features[0], features[2])
         result["kid_floor"] = kernel_distance(features[1], features[2])
     result = {key: round(value, 4) for key, value in result.items()}
-    part = out / "score.json.part"
-    part.write_text(json.dumps(result, indent=2) + "\n")
-    os.replace(part, out / "score.json")
+    write_text(out / "score.json", json.dumps(result, indent=2) + "\n")
     print(json.dumps(result), flush=True)
     return result
 
@@ -145,10 +143,10 @@ def _obedience(answers: dict[str, list[str]], written: list[dict[str, str]]) -> 
 
 @torch.no_grad()
 def _vae_psnr(vae: Any, drawn: NDArray[np.uint8]) -> float:
-    """Mean over pictures, of the posterior's mean decoded; in dB."""
+    """The mean PSNR of the decoded posterior means, in dB."""
     values: list[float] = []
-    for part in torch.split(torch.from_numpy(drawn), 20):
-        x = to_float(part).to(vae.device)
+    for batch in torch.split(torch.from_numpy(drawn), 20):
+        x = to_float(batch).to(vae.device)
         y = vae.decode(vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
         error = (((x - y) / 2) ** 2).mean(dim=(1, 2, 3))
         values.extend(psnr_from_mse(value, 1.0) for value in error.tolist())
@@ -157,7 +155,7 @@ def _vae_psnr(vae: Any, drawn: NDArray[np.uint8]) -> float:
 
 @torch.no_grad()
 def _milliseconds(pipeline: Any, num: int = 40) -> float:
-    """The median of a few calls of the U-Net with `num` images at once, for an image."""
+    """Milliseconds per image: the median of a few calls of the U-Net with `num` images at once."""
     unet = pipeline.unet
     side, context = unet.config.sample_size, unet.config.cross_attention_dim
     z_t = torch.zeros((num, unet.config.in_channels, side, side), device=unet.device)
@@ -171,13 +169,13 @@ def _milliseconds(pipeline: Any, num: int = 40) -> float:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=WEIGHTS)
     parser.add_argument("--out", type=Path, default=Path("runs/miniature-score"))
     parser.add_argument("--num", type=int, default=200)
-    parser.add_argument("--steps", type=int, help="of the solver; the folder's default if left out")
-    parser.add_argument("--guidance-scale", type=float, help="the folder's default if left out")
+    parser.add_argument("--steps", type=int, help="steps of the solver (default: the folder's)")
+    parser.add_argument("--guidance-scale", type=float, help="guidance of the samples (default: the folder's)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

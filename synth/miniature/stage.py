@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,12 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from synth.ema import ema_step
+from synth.files import whole_file
 from synth.seeds import derive_seed
 
 
 @dataclass
-class Run:
-    """One stage's training: networks, their moving average, the optimiser, and where it stands."""
+class TrainingStage:
+    """One stage's training: its networks, their moving average, the optimiser and the progress so far."""
 
     name: str
     out: Path
@@ -40,11 +40,11 @@ class Run:
             for name, network in self.networks.items():
                 kind: Any = type(network)
                 if not (self.init / name).exists():
-                    continue  # it serves the training alone, and is not shipped
+                    continue  # only the training needs it: it is not shipped
                 shipped = kind.from_pretrained(self.init / name)
                 network.load_state_dict(shipped.state_dict())
         self.networks.to(self.device)
-        if processes() > 1:
+        if world_size() > 1:
             for value in self.networks.state_dict().values():
                 dist.broadcast(value, src=0)
         for network in self.networks.values():
@@ -63,11 +63,21 @@ class Run:
     def train(
         self, loss_of: Callable[[int], Tensor], sample: Callable[[], None], sample_every: float = math.inf
     ) -> None:
-        """Step until the time is up. `loss_of(step)` draws its own batch from the step's number alone; `sample` is
-        called at the end and every `sample_every` minutes, which do not count."""
-        started, said, saved = time.time(), time.time(), time.time()
-        sampled = self.minutes_done
+        """Step until the time is up.
+
+        Args:
+            loss_of: the loss at a step; it draws its batch from the step's number alone.
+            sample: called at the end and in between; its time does not count.
+            sample_every: minutes between two calls of `sample`.
+
+        Raises:
+            FloatingPointError: if the loss is not finite.
+        """
+        started = time.time()
+        logged = started
+        saved = started
         before = self.minutes_done
+        sampled = before
         total = torch.zeros((), device=self.device)
         counted = 0
         while self.minutes_done < self.minutes and self.minutes_done - before < self.stop_after:
@@ -82,11 +92,12 @@ class Run:
             self.step += 1
             total += loss.detach()
             counted += 1
-            self.minutes_done = agreed(before + (time.time() - started) / 60)
+            self.minutes_done = from_first_process(before + (time.time() - started) / 60)
+            # Only the first process averages, logs, saves and samples.
             if rank() > 0:
                 continue
             self._average()
-            if time.time() - said > 20:
+            if time.time() - logged > 20:
                 value = float(total) / counted
                 line = {
                     "stage": self.name,
@@ -99,13 +110,15 @@ class Run:
                     log.write(json.dumps(line) + "\n")
                 if not math.isfinite(value):
                     raise FloatingPointError(f"the loss of stage {self.name} is {value} at step {self.step}")
-                said, counted = time.time(), 0
+                logged = time.time()
+                counted = 0
                 total.zero_()
             if time.time() - saved > 120:
                 self.save()
                 saved = time.time()
             if self.minutes_done - sampled > sample_every:
-                sampled, paused = self.minutes_done, time.time()
+                sampled = self.minutes_done
+                paused = time.time()
                 sample()
                 started += time.time() - paused
         if rank() == 0:
@@ -113,18 +126,18 @@ class Run:
             sample()
 
     def _share_gradients(self) -> None:
-        """Average them over the processes, as one message."""
-        if processes() == 1:
+        """Average the gradients over the processes, in one message."""
+        if world_size() == 1:
             return
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
-        flat /= processes()
-        for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
+        flat /= world_size()
+        for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
 
     def _rate(self) -> float:
-        """A short warm-up, then a cosine down to nothing."""
+        """The learning rate's factor: a warm-up of 200 steps, then a cosine to 0."""
         return (
             min(1.0, (self.step + 1) / 200)
             * 0.5
@@ -137,27 +150,28 @@ class Run:
         ema_step([self.average[key] for key in floats], [state[key] for key in floats], self.ema_decay, self.step)
 
     def averaged(self) -> nn.ModuleDict:
-        """The networks with their moving average loaded, for sampling: training goes on from `restore`."""
+        """Load the moving average into the networks, for sampling; `restore` undoes it."""
         self._live = {key: value.detach().clone() for key, value in self.networks.state_dict().items()}
         self.networks.load_state_dict(self.average)
         return self.networks.eval()
 
     def restore(self) -> None:
-        """Back to the weights in training."""
+        """Load the weights in training again."""
         self.networks.load_state_dict(self._live)
         self.networks.train()
 
     def save(self) -> None:
-        """Write the checkpoint: whole, or the old one stays."""
+        """Write the checkpoint atomically."""
         tensors = {f"network.{key}": value for key, value in self.networks.state_dict().items()}
         tensors |= {f"average.{key}": value for key, value in self.average.items()}
         for index, parameter in enumerate(self.parameters):
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
         state = {"step": str(self.step), "minutes": str(self.minutes_done)}
-        part = self.out / f"{self.name}.safetensors.part"
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, part, metadata=state)
-        os.replace(part, self._path)
+        with whole_file(self._path) as temporary:
+            save_file(
+                {key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary, metadata=state
+            )
 
     @property
     def _path(self) -> Path:
@@ -169,34 +183,35 @@ class Run:
         tensors = load_file(self._path, device=str(self.device))
         with safe_open(self._path, "pt") as file:
             state = file.metadata()
-        self.step, self.minutes_done = int(state["step"]), float(state["minutes"])
+        self.step = int(state["step"])
+        self.minutes_done = float(state["minutes"])
         self.networks.load_state_dict(below("network.", tensors))
         for key, value in self.average.items():
             value.copy_(tensors[f"average.{key}"])
         for index, parameter in enumerate(self.parameters):
             if found := below(f"optimizer.{index}.", tensors):
-                # The fused optimiser walks raw memory: moments must lie as their parameter does.
+                # The fused optimiser reads raw memory: moments need their parameter's memory layout.
                 moments = {
                     key: torch.empty_like(parameter).copy_(value) for key, value in found.items() if key != "step"
                 }
                 step = found["step"] if self.device.type == "cuda" else found["step"].cpu()
                 self.optimizer.state[parameter] = {"step": step, **moments}
-        print(f"{self.name}: going on from step {self.step}, {self.minutes_done:.1f} minutes in", flush=True)
+        print(f"{self.name}: resuming from step {self.step}, after {self.minutes_done:.1f} minutes", flush=True)
 
 
-def processes() -> int:
-    """How many processes train together."""
+def world_size() -> int:
+    """The number of processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process's number among them."""
+    """This process's number, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def agreed(number: float) -> float:
-    """The first process's number, in all of them: the learning rate and the end follow from it."""
-    if processes() == 1:
+def from_first_process(number: float) -> float:
+    """Broadcast the first process's number: the learning rate and the end follow from it in all of them."""
+    if world_size() == 1:
         return number
     shared = torch.tensor(number, dtype=torch.float64)
     dist.broadcast(shared, src=0)
@@ -215,11 +230,11 @@ def averaged_network(out: Path, stage: str, name: str, network: Any) -> Any:
     return network.eval().requires_grad_(False)
 
 
-def generator(device: torch.device, *parts: int | str) -> torch.Generator:
-    """Draws that follow from `parts` and the process's number alone."""
-    return torch.Generator(device).manual_seed(derive_seed(*parts, rank()))
+def generator(device: torch.device, *key: int | str) -> torch.Generator:
+    """A generator seeded by `key` and the process's number alone."""
+    return torch.Generator(device).manual_seed(derive_seed(*key, rank()))
 
 
 def layout(device: torch.device) -> torch.memory_format:
-    """Channels last is the fast one on a GPU, and six times slower than the plain one for bfloat16 on a CPU."""
+    """Channels last on a GPU; on a CPU it is six times slower than the plain layout for bfloat16."""
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format

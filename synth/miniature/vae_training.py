@@ -1,7 +1,6 @@
-"""Trains the miniature's VAE: first the whole, then, once a U-Net lives on its latents, the decoder alone."""
+"""Trains the miniature's VAE: first all of it, and once a U-Net depends on its latents, only the decoder."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +13,47 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from synth.errors import TrainingError
+from synth.files import whole_file
 from synth.images import save_grid
 from synth.miniature import models
-from synth.miniature.stage import Run, averaged_network, below, generator, layout
+from synth.miniature.stage import TrainingStage, averaged_network, below, generator, layout
 from synth.pixels import to_float, to_uint8
 from synth.psnr import psnr_from_mse
 from synth.world.scenes import render, sample_scene
 
 DECODER_NOISE = 0.05
-"""Standard deviation of what is added to the latents that the decoder learns from: those that a U-Net or an edit
-makes are never quite an encoder's."""
+"""Standard deviation of the noise on the decoder's training latents: a U-Net or an edit never makes quite the latents
+that an encoder does."""
 
 
 def train_vae(args: argparse.Namespace) -> None:
-    """Reconstruction with L1, squared error and edges; a weak pull towards a unit Gaussian."""
+    """Train the VAE to reconstruct (L1, squared error, edges), with a weak pull towards a unit Gaussian."""
     device = torch.device(args.device)
     images = torch.from_numpy(np.load(args.out / "images.npy")).to(device)
     vae = models.build_vae()
     networks = nn.ModuleDict({"vae": vae})
-    run = Run("vae", args.out, networks, args.minutes, args.stop_after, args.learning_rate, device, init=args.init)
+    training = TrainingStage(
+        "vae", args.out, networks, args.minutes, args.stop_after, args.learning_rate, device, init=args.init
+    )
     forward: Any = torch.compile(_VaeLoss(vae)) if args.compile else _VaeLoss(vae)
 
     def loss_of(step: int) -> Tensor:
         draws = generator(device, args.seed, "vae", step)
-        batch, shape = _batch(images, args.batch_size, draws, device)[1], _latent_shape(args.batch_size)
-        noise = torch.randn(shape, generator=draws, device=device)
+        _, batch = _batch(images, args.batch_size, draws, device)
+        noise = torch.randn(_latent_shape(args.batch_size), generator=draws, device=device)
         with torch.autocast(device.type, torch.bfloat16):
             loss: Tensor = forward(batch, noise)
         return loss
 
     def sample() -> None:
-        measure(run.averaged()["vae"], args.out, device)
-        run.restore()
+        measure(training.averaged()["vae"], args.out, device)
+        training.restore()
 
-    run.train(loss_of, sample)
+    training.train(loss_of, sample)
 
 
 def train_decoder(args: argparse.Namespace) -> None:
-    """The decoder alone, on latents as they are: a U-Net that was trained on them keeps its worth.
+    """Train only the decoder, on unchanged latents, so that a U-Net trained on them stays valid.
 
     Raises:
         TrainingError: if there are no latents yet.
@@ -64,7 +66,7 @@ def train_decoder(args: argparse.Namespace) -> None:
     vae = load_vae(args.out)
     networks = nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv})
     networks.requires_grad_(True).train()
-    run = Run("decoder", args.out, networks, args.minutes, args.stop_after, args.learning_rate, device)
+    training = TrainingStage("decoder", args.out, networks, args.minutes, args.stop_after, args.learning_rate, device)
 
     def loss_of(step: int) -> Tensor:
         draws = generator(device, args.seed, "decoder", step)
@@ -72,55 +74,57 @@ def train_decoder(args: argparse.Namespace) -> None:
         noise = torch.randn(_latent_shape(args.batch_size), generator=draws, device=device)
         with torch.autocast(device.type, torch.bfloat16):
             y = networks["decoder"](networks["post_quant_conv"](latents[chosen] + DECODER_NOISE * noise)).float()
-        # Beside the loss of the whole VAE the very thing that is measured: the mean PSNR, but for its factor.
+        # The decoder is judged by its mean PSNR, so that joins the VAE's loss, up to a factor.
         log_error = ((y - x) ** 2).mean(dim=(1, 2, 3)).log().mean()
         loss: Tensor = _reconstruction_loss(y, x) + 0.02 * log_error
         return loss
 
     def sample() -> None:
-        run.averaged()
+        training.averaged()
         measure(vae.to(device).eval(), args.out, device)
-        run.restore()
+        training.restore()
 
-    run.train(loss_of, sample)
+    training.train(loss_of, sample)
 
 
 def load_vae(out: Path) -> Any:
-    """The encoder that made the latents of a training, and the best decoder for them; frozen."""
+    """Load the encoder that made a training's latents and the best decoder for them, frozen."""
     from diffusers import AutoencoderKL
 
     vae: Any = AutoencoderKL.from_pretrained(out / "vae")
     if (out / "decoder.safetensors").exists():
         tensors = load_file(out / "decoder.safetensors")
-        for name, part in (("decoder", vae.decoder), ("post_quant_conv", vae.post_quant_conv)):
-            part.load_state_dict(below(f"average.{name}.", tensors))
+        for name, module in (("decoder", vae.decoder), ("post_quant_conv", vae.post_quant_conv)):
+            module.load_state_dict(below(f"average.{name}.", tensors))
     return vae.eval().requires_grad_(False)
 
 
 def encode(out: Path, device: torch.device) -> Tensor:
-    """bfloat16 (N, 12, 16, 16): the posterior means of all drawn scenes, on the device; kept on disk with the run.
+    """Encode all drawn scenes, or load their latents if the present VAE made them.
+
+    Returns:
+        bfloat16 (N, 12, 16, 16), the posterior means, on `device`.
 
     Raises:
-        TrainingError: if the VAE was trained on after the U-Net or the decoder that need its latents as they were.
+        TrainingError: if the VAE was trained further after a U-Net or a decoder was begun on its older latents.
     """
     path = out / "latents.safetensors"
     vae_step = _vae_step(out / "vae.safetensors", "step")
     if path.exists() and _vae_step(path, "vae_step") != vae_step:
         for later in ("unet.safetensors", "decoder.safetensors"):
             if (out / later).exists():
-                raise TrainingError(f"the VAE in {out} was trained on after {later} was begun; remove {later}")
+                raise TrainingError(f"the VAE in {out} was trained further after {later} was begun; remove {later}")
     if not path.exists() or _vae_step(path, "vae_step") != vae_step:
         vae = averaged_network(out, "vae", "vae", models.build_vae()).to(device)
         images = torch.from_numpy(np.load(out / "images.npy"))
         whiten(vae, images[:2048], device)
         vae.save_pretrained(out / "vae")
-        parts = []
+        batches = []
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-            for part in torch.split(images, 64):
-                parts.append(vae.encode(to_float(part.to(device))).latent_dist.mean.to(torch.bfloat16).cpu())
-        part_file = path.with_suffix(".part")
-        save_file({"latents": torch.cat(parts).contiguous()}, part_file, metadata={"vae_step": vae_step})
-        os.replace(part_file, path)
+            for batch in torch.split(images, 64):
+                batches.append(vae.encode(to_float(batch.to(device))).latent_dist.mean.to(torch.bfloat16).cpu())
+        with whole_file(path) as temporary:
+            save_file({"latents": torch.cat(batches).contiguous()}, temporary, metadata={"vae_step": vae_step})
     latents: Tensor = load_file(path, device=str(device))["latents"]
     return latents
 
@@ -129,8 +133,9 @@ def encode(out: Path, device: torch.device) -> Tensor:
 def whiten(vae: Any, images: Tensor, device: torch.device) -> None:
     """Fold each latent channel's mean and deviation into the 1x1 convolutions on both sides of the latents, exactly,
     so that latents have zero mean and unit variance and the pipeline needs no scale."""
-    means = torch.cat([vae.encode(to_float(part.to(device))).latent_dist.mean for part in torch.split(images, 64)])
-    mu, sigma = means.mean(dim=(0, 2, 3)).double(), means.std(dim=(0, 2, 3)).double()
+    means = torch.cat([vae.encode(to_float(batch.to(device))).latent_dist.mean for batch in torch.split(images, 64)])
+    mu = means.mean(dim=(0, 2, 3)).double()
+    sigma = means.std(dim=(0, 2, 3)).double()
     into, back, channels = vae.quant_conv, vae.post_quant_conv, len(mu)
     weight, bias = into.weight.double(), into.bias.double()
     weight[:channels] /= sigma[:, None, None, None]
@@ -144,7 +149,7 @@ def whiten(vae: Any, images: Tensor, device: torch.device) -> None:
 
 
 def measure(vae: Any, out: Path, device: torch.device, num: int = 512) -> None:
-    """Say the mean PSNR on unseen scenes, and draw some of them, with what the VAE makes of them, as `vae.png`."""
+    """Print the mean PSNR on unseen scenes, and save some above their reconstructions as `vae.png`."""
     drawn = np.stack([render(sample_scene("development", index)).image for index in range(num)])
     again = np.concatenate([_roundtrip(vae, part, device) for part in np.split(drawn, num // 32)])
     error = ((drawn.astype(np.float64) - again) / 255) ** 2
@@ -174,7 +179,7 @@ def _reconstruction_loss(y: Tensor, x: Tensor) -> Tensor:
 
 
 def _batch(images: Tensor, size: int, draws: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Which pictures, int64 (N,), and they themselves, float (N, 3, H, W)."""
+    """Draw indices, int64 (N,), and return them with their images, float (N, 3, H, W)."""
     chosen = torch.randint(len(images), (size,), generator=draws, device=device)
     return chosen, to_float(images[chosen]).contiguous(memory_format=layout(device))
 
@@ -190,6 +195,6 @@ def _roundtrip(vae: Any, images: NDArray[np.uint8], device: torch.device) -> NDA
 
 
 def _vae_step(path: Path, key: str) -> str:
-    """How long the VAE was trained, as a checkpoint or a latents file says; "" if it does not."""
+    """Read the VAE's step from the metadata of a checkpoint or a latents file; "" if it has none."""
     with safe_open(path, "pt") as file:
         return str((file.metadata() or {}).get(key, ""))

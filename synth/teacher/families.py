@@ -20,29 +20,29 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """What the network is told about N texts, all alike: each part for all of them, or for none."""
+    """What the network reads of N texts. Each field is set for all of them or for none."""
 
     prompt_embeds: Tensor
     """float (N, T, D)."""
     pooled_prompt_embeds: Tensor | None = None
     """float (N, P), where the family has them."""
     time_ids: Tensor | None = None
-    """float (N, 6), XL alone, in pixels: height and width of the original, top and left of the crop, height and width
-    of the target. None: those of an uncropped image of the latents' own size."""
+    """float (N, 6), only for XL, in pixels: height and width of the original, top and left of the crop, height and
+    width of the target. None: those of an uncropped image of the latents' own size."""
 
     def __getitem__(self, index: Any) -> "Conditioning":
-        return self._each(lambda part: part[index])
+        return self._each(lambda tensor: tensor[index])
 
     def __len__(self) -> int:
         return len(self.prompt_embeds)
 
     def expand(self, num: int) -> "Conditioning":
-        """One text for `num` samples."""
-        return self._each(lambda part: part.expand(num, *part.shape[1:]))
+        """Repeat one text for `num` samples."""
+        return self._each(lambda tensor: tensor.expand(num, *tensor.shape[1:]))
 
     @staticmethod
-    def cat(parts: "list[Conditioning]") -> "Conditioning":
-        """Along the batch."""
+    def cat(conditionings: "list[Conditioning]") -> "Conditioning":
+        """Concatenate along the batch."""
 
         def join(tensors: list[Tensor | None]) -> Tensor | None:
             there = [tensor for tensor in tensors if tensor is not None]
@@ -50,9 +50,9 @@ class Conditioning:
             return torch.cat(there) if there else None
 
         return Conditioning(
-            torch.cat([part.prompt_embeds for part in parts]),
-            join([part.pooled_prompt_embeds for part in parts]),
-            join([part.time_ids for part in parts]),
+            torch.cat([each.prompt_embeds for each in conditionings]),
+            join([each.pooled_prompt_embeds for each in conditionings]),
+            join([each.time_ids for each in conditionings]),
         )
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
@@ -65,7 +65,7 @@ class Conditioning:
 
 
 class Family(ABC):
-    """A diffusers pipeline, seen as what the teacher needs of it."""
+    """What the teacher needs of a diffusers pipeline."""
 
     pipeline_class: ClassVar[str]
     network_name: ClassVar[str] = "unet"
@@ -75,9 +75,9 @@ class Family(ABC):
     optional: ClassVar[tuple[str, ...]] = ()
     """Text encoders that may be missing."""
     unused: ClassVar[tuple[str, ...]] = ("image_encoder", "feature_extractor")
-    """Parts that a folder may list and nothing here reads."""
+    """Components that a folder may list and nothing here reads."""
     options: ClassVar[dict[str, Any]] = {}
-    """How the pipeline is to be opened besides."""
+    """Further arguments of the pipeline's `from_pretrained`."""
     num_inference_steps: ClassVar[int] = 50
     guidance_scale: ClassVar[float] = 7.5
 
@@ -85,22 +85,22 @@ class Family(ABC):
         self.pipeline = pipeline
         self.network = getattr(pipeline, self.network_name)
         self.size_multiple: int = pipeline.vae_scale_factor
-        """What the sides of an image must be multiples of, in pixels."""
+        """The sides of an image must be multiples of it, in pixels."""
 
     @staticmethod
     @abstractmethod
     def check_scheduler(scheduler: Any) -> str | None:
-        """What is wrong with a scheduler for this family, or None."""
+        """Say what makes a scheduler unfit for this family; None if it is fit."""
 
     @property
     def readers(self) -> list[tuple[Any, int]]:
-        """Each tokenizer, with the most tokens that its text encoder reads."""
+        """Each tokenizer, with the maximum of tokens that its text encoder reads."""
         names = [name.replace("text_encoder", "tokenizer") for name in self.text_encoders]
         return [(getattr(self.pipeline, name), getattr(self.pipeline, name).model_max_length) for name in names]
 
     @abstractmethod
     def encode_prompt(self, prompts: list[str]) -> Conditioning:
-        """As the pipeline itself does it; "" is the null text."""
+        """Encode texts as the pipeline itself does; "" is the null text."""
 
     @abstractmethod
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ class StableDiffusion(Family):
 
     @staticmethod
     def check_scheduler(scheduler: Any) -> str | None:
-        """It needs alpha_bar, and to predict the noise or v."""
+        """The family needs alpha_bar and a prediction of the noise or of v."""
         prediction_type = scheduler.config.get("prediction_type", "epsilon")
         if prediction_type not in ("epsilon", "v_prediction"):
             return f"predicts {prediction_type!r}: only epsilon and v_prediction are known"
@@ -144,7 +144,7 @@ class StableDiffusion(Family):
         return alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
 
     def predict_noise(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """The network's answer as it is, or of a v prediction eps = sqrt(alpha_bar) v + sqrt(1 - alpha_bar) z_t."""
+        """The network's output, or, if it predicts v, eps = sqrt(alpha_bar) v + sqrt(1 - alpha_bar) z_t."""
         output: Tensor = self.network(
             noisy_latents.to(self.network.dtype),
             timesteps,
@@ -164,16 +164,16 @@ class StableDiffusion(Family):
 
 
 class StableDiffusionXL(StableDiffusion):
-    """XL: the same schedule; the U-Net is told a pooled text and the image's sizes besides."""
+    """XL: the same schedule; the U-Net also reads a pooled text and the image's sizes."""
 
     pipeline_class = "StableDiffusionXLPipeline"
     text_encoders = ("text_encoder", "text_encoder_2")
     unused = ("image_encoder", "feature_extractor")
-    options: ClassVar[dict[str, Any]] = {"add_watermarker": False}  # pixels must not hang on a package being there
+    options: ClassVar[dict[str, Any]] = {"add_watermarker": False}  # pixels must not depend on an installed package
     guidance_scale = 5.0
 
     def encode_prompt(self, prompts: list[str]) -> Conditioning:
-        """Both encoders' last hidden states but one, side by side, and the second's pooled output. The null text is
+        """Both encoders' penultimate hidden states, concatenated, and the second's pooled output. The null text is
         all zeros in a model that was trained so (`force_zeros_for_empty_prompt`)."""
         embeds, _, pooled, _ = self.pipeline.encode_prompt(
             prompts, device=self.network.device, do_classifier_free_guidance=False
@@ -203,7 +203,7 @@ class StableDiffusion3(Family):
     network_name = "transformer"
     network_class = "SD3Transformer2DModel"
     text_encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
-    optional = ("text_encoder_3",)  # T5: larger than all the rest together, and the model was trained to do without
+    optional = ("text_encoder_3",)  # T5: larger than all else together, and the model was trained to work without it
     num_inference_steps = 28
     guidance_scale = 7.0
 
@@ -215,7 +215,7 @@ class StableDiffusion3(Family):
 
     @staticmethod
     def check_scheduler(scheduler: Any) -> str | None:
-        """It needs flow matching."""
+        """The family needs flow matching."""
         name = type(scheduler).__name__
         if "FlowMatch" not in name:
             return f"runs under {name}, and Stable Diffusion 3 needs flow matching"
@@ -231,7 +231,7 @@ class StableDiffusion3(Family):
         return readers
 
     def encode_prompt(self, prompts: list[str]) -> Conditioning:
-        """CLIP's hidden states side by side, and after them T5's, or zeros; both CLIPs' pooled outputs."""
+        """Both CLIPs' hidden states side by side, then T5's or zeros; both CLIPs' pooled outputs."""
         embeds, _, pooled, _ = self.pipeline.encode_prompt(
             prompts,
             prompt_2=None,

@@ -1,5 +1,5 @@
-"""Where a teacher comes from: a folder in diffusers' format, or a Hub id. It is checked by its small files, and what
-cannot work is refused in one line, before the large ones are fetched."""
+"""Where a teacher comes from: a folder in diffusers' format, or a Hub id. Its small files are checked first, and
+what cannot work is refused in one line, before the large ones are fetched."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from synth.settings import Settings
 from synth.teacher.families import FAMILIES, Family
 
 MINIATURE = Path(__file__).parents[1] / "miniature" / "weights"
-"""Where a checkout keeps the miniature; the environment's DISTILLERY_MINIATURE names another folder."""
+"""The miniature's folder in a checkout; the environment variable DISTILLERY_MINIATURE names another."""
 
 UNKNOWN_LICENCE = "unknown: see the teacher's own model card"
 
@@ -35,21 +35,21 @@ class TeacherDefaults(Settings):
     num_inference_steps: int
     guidance_scale: float
     edit_guidance_scale: float = 7.5
-    """Of zero-shot edits; the authors' notebook's unless the teacher's own folder knows better."""
+    """Of zero-shot edits (default: the authors' notebook's)."""
     edit_learning_rate: float = 2.0
-    """Of zero-shot edits; the published one, likewise."""
+    """Of zero-shot edits (default: the published one)."""
     licence: str = UNKNOWN_LICENCE
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model that was found: its small files are on this machine and say that it will do."""
+    """A model that passed the checks; its small files are on this machine."""
 
     name: str
     path: Path
     family: type[Family]
     index: dict[str, Any]
-    """model_index.json: part -> library and class."""
+    """model_index.json: component -> library and class."""
     config: dict[str, Any]
     """The network's."""
     commit: str | None
@@ -57,7 +57,7 @@ class ModelFolder:
 
     @property
     def few_steps(self) -> bool:
-        """Turbo, lightning and consistency models give themselves away by name, scheduler or guidance embedding."""
+        """Whether it is a turbo, lightning or consistency model, by its name, scheduler or guidance embedding."""
         names = (self.name.rsplit("/", 1)[-1], str(self.index.get("_name_or_path", "")).rsplit("/", 1)[-1])
         return (
             any(_FEW_STEPS.search(each) for each in names)
@@ -66,7 +66,7 @@ class ModelFolder:
         )
 
     def num_parameters(self) -> int:
-        """Of the network, from its config alone: built without memory behind it."""
+        """Count the network's parameters from its config, without allocating them."""
         import diffusers
 
         with torch.device("meta"):
@@ -74,10 +74,10 @@ class ModelFolder:
         return sum(parameter.numel() for parameter in network.parameters())
 
     def fetch(self) -> "ModelFolder":
-        """The same with its weights on this machine, those that are used and no others.
+        """Download the weights that are used, and no others.
 
         Raises:
-            TeacherError: for a part that has no safetensors; on the Hub, before anything is fetched.
+            TeacherError: for a component without safetensors; for a Hub id, before anything is fetched.
         """
         weights = self._weights()
         if self.commit is not None:
@@ -94,7 +94,7 @@ class ModelFolder:
         return self
 
     def absent(self) -> list[str]:
-        """Parts that are not opened: those that nothing here reads, and optional ones without weights."""
+        """Components that are not loaded: those that nothing here reads, and optional ones without weights."""
         parts = [part for part in self.family.unused if part in self.index]
         for part in self.family.optional:
             if not _has_safetensors(part, _files(self.path, part)):
@@ -102,8 +102,8 @@ class ModelFolder:
         return parts
 
     def fingerprint(self, dtype: torch.dtype) -> str:
-        """Of the configs and the weights themselves, so that no stale name can pass, and of the precision they run
-        in: all that pixels and scores depend on."""
+        """Hash all that pixels and scores depend on: configs and weights by content, so that no stale name passes,
+        and their precision."""
         digest = hashlib.sha256(str(dtype).encode())
         encoders = self.family.text_encoders
         tokenizers = [name.replace("text_encoder", "tokenizer") for name in encoders]
@@ -118,10 +118,10 @@ class ModelFolder:
         return digest.hexdigest()[:16]
 
     def defaults(self) -> TeacherDefaults:
-        """The folder's own, or its family's.
+        """Read the folder's own defaults, or take its family's.
 
         Raises:
-            TeacherError: for a faulty `distillery.json`, or a model that says no image size.
+            TeacherError: for a faulty `distillery.json`, or a model whose config has no image size.
         """
         own = self.path / "distillery.json"
         if own.exists():
@@ -145,12 +145,12 @@ class ModelFolder:
         )
 
     def _weights(self) -> list[str]:
-        """The parts that bring weights and are used."""
+        """The components that have weights and are used."""
         parts = (self.family.network_name, "vae", *self.family.text_encoders, "safety_checker")
         return [part for part in parts if self.index.get(part, [None])[0]]
 
     def _hub_files(self) -> list[str]:
-        """All files of the repository; none if the Hub cannot be asked: the download will say why."""
+        """All files of the repository; none if the Hub cannot be reached: the download then says why."""
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -168,15 +168,15 @@ class ModelFolder:
 
 
 def find(name: str, revision: str | None) -> ModelFolder:
-    """The model of this name, by its small files alone, so that it can be refused before gigabytes come down.
+    """Find a model and check its small files, so that it can be refused before gigabytes are downloaded.
 
     Args:
         name: `miniature`, a folder, or a Hub id.
         revision: of a Hub id: a branch, tag or commit.
 
     Raises:
-        TeacherError: if it is not there, or no text-to-image model of a family that is known here. What the Hub
-            itself raises, `explain` turns into one.
+        TeacherError: if it is missing, or not a text-to-image model of a known family. `explain` turns what the Hub
+            itself raises into one.
     """
     path, commit = _small_files(name, revision)
     if not (path / "model_index.json").exists():
@@ -194,13 +194,13 @@ def find(name: str, revision: str | None) -> ModelFolder:
     family = FAMILIES[kind]
     for part in (family.network_name, "vae", *family.text_encoders):
         if part not in family.optional and not index.get(part, [None])[0]:
-            raise TeacherError(f"{name} has no {part}: it is no whole pipeline")
+            raise TeacherError(f"{name} has no {part}: it is not a whole pipeline")
     config = _read_json(path / family.network_name / "config.json")
     vae = _read_json(path / "vae" / "config.json")
     if config["in_channels"] != vae["latent_channels"]:
         raise TeacherError(
-            f"{name} is no text-to-image model: its network takes {config['in_channels']} channels and its VAE makes "
-            f"{vae['latent_channels']} (an inpainting or instruction model does that)"
+            f"{name} is not a text-to-image model: its network takes {config['in_channels']} channels and its VAE "
+            f"makes {vae['latent_channels']} (an inpainting or instruction model does that)"
         )
     if fault := family.check_scheduler(_scheduler(index, path)):
         raise TeacherError(f"{name} {fault}")
@@ -208,7 +208,7 @@ def find(name: str, revision: str | None) -> ModelFolder:
 
 
 def explain(name: str, error: Exception) -> TeacherError:
-    """What went wrong when a model could not be opened, and what to do."""
+    """Turn an error from opening a model into one that says what went wrong and what to do."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.GatedRepoError):
@@ -234,7 +234,7 @@ def explain(name: str, error: Exception) -> TeacherError:
 
 
 def _small_files(name: str, revision: str | None) -> tuple[Path, str | None]:
-    """The folder, and the commit if it is a snapshot of the Hub's."""
+    """Return the folder, and the commit if it is a snapshot from the Hub."""
     if name == "miniature":
         folder = Path(os.environ.get("DISTILLERY_MINIATURE", MINIATURE))
         if not folder.is_dir():
@@ -248,7 +248,7 @@ def _small_files(name: str, revision: str | None) -> tuple[Path, str | None]:
     from huggingface_hub import snapshot_download
 
     folder = Path(snapshot_download(name, revision=revision, allow_patterns=_SMALL_FILES))
-    return folder, folder.name  # a snapshot is called after its commit: the weights will be of the same
+    return folder, folder.name  # a snapshot is named after its commit: the weights will come from it too
 
 
 def _scheduler(index: dict[str, Any], path: Path) -> Any:
@@ -269,7 +269,7 @@ def _has_safetensors(part: str, files: Iterable[str]) -> bool:
 
 
 def _sha256(path: Path) -> bytes:
-    """Of a file's content. The Hub's cache keeps large files under that very name: they need no second reading."""
+    """Hash a file's content. The Hub's cache names large files by their hash: these need not be read."""
     blob = path.resolve()
     if path.is_symlink() and blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name):
         return bytes.fromhex(blob.name)
@@ -286,7 +286,7 @@ def _licence(card: Path) -> str:
 
 
 def _is_transport(error: Exception) -> bool:
-    """The Hub's client has changed its HTTP library, and the new one's errors are no kin of the old one's."""
+    """The Hub's client has changed its HTTP library, and the two raise unrelated errors."""
     return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
 
 

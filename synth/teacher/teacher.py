@@ -1,7 +1,7 @@
-"""The teacher: a frozen text-to-image diffusion model, seen as the few functions that the scores need.
+"""The teacher: a frozen text-to-image diffusion model behind the few functions that the scores need.
 
 Any folder or Hub id that diffusers opens as a Stable Diffusion pipeline (1.x, 2.x, XL, 3) will do. `families` holds
-what differs between them, and nothing else in the project asks which model it has.
+what differs between them: nothing else in the project asks which model it has.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from synth.teacher.hub import UNKNOWN_LICENCE, TeacherDefaults
 
 __all__ = ["UNKNOWN_LICENCE", "Conditioning", "Teacher", "TeacherDefaults"]
 
-_FULL_SIZE = 100_000_000  # parameters of a network that nobody runs on a CPU by choice
+_FULL_SIZE = 100_000_000  # parameters; nobody runs a larger network on a CPU by choice
 
 
 class Teacher:
@@ -38,16 +38,16 @@ class Teacher:
         self.name = name
         self.fingerprint = fingerprint
         self.defaults = defaults
-        self.few_steps = few_steps  # distilled to paint in a few steps: its noise predictions are no score
-        self.most_at_once: int | None = None  # images painted at a time, once more of them ran out of memory
+        self.few_steps = few_steps  # distilled to paint in a few steps: it cannot score
+        self.max_batch_size: int | None = None  # lowered when memory runs out
         self.family: Family = FAMILIES[type(pipeline).__name__](pipeline)
         self.network = self.family.network
-        for part in pipeline.components.values():
-            if isinstance(part, torch.nn.Module):
-                part.eval().requires_grad_(False)
+        for component in pipeline.components.values():
+            if isinstance(component, torch.nn.Module):
+                component.eval().requires_grad_(False)
         self.vae = pipeline.vae
         if self.vae.dtype == torch.float16 and self.vae.config.force_upcast:
-            # It overflows in float16; the pipeline converts its own as it paints.
+            # It overflows in float16. The pipeline converts its own while it paints.
             self.vae = deepcopy(self.vae).float()
         self.vae_scale_factor: int = pipeline.vae_scale_factor
         self.size_multiple = self.family.size_multiple
@@ -60,8 +60,8 @@ class Teacher:
         """Open a teacher by folder or Hub id.
 
         Raises:
-            TeacherError: if it is not there, gated, without safetensors, no text-to-image Stable Diffusion, or too
-                large for a CPU.
+            TeacherError: if it is missing, gated, without safetensors, not a text-to-image Stable Diffusion, or
+                too large for a CPU.
         """
         import diffusers
 
@@ -99,7 +99,7 @@ class Teacher:
 
         Raises:
             TeacherError: for a turbo, lightning or consistency model: it was distilled to jump to an image in a few
-                steps, and what it predicts in between is no longer the noise.
+                steps, and what it predicts on the way is no longer the noise.
         """
         if self.few_steps:
             raise TeacherError(
@@ -123,7 +123,7 @@ class Teacher:
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """The networks' device."""
         return torch.device(self.network.device)
 
     @property
@@ -134,10 +134,10 @@ class Teacher:
 
     @torch.no_grad()
     def encode_prompt(self, prompts: list[str]) -> Conditioning:
-        """What the network is told about N texts; "" is the null text.
+        """Encode N texts for the network; "" is the null text.
 
         Raises:
-            TeacherError: for a prompt that is longer than the text encoders read; nothing is cut silently.
+            TeacherError: for a prompt longer than the text encoders read: none is cut silently.
         """
         self.check_prompts(prompts)
         return self.family.encode_prompt(prompts)
@@ -146,7 +146,7 @@ class Teacher:
         """Refuse images that the networks cannot take.
 
         Raises:
-            TeacherError: if a side is no multiple of `size_multiple` pixels.
+            TeacherError: if a side is not a multiple of `size_multiple` pixels.
         """
         if height % self.size_multiple or width % self.size_multiple:
             raise TeacherError(
@@ -155,17 +155,17 @@ class Teacher:
             )
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
-        """Refuse what would be cut silently.
+        """Refuse prompts that would be cut silently.
 
         Raises:
-            TeacherError: for a prompt that is longer than any of the text encoders reads.
+            TeacherError: for a prompt longer than one of the text encoders reads.
         """
-        for tokenizer, most in self.family.readers:
+        for tokenizer, max_tokens in self.family.readers:
             tokens = tokenizer(list(prompts), padding=False, verbose=False).input_ids
             for prompt, ids in zip(prompts, tokens, strict=True):
-                if len(ids) > most:
+                if len(ids) > max_tokens:
                     raise TeacherError(
-                        f"the prompt {prompt[:40]!r}... has {len(ids)} tokens and {self.name} reads {most}: "
+                        f"the prompt {prompt[:40]!r}... has {len(ids)} tokens and {self.name} reads {max_tokens}: "
                         "shorten it"
                     )
 
@@ -181,7 +181,7 @@ class Teacher:
         """float (N, 3, H, W) in [-1, 1] -> latents (N, C, h, w): the posterior's mean, scaled."""
         shift, scale = self._shift_and_scale()
         output = self.vae.encode(images.to(self.device, self.vae.dtype))
-        # An AutoencoderTiny has no posterior: it answers with the latents themselves.
+        # An AutoencoderTiny has no posterior: it returns the latents themselves.
         mean: Tensor = output.latent_dist.mean if hasattr(output, "latent_dist") else output.latents
         return (mean - shift) * scale
 
@@ -223,13 +223,14 @@ class Teacher:
             guidance_scale = guidance_scale.to(noisy_latents)[:, None, None, None]  # (N, 1, 1, 1)
         null = replace(self.null.expand(len(noisy_latents)), time_ids=conditioning.time_ids)
         texts = Conditioning.cat([null, conditioning])
-        z_t, t = torch.cat([noisy_latents] * 2), torch.cat([timesteps] * 2)  # (2N, C, h, w), (2N,)
+        z_t = torch.cat([noisy_latents] * 2)  # (2N, C, h, w)
+        t = torch.cat([timesteps] * 2)  # (2N,)
         eps_null, eps_y = self.predict_noise_unguided(z_t, t, texts).chunk(2)
         return eps_null + guidance_scale * (eps_y - eps_null)
 
     @torch.no_grad()
     def predict_noise_unguided(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """One network call as it is, whatever the network predicts turned into noise."""
+        """Predict noise by one network call without guidance, whatever the network itself predicts."""
         height, width = noisy_latents.shape[2:]
         self.check_size(height * self.vae_scale_factor, width * self.vae_scale_factor)
         return self.family.predict_noise(noisy_latents, timesteps, conditioning)
@@ -249,6 +250,6 @@ def _device(name: str) -> torch.device:
         raise TeacherError(
             "teacher.device is cuda, but PyTorch sees no GPU: use auto or cpu, or install a CUDA build of torch"
         )
-    if device.type == "cuda" and device.index is None:  # of several processes each has a GPU of its own
+    if device.type == "cuda" and device.index is None:  # each of several processes has a GPU of its own
         return torch.device("cuda", torch.cuda.current_device())
     return device

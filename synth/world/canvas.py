@@ -1,7 +1,7 @@
 """A small vector canvas over Pillow: one line style, flat colours, soft shadows, and silhouettes of named parts.
 
-Coordinates run from 0 to 1, x to the right and y down, whatever the size of the picture. Everything is drawn
-`SUPERSAMPLE` times larger and reduced by a box filter, so a pixel of the picture depends on its own block alone:
+Coordinates run from 0 to 1, x to the right and y down, whatever the size of the image. Everything is drawn
+`SUPERSAMPLE` times larger and reduced by a box filter, so a pixel of the image depends on its own block alone:
 that is what makes "nothing changes outside the silhouette" exact.
 """
 
@@ -34,7 +34,7 @@ def mix(a: Color, b: Color, amount: float) -> Color:
 
 
 class Canvas:
-    """A square RGB picture that also remembers where each named part was drawn."""
+    """A square RGB image that also remembers where each named part was drawn."""
 
     def __init__(self, size: int, line_scale: float = 1.0) -> None:
         self.size = size
@@ -69,7 +69,7 @@ class Canvas:
             self._covering = False
 
     def look_from(self, corners: Sequence[Point]) -> None:
-        """Show another view: the four corners of the picture, from the upper left clockwise, are at these points."""
+        """Show another view: the four corners of the image, from the upper left clockwise, are at these points."""
         where = [(x * self.scale, y * self.scale) for x, y in corners]
         ends = [(0, 0), (self.scale, 0), (self.scale, self.scale), (0, self.scale)]
         rows, values = [], []
@@ -85,7 +85,7 @@ class Canvas:
         self._pen = ImageDraw.Draw(self.image)
 
     def finish(self) -> NDArray[np.uint8]:
-        """The picture: uint8 (size, size, 3)."""
+        """The image, uint8 (size, size, 3)."""
         return np.asarray(self.image.reduce(SUPERSAMPLE))
 
     def coverage(self, name: str) -> NDArray[np.uint8]:
@@ -94,7 +94,7 @@ class Canvas:
             return np.zeros((self.size, self.size), np.uint8)
         return np.asarray(self._masks[name][0].reduce(SUPERSAMPLE))
 
-    # Shapes. Each is drawn on the picture in its colour, and in white on the masks of the open parts.
+    # Shapes. Each is drawn on the image in its colour, and in white on the masks of the open parts.
 
     def rounded(self, box: Box, radius: float, fill: Color, outline: Color | None = None) -> None:
         """A rectangle with round corners."""

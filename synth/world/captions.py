@@ -1,4 +1,4 @@
-"""What people would write under a drawn scene: several phrasings, more or less complete."""
+"""Captions as people would write them: several phrasings, more or less complete."""
 
 import random
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ def full_caption(scene: WorldScene) -> tuple[str, dict[str, str]]:
 
 
 def paraphrase(scene: WorldScene) -> tuple[str, dict[str, str]]:
-    """The same said in a way in which no caption of the training says it, and the factors that it names."""
+    """A caption phrased as no training caption is, and the factors that it names."""
     f = scene.factors
     if scene.kind == "room":
         caption = f"interior: the couch is {f['color']}, made of {f['material']}, the walls are {f['wall']}"
@@ -144,10 +144,10 @@ def _plant(scene: WorldScene, rng: random.Random) -> str:
     weather = rng.choice(_WEATHER[factors["weather"]]) if "weather" in factors else ""
     if weather and rng.random() < 0.12:
         return weather
-    said = [subject, *_maybe(rng, 0.88, place)]
+    phrases = [subject, *_maybe(rng, 0.88, place)]
     if weather and rng.random() < (0.5 if factors["weather"] == "clear" else 0.88):
-        said.append(weather)
-    return _prefixed(rng, " ".join(said))
+        phrases.append(weather)
+    return _prefixed(rng, " ".join(phrases))
 
 
 def _portrait(scene: WorldScene, rng: random.Random) -> str:
@@ -163,11 +163,11 @@ def _portrait(scene: WorldScene, rng: random.Random) -> str:
     features = _maybe(rng, 0.65, " ".join(hair) + " hair")
     if factors["glasses"] == "glasses":
         features += _maybe(rng, 0.75, "glasses")
-    said = [subject]
+    phrases = [subject]
     if features:
-        said.append(f"with {_listed(features)}")
+        phrases.append(f"with {_listed(features)}")
     if character != "sculpture":
-        said += _maybe(rng, 0.55, f"in {with_article(factors['clothes'] + ' shirt')}")
-    said += _maybe(rng, 0.45, f"in front of {with_article(factors['background'] + ' background')}")
+        phrases += _maybe(rng, 0.55, f"in {with_article(factors['clothes'] + ' shirt')}")
+    phrases += _maybe(rng, 0.45, f"in front of {with_article(factors['background'] + ' background')}")
     prefix = rng.choice(("a photo of ", "a photo of ", "a portrait of ", "a picture of ", ""))
-    return prefix + " ".join(said)
+    return prefix + " ".join(phrases)

@@ -21,7 +21,7 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "flower": FLOWERS,
     "place": PLACES,
     "pot": tuple(POTS),
-    "weather": WEATHERS,  # outdoors alone
+    "weather": WEATHERS,  # only outdoors
 }
 LEAF: Color = (72, 140, 80)
 _RAINBOW: tuple[Color, ...] = (

@@ -1,11 +1,10 @@
-"""Factor readers: what does a picture show? A small network with one head for each factor of the drawn world.
+"""Factor readers: what does an image show? A small network with one head for each factor of the drawn world.
 
-Strict on purpose. Every head may answer "none of these" (`NONE`), and is trained to do so on pictures that stand
-half-way between two values: a sofa that is neither red nor orange is no red sofa. The readers measure; they never
-take part in the training of a student, nor in choosing what it is trained on.
+Strict on purpose. Every head may answer "none of these" (`NONE`), and is trained to do so on images half-way
+between two values: a sofa between red and orange is not a red sofa. The readers only measure: they never take part
+in training a student or in choosing its training images.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +14,12 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from synth.files import whole_file
 from synth.pixels import to_float
 from synth.world.scenes import FACTORS, WorldScene
 
 NONE = "?"
-THRESHOLD = 0.6  # an answer that is less sure than this is "none of these"
+THRESHOLD = 0.6  # a less probable answer becomes "none of these"
 WEIGHTS = Path(__file__).parents[1] / "miniature" / "weights" / "reader"
 HEADS: dict[str, tuple[str, ...]] = {
     "kind": tuple(FACTORS),
@@ -49,18 +49,18 @@ class FactorNetwork(nn.Module):
         )
 
     def features(self, images: Tensor) -> Tensor:
-        """(N, 256): what all heads look at."""
+        """The input of all heads, (N, 256)."""
         maps = self.trunk(images)
         return torch.cat([maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3))], dim=1)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """One logit for each value of each factor."""
+        """Return the logits of each head."""
         pooled = self.features(images)
         return {name: head(pooled) for name, head in self.heads.items()}
 
 
 class FactorReader:
-    """Reads factors off pictures of 128 x 128.
+    """Reads the factors that images of 128 x 128 show.
 
     >>> FactorReader.load().read(images)["color"]  # doctest: +SKIP
     ['red', '?', 'blue']
@@ -71,7 +71,7 @@ class FactorReader:
 
     @classmethod
     def load(cls, folder: Path = WEIGHTS) -> "FactorReader":
-        """From `reader.safetensors` in a folder, in float32."""
+        """Load `reader.safetensors` from a folder, in float32."""
         network = FactorNetwork()
         weights = load_file(folder / "reader.safetensors")
         network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
@@ -82,22 +82,22 @@ class FactorReader:
         folder.mkdir(parents=True, exist_ok=True)
         state = self.network.state_dict()
         half = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
-        save_file({key: value.cpu().contiguous() for key, value in half.items()}, folder / "reader.safetensors.part")
-        os.replace(folder / "reader.safetensors.part", folder / "reader.safetensors")
+        with whole_file(folder / "reader.safetensors") as temporary:
+            save_file({key: value.cpu().contiguous() for key, value in half.items()}, temporary)
 
     @torch.no_grad()
     def read(self, images: NDArray[np.uint8]) -> dict[str, list[str]]:
-        """Each factor's value in each picture, or `NONE`.
+        """Read each factor's value in each image, or `NONE`.
 
         Args:
             images: uint8 (N, 128, 128, 3).
 
         Raises:
-            ValueError: for pictures of another size; the readers know this one alone.
+            ValueError: for images of another size.
         """
         answers: dict[str, list[str]] = {name: [] for name in HEADS}
-        for part in self._batches(images):
-            for name, logits in self.network(part).items():
+        for batch in self._batches(images):
+            for name, logits in self.network(batch).items():
                 sure, best = logits.float().softmax(dim=1).max(dim=1)
                 values = (*HEADS[name], NONE)
                 for probability, index in zip(sure.tolist(), best.tolist(), strict=True):
@@ -106,20 +106,20 @@ class FactorReader:
 
     @torch.no_grad()
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 (N, 128, 128, 3) -> float32 (N, 256), a space to compare sets of pictures in."""
+        """uint8 (N, 128, 128, 3) -> float32 (N, 256), a space in which to compare sets of images."""
         features: NDArray[np.float32] = (
-            torch.cat([self.network.features(part) for part in self._batches(images)]).cpu().numpy()
+            torch.cat([self.network.features(batch) for batch in self._batches(images)]).cpu().numpy()
         )
         return features
 
     def _batches(self, images: NDArray[np.uint8]) -> Iterator[Tensor]:
         if images.ndim != 4 or images.shape[1:] != (128, 128, 3):
-            raise ValueError(f"the factor readers take pictures of 128 x 128, not {images.shape}")
+            raise ValueError(f"the factor readers take images of 128 x 128, not {images.shape}")
         device = next(self.network.parameters()).device
-        for part in torch.split(torch.tensor(images), 64):
-            yield to_float(part.to(device))
+        for batch in torch.split(torch.tensor(images), 64):
+            yield to_float(batch.to(device))
 
 
 def labels_of(scene: WorldScene) -> Labels:
-    """What a reader ought to say of a scene."""
+    """The right answers for a scene."""
     return {name: scene.factors.get(name, NONE) for name in HEADS} | {"kind": scene.kind}

@@ -1,7 +1,7 @@
-"""The drawn world: a scene is a kind, a seed and named factors; the picture follows from these alone.
+"""The drawn world: a scene is a kind, a seed and named factors; the image follows from these alone.
 
-Change one factor and everything else in the picture stays, to the last bit, outside the silhouettes of what
-changed. That picture is the counterfactual: the ground truth of an edit, which photographs never have.
+Change one factor, and outside the silhouettes of what changed the image stays the same to the last bit. That image
+is the counterfactual: the ground truth of an edit, which photographs never have.
 """
 
 import random
@@ -50,7 +50,7 @@ _DRAW = {"room": rooms.draw, "plant": plants.draw, "portrait": portraits.draw}
 
 @dataclass(frozen=True)
 class WorldScene:
-    """What is to be seen. `seed` decides all that has no name: positions, sizes, the pattern of the bushes."""
+    """What an image shows. `seed` decides all that has no name: positions, sizes, the pattern of the bushes."""
 
     kind: str
     seed: int
@@ -98,6 +98,7 @@ def sample_scene(split: str, index: int, kind: str | None = None) -> WorldScene:
         raise ValueError(f"no split {split!r}; there are {', '.join(SPLITS)}")
     attempt = 0
     while True:
+        # A held-out combination is drawn again, from a seed of its own.
         seed = derive_seed("world", split, kind or "any", index, attempt)
         rng = random.Random(seed)
         drawn = rng.choices([name for name, _ in _KINDS], [weight for _, weight in _KINDS])[0]
@@ -122,7 +123,7 @@ def render(scene: WorldScene, size: int = 128) -> Drawing:
     elif scene.kind == "plant":
         masks["flower"] = canvas.coverage("flower") > 0
         if "weather" in scene.factors:
-            # The weather is all that the pot and its plant do not wholly hide.
+            # The weather shows wherever the pot and its plant do not cover a pixel fully.
             masks["weather"] = canvas.coverage("foreground") < 255
     else:
         masks["person"] = canvas.coverage("person") > 0

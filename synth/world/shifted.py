@@ -2,7 +2,7 @@
 
 Another perspective, other line widths, another palette, and things that stand in front of what is edited. The factors
 keep their meaning: a red sofa stays red to a person. All of it follows from the scene's seed alone, and each step
-keeps a pixel of the picture a function of its own block of the canvas, so that counterfactuals stay exact.
+keeps a pixel of the image a function of its own block of the canvas, so that counterfactuals stay exact.
 """
 
 import random
@@ -27,7 +27,7 @@ class Style:
     corners: tuple[Point, Point, Point, Point]
     """What part of the canvas is seen: its upper left, upper right, lower right and lower left corner."""
     tint: NDArray[np.float32]
-    """(3, 4): a picture's colours in [0, 1] become `tint @ (r, g, b, 1)`."""
+    """(3, 4): an image's colours in [0, 1] become `tint @ (r, g, b, 1)`."""
 
     @classmethod
     def draw(cls, rng: random.Random) -> "Style":
@@ -44,7 +44,7 @@ class Style:
         return cls(line_scale, corners, np.column_stack([mixing, cast]).astype(np.float32))
 
     def recolor(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The picture, uint8 (H, W, 3), in this style's palette."""
+        """The image, uint8 (H, W, 3), in this style's palette."""
         colors = image.astype(np.float32) / 255 @ self.tint[:, :3].T + self.tint[:, 3]
         tinted: NDArray[np.uint8] = (colors.clip(0, 1) * 255).round().astype(np.uint8)
         return tinted
@@ -106,7 +106,7 @@ def _tall_plant(canvas: Canvas, rng: random.Random) -> None:
 
 
 def _branch(canvas: Canvas, rng: random.Random) -> None:
-    """A twig that hangs into the picture from an upper corner."""
+    """A twig that hangs into the image from an upper corner."""
     side, green = rng.choice((0, 1)), rng.choice(_GREENERY)
     for step in range(6):
         along = 0.05 + 0.06 * step

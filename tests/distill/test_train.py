@@ -258,7 +258,7 @@ def test_the_moving_average_lags_behind_and_is_what_is_loaded(
 def test_checkpoints_are_whole_few_and_without_pickle(
     tiny_teacher: Teacher, dataset: ImageDataset, tmp_path: Path
 ) -> None:
-    killed = tmp_path / "checkpoints" / ".step_000099.part"
+    killed = tmp_path / "checkpoints" / ".step_000099.0123456789abcdef.part"
     killed.mkdir(parents=True)
     assert checkpoints.latest(tmp_path) is None
     run(tiny_teacher, dataset, tmp_path, steps=5, keep_checkpoints=2)

@@ -62,16 +62,18 @@ def test_an_empty_prompt_is_the_null_text(teacher: Teacher) -> None:
         assert_agrees(empty.pooled_prompt_embeds, teacher.null.pooled_prompt_embeds)
 
 
-def test_xl_s_null_text_is_zeros_only_in_a_model_that_was_trained_so(tiny_xl_teacher: Teacher) -> None:
+def test_xl_s_null_text_is_zeros_only_where_trained_so(tiny_xl_teacher: Teacher) -> None:
+    """XL's null text is zeros only in a model that was trained so."""
     assert not tiny_xl_teacher.null.prompt_embeds.any()
     plain = copied(tiny_xl_teacher)
     plain.pipeline.register_to_config(force_zeros_for_empty_prompt=False)
     assert plain.null.prompt_embeds.any()
 
 
-def test_the_first_text_encoder_that_cannot_read_a_prompt_refuses_it(
+def test_any_text_encoder_may_refuse_a_prompt(
     tiny_xl_teacher: Teacher, tiny_3_teacher: Teacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The first text encoder that cannot read a prompt refuses it."""
     long = "a red leather sofa in a living room with grey walls"
     for teacher in (tiny_xl_teacher, tiny_3_teacher):
         teacher.check_prompts([long, "sofa " * 75])
@@ -117,7 +119,8 @@ def added_conditions(teacher: Teacher, y: Conditioning, height: int, width: int)
     return only
 
 
-def test_xl_hears_of_the_latents_own_size_or_of_that_which_it_is_told(tiny_xl_teacher: Teacher) -> None:
+def test_xl_reads_the_latents_size_or_a_given_one(tiny_xl_teacher: Teacher) -> None:
+    """XL reads the latents' own size, or the one that it is given."""
     y = tiny_xl_teacher.encode_prompt(["a sofa", "a zebra"])
     told = added_conditions(tiny_xl_teacher, y, 9, 13)
     assert told["time_ids"].tolist() == [[72, 104, 0, 0, 72, 104]] * 4
@@ -127,7 +130,7 @@ def test_xl_hears_of_the_latents_own_size_or_of_that_which_it_is_told(tiny_xl_te
     assert torch.equal(added_conditions(tiny_xl_teacher, y, 8, 8)["time_ids"], sizes.repeat(2, 1))
 
 
-def test_a_transformer_takes_whole_patches_alone(tiny_3_teacher: Teacher) -> None:
+def test_a_transformer_takes_only_whole_patches(tiny_3_teacher: Teacher) -> None:
     assert tiny_3_teacher.size_multiple == 16
     y, t = tiny_3_teacher.encode_prompt(["a sofa"]), torch.tensor([500])
     assert tiny_3_teacher.predict_noise(noise(1, 6, 6, 10), t, y, 2.0).shape == (1, 6, 6, 10)
@@ -138,14 +141,15 @@ def test_a_transformer_takes_whole_patches_alone(tiny_3_teacher: Teacher) -> Non
 # Noise and latents
 
 
-def test_flow_matching_noise_is_the_scheduler_s_before_any_shift(tiny_3_teacher: Teacher) -> None:
+def test_flow_matching_noise_is_the_scheduler_s(tiny_3_teacher: Teacher) -> None:
+    """Flow matching's noise is the scheduler's, before any shift."""
     scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
     z, eps, timesteps = noise(3, 6, 8, 8), noise(3, 6, 8, 8, seed=1), torch.tensor([0, 500, 999])
     expected = scheduler.scale_noise(z, (timesteps + 1).float(), eps)
     assert_agrees(tiny_3_teacher.add_noise(z, eps, timesteps), expected, steps=10)
 
 
-def test_the_noise_that_a_velocity_implies_leads_back_to_the_same_latents(tiny_3_teacher: Teacher) -> None:
+def test_a_velocity_s_noise_leads_back_to_the_latents(tiny_3_teacher: Teacher) -> None:
     """z = (z_t - sigma eps) / (1 - sigma) with our eps is the z = z_t - sigma v of the sampler."""
     z_t, y = noise(1, 6, 8, 8), tiny_3_teacher.encode_prompt(["a red sofa"])
     for t in (0, 400, 900):
@@ -195,7 +199,7 @@ def test_a_tiny_autoencoder_stands_in_for_the_vae(
     assert latents.shape == (2, 4, 8, 12)
 
 
-def test_in_float16_the_vae_alone_stays_in_float32(tiny_xl_folder: Path) -> None:
+def test_in_float16_only_the_vae_stays_in_float32(tiny_xl_folder: Path) -> None:
     teacher = Teacher.load(TeacherSettings(id=str(tiny_xl_folder), device="cpu", dtype="float16"))
     assert (teacher.dtype, teacher.vae.dtype, teacher.pipeline.vae.dtype) == (
         torch.float16,
@@ -234,8 +238,6 @@ def test_stable_diffusion_3_does_without_t5(tiny_3_teacher: Teacher, tiny_3_fold
     ("tiny", "told"),
     [("tiny_3_teacher", "has no U-Net .its network is a SD3Transformer2DModel"), ("tiny_xl_teacher", "pooled text")],
 )
-def test_teachers_whose_network_the_student_cannot_start_from(
-    tiny: str, told: str, request: pytest.FixtureRequest
-) -> None:
+def test_networks_that_a_student_cannot_start_from(tiny: str, told: str, request: pytest.FixtureRequest) -> None:
     with pytest.raises(TeacherError, match=f"{told}.*training.student=compact"):
         UNetStudent.from_teacher(request.getfixturevalue(tiny), {"red": "a red sofa"})

@@ -105,7 +105,7 @@ def weights(asked: list[str]) -> list[str]:
     return sorted({name for name in asked if name.endswith(".safetensors")})
 
 
-def test_only_the_parts_that_are_used_come_down(hub: type[Hub], tiny_sd_folder: Path, tmp_path: Path) -> None:
+def test_only_the_components_in_use_are_downloaded(hub: type[Hub], tiny_sd_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_sd_folder, tmp_path / "there"))
     whole = folder / "unet" / "diffusion_pytorch_model.safetensors"
     for unused in (
@@ -127,7 +127,8 @@ def test_only_the_parts_that_are_used_come_down(hub: type[Hub], tiny_sd_folder: 
     assert not weights(hub.asked)
 
 
-def test_what_the_hub_refuses_is_said_before_any_weights(hub: type[Hub], tiny_3_folder: Path, tmp_path: Path) -> None:
+def test_the_hub_s_refusals_come_before_any_weights(hub: type[Hub], tiny_3_folder: Path, tmp_path: Path) -> None:
+    """What the Hub refuses is reported before any weights are fetched."""
     hub.folders["someone/three"] = tiny_3_folder
     hub.gated.add("someone/three")
     assert "someone/three is gated: accept its licence at" in refusal("someone/three")
@@ -147,9 +148,8 @@ def test_what_the_hub_refuses_is_said_before_any_weights(hub: type[Hub], tiny_3_
     assert not weights(hub.asked)
 
 
-def test_t5_is_fetched_where_it_is_and_not_missed_where_it_is_not(
-    hub: type[Hub], tiny_3_folder: Path, tmp_path: Path
-) -> None:
+def test_t5_is_fetched_only_where_it_is(hub: type[Hub], tiny_3_folder: Path, tmp_path: Path) -> None:
+    """T5 is fetched where it is and not missed where it is not."""
     hub.folders["someone/three"] = tiny_3_folder
     assert load("someone/three").pipeline.text_encoder_3 is not None
     without = Path(shutil.copytree(tiny_3_folder, tmp_path / "without"))
@@ -185,7 +185,7 @@ def test_pipelines_that_lack_something(
 ) -> None:
     folder = Path(shutil.copytree(tiny_sd_folder, tmp_path / "sd"))
     change_json(folder / "model_index.json", _class_name="StableDiffusionXLPipeline")
-    assert "has no text_encoder_2: it is no whole pipeline" in refusal(folder)
+    assert "has no text_encoder_2: it is not a whole pipeline" in refusal(folder)
 
     folder = Path(shutil.copytree(tiny_xl_folder, tmp_path / "xl"))
     index = json.loads((folder / "model_index.json").read_text())
@@ -209,16 +209,17 @@ def test_pipelines_that_lack_something(
 @pytest.mark.parametrize(
     ("tiny", "name"), [("tiny_xl_folder", "sdxl-turbo"), ("tiny_3_folder", "stable-diffusion-3.5-large-turbo")]
 )
-def test_turbo_kinds_of_the_larger_families_paint_but_do_not_teach(
+def test_large_turbo_models_paint_but_do_not_teach(
     tiny: str, name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
+    """Turbo kinds of the larger families paint but do not teach."""
     teacher = load(shutil.copytree(request.getfixturevalue(tiny), tmp_path / name))
     assert (teacher.defaults.num_inference_steps, teacher.defaults.guidance_scale) == (4, 1.0)
     with pytest.raises(TeacherError, match="cannot serve as a scorer"):
         teacher.require_scorer()
 
 
-def test_large_files_of_the_hub_s_cache_are_known_by_their_names(tiny_sd_folder: Path, tmp_path: Path) -> None:
+def test_the_cache_s_large_files_are_known_by_name(tiny_sd_folder: Path, tmp_path: Path) -> None:
     """There a file is a link to a blob that is called after its content."""
     folder, blobs = tmp_path / "snapshot", tmp_path / "blobs"
     shutil.copytree(tiny_sd_folder, folder)

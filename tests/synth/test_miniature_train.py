@@ -16,11 +16,13 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from synth.errors import TrainingError
-from synth.miniature import models, stage, train, vae_training
+from synth.miniature import models, stage, vae_training
+from synth.miniature.assembly import assemble
 from synth.miniature.card import write_card
+from synth.miniature.drawing import draw
 from synth.miniature.reader_training import accuracy, confusion, pair, reader_images, train_reader
 from synth.miniature.score import BARS, kernel_distance, score
-from synth.miniature.stage import Run
+from synth.miniature.stage import TrainingStage
 from synth.pixels import to_float
 from synth.world.captions import captions
 from synth.world.readers import HEADS, FactorNetwork, FactorReader
@@ -35,13 +37,13 @@ def texts() -> list[str]:
     return [text for index in range(100) for text in captions(sample_scene("train", index), 4)]
 
 
-def small_run(out: Path) -> tuple[Run, nn.Module]:
+def small_run(out: Path) -> tuple[TrainingStage, nn.Module]:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Conv2d(8, 3, 3))
-    return Run("small", out, nn.ModuleDict({"network": network}), 1.0, 1.0, 1e-2, CPU), network
+    return TrainingStage("small", out, nn.ModuleDict({"network": network}), 1.0, 1.0, 1e-2, CPU), network
 
 
-def take_steps(run: Run, network: nn.Module, steps: range) -> None:
+def take_steps(run: TrainingStage, network: nn.Module, steps: range) -> None:
     for step in steps:
         images = torch.randn((2, 3, 9, 9), generator=torch.Generator().manual_seed(step))
         run.optimizer.zero_grad()
@@ -51,7 +53,8 @@ def take_steps(run: Run, network: nn.Module, steps: range) -> None:
         run._average()
 
 
-def test_the_tokenizer_is_the_same_every_time_and_keeps_unknown_words(texts: list[str], tmp_path: Path) -> None:
+def test_the_tokenizer_is_reproducible(texts: list[str], tmp_path: Path) -> None:
+    """The tokenizer is the same every time and keeps unknown words."""
     first = models.build_tokenizer(texts, tmp_path / "a")
     assert models.build_tokenizer(texts, tmp_path / "b").get_vocab() == first.get_vocab()
     loaded = CLIPTokenizer.from_pretrained(tmp_path / "a")
@@ -63,7 +66,7 @@ def test_the_tokenizer_is_the_same_every_time_and_keeps_unknown_words(texts: lis
     assert models.tokenize(loaded, ["a sofa", ""]).shape == (2, models.MAX_TOKENS)
 
 
-def test_a_resumed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_stage_equals_an_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "layout", lambda device: torch.channels_last)  # as on a GPU
     whole, network = small_run(tmp_path / "none")
     take_steps(whole, network, range(6))
@@ -102,20 +105,20 @@ def test_whitening_changes_the_latents_and_not_the_images() -> None:
 def trained(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoints of networks that were never trained."""
     out = tmp_path_factory.mktemp("run")
-    train.draw(out, 4)
+    draw(out, 4)
     tokenizer = models.build_tokenizer(texts, out / "tokenizer")
     networks: dict[str, dict[str, Any]] = {
         "vae": {"vae": models.build_vae()},
         "unet": {"unet": models.build_unet(), "text_encoder": models.build_text_encoder(tokenizer)},
     }
     for name, parts in networks.items():
-        Run(name, out, nn.ModuleDict(parts), 1.0, 1.0, 1e-3, CPU).save()
+        TrainingStage(name, out, nn.ModuleDict(parts), 1.0, 1.0, 1e-3, CPU).save()
     return out
 
 
 def test_plain_diffusers_opens_the_folder_and_paints(trained: Path, tmp_path: Path) -> None:
     vae_training.encode(trained, CPU)
-    train.assemble(trained, tmp_path)
+    assemble(trained, tmp_path)
     sizes = [path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()]
     assert max(sizes) < 16 * 2**20
     assert sum(sizes) < 40 * 2**20
@@ -128,17 +131,20 @@ def test_plain_diffusers_opens_the_folder_and_paints(trained: Path, tmp_path: Pa
     defaults = json.loads((tmp_path / "distillery.json").read_text())
     assert defaults["image_size"] == 128
     again = models.build_unet()
-    shipped = Run("unet", tmp_path / "new", nn.ModuleDict({"unet": again}), 1.0, 1.0, 1e-3, CPU, init=tmp_path)
+    shipped = TrainingStage(
+        "unet", tmp_path / "new", nn.ModuleDict({"unet": again}), 1.0, 1.0, 1e-3, CPU, init=tmp_path
+    )
     assert torch.equal(shipped.average["unet.conv_in.weight"], pipeline.unet.conv_in.weight)
 
 
-def test_latents_of_an_older_vae_are_not_mixed_with_a_newer_one(trained: Path) -> None:
+def test_latents_of_an_older_vae_are_refused(trained: Path) -> None:
+    """Latents of an older VAE are not mixed with those of a newer one."""
     vae_training.encode(trained, CPU)
     checkpoint = trained / "vae.safetensors"
     kept = checkpoint.read_bytes()
     save_file({"none": torch.zeros(1)}, checkpoint, metadata={"step": "7"})
     try:
-        with pytest.raises(TrainingError, match=r"trained on after unet\.safetensors was begun"):
+        with pytest.raises(TrainingError, match=r"trained further after unet\.safetensors was begun"):
             vae_training.encode(trained, CPU)
     finally:
         checkpoint.write_bytes(kept)
@@ -162,10 +168,10 @@ def test_the_decoder_learns_alone_and_the_latents_stay(trained: Path, tmp_path: 
     assert torch.equal(vae_training.encode(out, CPU), latents)
 
 
-def test_the_card_tells_what_was_measured(trained: Path, tmp_path: Path) -> None:
+def test_the_card_has_the_measurements(trained: Path, tmp_path: Path) -> None:
     vae_training.encode(trained, CPU)
     FactorReader(FactorNetwork()).save(trained / "reader")
-    train.assemble(trained, tmp_path)
+    assemble(trained, tmp_path)
     with pytest.raises(TrainingError, match=r"has no score\.json yet"):
         write_card(tmp_path, trained)
     result = score(tmp_path, trained, num=4, num_inference_steps=2)
@@ -190,14 +196,15 @@ def test_the_card_tells_what_was_measured(trained: Path, tmp_path: Path) -> None
     assert (tmp_path / "samples.png").exists()
 
 
-def test_the_kernel_distance_knows_one_distribution_from_two() -> None:
+def test_the_kernel_distance_tells_distributions_apart() -> None:
     draws = np.random.default_rng(0)
     a, b = draws.standard_normal((2, 400, 16)).astype(np.float32)
     assert abs(kernel_distance(a, b)) < 0.05
     assert kernel_distance(a + 1, b) > 0.5
 
 
-def test_the_readers_train_from_the_drawn_world_and_go_on(trained: Path) -> None:
+def test_the_readers_train_and_resume(trained: Path) -> None:
+    """The readers train on the drawn world, and resume."""
     vae_training.encode(trained, CPU)
     images, labels = reader_images(trained, 10, CPU)
     assert images.shape == (12, 2, 128, 128, 3) and labels.shape == (12, 3, len(HEADS))
@@ -208,7 +215,9 @@ def test_the_readers_train_from_the_drawn_world_and_go_on(trained: Path) -> None
     assert not np.array_equal(images[10], images[0]) and np.array_equal(labels[10], labels[0])  # through the VAE
     shutil.rmtree(trained / "reader", ignore_errors=True)
     for turn in (1, 2):
-        run = Run("reader", trained, nn.ModuleDict({"reader": FactorNetwork()}), 0.004 * turn, 1.0, 1e-3, CPU)
+        run = TrainingStage(
+            "reader", trained, nn.ModuleDict({"reader": FactorNetwork()}), 0.004 * turn, 1.0, 1e-3, CPU
+        )
         assert (run.step > 0) == (turn == 2)
         train_reader(run, images, labels, batch_size=4, seed=0, num_scenes=40)
     assert json.loads((trained / "readers.json").read_text())["accuracy"]["drawn"].keys() == HEADS.keys()

@@ -34,7 +34,7 @@ def test_it_is_small_and_needs_no_pickle() -> None:
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".md", ".png", ".txt"}
 
 
-def test_it_does_not_say_on_which_machine_it_was_made() -> None:
+def test_its_files_name_no_machine() -> None:
     for path in MINIATURE.rglob("*.json"):
         assert "_name_or_path" not in path.read_text(), path
 
@@ -63,7 +63,8 @@ def test_its_latents_are_of_unit_variance_and_come_back(teacher: Teacher, drawn:
     assert float(np.mean(-10 * np.log10((error**2).mean(axis=(1, 2, 3))))) > BARS["vae_psnr"]
 
 
-def test_the_readers_read_unseen_drawings_and_what_the_vae_makes_of_them(teacher: Teacher, drawn: np.ndarray) -> None:
+def test_the_readers_read_unseen_drawings(teacher: Teacher, drawn: np.ndarray) -> None:
+    """The readers read unseen drawings, and what the VAE reconstructs of them."""
     reader = FactorReader.load()
     through = to_uint8(teacher.decode(teacher.encode(to_float(torch.from_numpy(drawn)))))
     for images, least in ((drawn, 0.97), (through, 0.93)):
@@ -89,7 +90,7 @@ def factor_errors(answers: dict[str, list[str]], wanted: list[dict[str, str]]) -
     ]
 
 
-def test_the_card_has_the_figures_beside_the_bars() -> None:
+def test_the_card_has_the_metrics_beside_the_bars() -> None:
     card = (Path(MINIATURE) / "README.md").read_text()
     for name in BARS:
         assert f"| {name} | " in card

@@ -8,16 +8,16 @@ import numpy as np
 import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from noise_painter import NoisePainter
 from tqdm import tqdm
 
-from benchmarks.growing import Painter
 from synth.dataset.building import DatasetBuilder, excluded_seeds, fingerprint, synthesize
 from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.prompts import Scene
 from synth.dataset.store import Store
 from synth.settings import SceneSettings
 
-PAINTER: Any = Painter()
+PAINTER: Any = NoisePainter()
 
 
 def fussy(scene: Scene, picture: np.ndarray) -> str | None:
@@ -87,6 +87,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
     {"guidance_scale": 2.0}, {"num_inference_steps": 3}, {"image_size": 24}, {"negative_prompt": "ugly"},
     {"batch_size": 4}, {"shard_size": 5}, {"filters": {"min_contrast": 1.0}},
 ]))  # fmt: skip
-def test_all_that_pixels_depend_on_is_in_the_fingerprint_and_the_count_is_not(change: dict[str, Any]) -> None:
+def test_the_fingerprint_covers_pixels_not_the_count(change: dict[str, Any]) -> None:
+    """All that pixels depend on is in the fingerprint, and the count is not."""
     assert fingerprint(PAINTER, scenes(**change)) != fingerprint(PAINTER, scenes())
     assert fingerprint(PAINTER, scenes(count=99)) == fingerprint(PAINTER, scenes())

@@ -47,7 +47,7 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 # What it computes
 
 
-def test_a_folder_of_the_family_brings_the_family_s_defaults(tiny_teacher: Teacher) -> None:
+def test_a_folder_takes_its_family_s_defaults(tiny_teacher: Teacher) -> None:
     assert tiny_teacher.defaults.model_dump(exclude={"licence"}) == {
         "image_size": 64,
         "num_inference_steps": 50,
@@ -116,7 +116,7 @@ def test_guidance_may_differ_between_samples(tiny_teacher: Teacher) -> None:
     assert_agrees(both[1:], tiny_teacher.predict_noise(z_t, timesteps, y, 7.5)[1:])
 
 
-def test_a_v_prediction_becomes_the_noise_that_ddim_reads_from_it(tiny_v_teacher: Teacher) -> None:
+def test_a_v_prediction_becomes_the_noise_of_ddim(tiny_v_teacher: Teacher) -> None:
     """The clean latents that follow from our noise are those that DDIM computes from the v prediction itself."""
     z_t, y = noise(1, 4, 8, 8), tiny_v_teacher.encode_prompt(PROMPTS[:1])
     for t in (1, 400, 981):
@@ -143,7 +143,7 @@ def test_conditionings_join_and_split() -> None:
 # What is told apart
 
 
-def test_the_fingerprint_follows_the_contents_and_not_the_place(tiny_sd_folder: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_follows_contents_not_the_path(tiny_sd_folder: Path, tmp_path: Path) -> None:
     original = load(tiny_sd_folder).fingerprint
     moved = copy(tiny_sd_folder, tmp_path / "moved")
     (moved / "README.md").write_text("---\nlicense: openrail\n---\n")
@@ -243,7 +243,7 @@ def test_other_failures_are_explained_in_one_line() -> None:
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
-def test_weights_that_are_no_safetensors(tiny_sd_folder: Path, tmp_path: Path, part: str) -> None:
+def test_weights_that_are_not_safetensors(tiny_sd_folder: Path, tmp_path: Path, part: str) -> None:
     folder = copy(tiny_sd_folder, tmp_path / "pickled")
     for weights in (folder / part).glob("*.safetensors"):
         weights.rename(weights.with_suffix(".bin"))
@@ -263,7 +263,7 @@ def test_models_that_do_something_else(tiny_sd_folder: Path, tmp_path: Path) -> 
     assert "cannot be opened" in refusal(folder)
 
 
-def test_a_full_size_model_on_a_cpu_is_refused_from_its_config(tiny_sd_folder: Path, tmp_path: Path) -> None:
+def test_a_full_size_model_on_a_cpu_is_refused(tiny_sd_folder: Path, tmp_path: Path) -> None:
     """Stable Diffusion 1.5's own U-Net config, with no weights beside it: so none were read."""
     folder = copy(tiny_sd_folder, tmp_path / "full")
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()

@@ -43,7 +43,7 @@ def test_other_seeds_and_sizes_give_other_images() -> None:
 
 @pytest.mark.parametrize("split", ["test", "shifted"])
 @pytest.mark.parametrize(("kind", "factor"), EDITS)
-def test_a_counterfactual_differs_inside_the_two_silhouettes_alone(kind: str, factor: str, split: str) -> None:
+def test_a_counterfactual_differs_only_inside_silhouettes(kind: str, factor: str, split: str) -> None:
     """Over all pairs of values of every edit factor, exactly."""
     for index in range(4):
         scene = outdoors(index, split) if factor == "weather" else sample_scene(split, index, kind)
@@ -79,7 +79,7 @@ def test_the_shifted_split_is_drawn_in_other_styles(monkeypatch: pytest.MonkeyPa
     assert sum(share > 0.01 for share in hidden) > 10  # what stands in front is cut out of the silhouette
 
 
-def test_held_out_combinations_are_in_no_split_that_is_trained_on() -> None:
+def test_held_out_combinations_are_in_no_training_split() -> None:
     scenes = {split: [sample_scene(split, index) for index in range(1500)] for split in SPLITS}
     assert not any(scene.held_out for split in ("train", "development") for scene in scenes[split])
     seen = {pair for scene in scenes["test"] for pair in HELD_OUT if set(pair) <= set(scene.factors.items())}
@@ -96,7 +96,8 @@ def test_every_value_of_every_factor_is_drawn() -> None:
             assert {scene.factors[factor] for scene in scenes if factor in scene.factors} == set(values)
 
 
-def test_captions_are_pure_varied_and_never_name_another_value() -> None:
+def test_captions_are_pure_and_never_name_another_value() -> None:
+    """Captions are pure and varied, and never name another value."""
     for index in range(100):
         scene = sample_scene("train", index, "room")
         written = captions(scene, 8, seed=1)

@@ -1,0 +1,40 @@
+"""A teacher that paints noise at no cost, for tests and benchmarks of what surrounds the painting."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from synth.teacher.hub import TeacherDefaults
+
+
+class NoisePainter:
+    """What `synth.dataset.building` asks of a teacher, at no cost: images of noise, 16 px wide."""
+
+    name = "nobody"
+    fingerprint = "0"
+    dtype = torch.float32
+    device = torch.device("cpu")
+    defaults = TeacherDefaults(image_size=16, num_inference_steps=1, guidance_scale=1.0)
+    max_batch_size = None
+
+    def __init__(self) -> None:
+        self.pipeline = self
+
+    def check_prompts(self, prompts: list[str]) -> None:
+        """Every prompt is short enough."""
+
+    def check_size(self, height: int, width: int) -> None:
+        """Every size will do."""
+
+    def __call__(self, prompts: list[str], generator: list[torch.Generator], **_: Any) -> Any:
+        """Noise that follows from each image's own seed."""
+        images = [np.random.default_rng(each.initial_seed()).random((16, 16, 3)) for each in generator]
+        return SimpleNamespace(images=np.stack(images), nsfw_content_detected=None)
+
+    @staticmethod
+    def numpy_to_pil(images: np.ndarray) -> list[Image.Image]:
+        """As diffusers' pipelines do."""
+        return [Image.fromarray((image * 255).astype(np.uint8)) for image in images]
