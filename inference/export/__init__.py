@@ -1,1 +1,1 @@
-"""export"""
+"""Students and VAEs into model files, each held to PyTorch's own answers."""

@@ -1,1 +1,1 @@
-"""The embedded teacher: its drawn world, its training, its weights."""
+"""The embedded teacher: its networks, its training, its weights."""
