@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from fastapi.responses import JSONResponse
 
 MAX_DETAIL_BYTES = 2000
+BYTES_PER_PIXEL = 32
+"""What an image in work needs at most, of memory, until it is a PNG."""
 
 
 @dataclass(frozen=True)
 class Limits:
     """What one server takes on at once.
 
-    An image in work needs at most 24 bytes a pixel beside the network's own memory, whatever its shape and kind, so
-    that all of them together need max_in_work * max_pixels * 24 bytes, and the answers max_answer_bytes more.
+    An image in work needs at most BYTES_PER_PIXEL, beside the network's own memory, whatever its shape and kind: all
+    of them together max_in_work * max_pixels * BYTES_PER_PIXEL, and the answers max_answer_bytes more.
     """
 
     max_bytes: int = 32 * 2**20

@@ -17,7 +17,7 @@ from inference.server.protocol import GuardedProtocol
 from inference.server.web import fetch
 
 
-class _OneLineASecond(logging.Filter):
+class OneLineASecond(logging.Filter):
     """Let one line a second through, with how many were left out: a flood of bad clients fills no disk."""
 
     def __init__(self) -> None:
@@ -54,8 +54,8 @@ def make_server(app: FastAPI, graceful_s: int = 60) -> uvicorn.Server:
     )
     for name in ("uvicorn.error", "asyncio"):
         logger = logging.getLogger(name)
-        if not any(isinstance(known, _OneLineASecond) for known in logger.filters):
-            logger.addFilter(_OneLineASecond())
+        if not any(isinstance(known, OneLineASecond) for known in logger.filters):
+            logger.addFilter(OneLineASecond())
     return uvicorn.Server(config)
 
 
