@@ -17,7 +17,7 @@ demo: $(READY)  ## the main job, small: paint, distil, export, measure
 	$(BIN)/distillery run demo --out runs/demo
 
 web: $(READY)  ## onnxruntime-web beside the browser's page, by npm
-	$(BIN)/python -m inference.web.fetch
+	$(BIN)/python -m inference.server.web.fetch
 
 test: $(READY)
 	$(BIN)/python -m pytest

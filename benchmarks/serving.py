@@ -21,7 +21,9 @@ import numpy as np
 from PIL import Image
 
 from inference.runtime import MAX_BATCH, Translator
-from inference.server import create_app, listen, load_models, make_server
+from inference.server.app import create_app
+from inference.server.models import load_models
+from inference.server.run import listen, make_server
 
 
 def main() -> None:

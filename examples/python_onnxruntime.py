@@ -16,6 +16,8 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # not all of Pillow's: some start other programs
+
 
 def main(model: str, source: str, edit: str, target: str, strength: str = "1") -> None:
     """Translate the image `source` by one edit, and write `target`."""
@@ -24,10 +26,15 @@ def main(model: str, source: str, edit: str, target: str, strength: str = "1") -
     edits, size, multiple = (
         json.loads(properties[f"distillery.{key}"]) for key in ("edits", "training_size", "size_multiple")
     )
+    # A file from somebody else can say anything about itself.
+    if not all(type(value) is int and 1 <= value <= 8192 for value in (size, multiple)) or not isinstance(
+        edits, dict
+    ):
+        sys.exit(f"{model} has broken metadata: export it again")
     if edit not in edits:
         sys.exit(f"unknown edit {edit}: this model has {', '.join(edits)}")
 
-    photo = ImageOps.exif_transpose(Image.open(source, formats=["PNG", "JPEG", "WEBP"])).convert("RGB")
+    photo = ImageOps.exif_transpose(Image.open(source, formats=FORMATS)).convert("RGB")
     aspect = min(max(photo.width / photo.height, 1 / 4), 4)
     width, height = (max(1, round(size * side / multiple)) * multiple for side in (aspect**0.5, aspect**-0.5))
     small = np.asarray(photo.resize((width, height), Image.Resampling.LANCZOS), np.float32)  # (h, w, 3) of 0 to 255

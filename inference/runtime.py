@@ -18,7 +18,7 @@ import math
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from numbers import Real
@@ -46,12 +46,24 @@ PROVIDERS = {
 }
 """Where a model can run, best first: our short names, and ONNX Runtime's."""
 
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-"""What is read as an image, whatever a file is called: of Pillow's other formats some start other programs."""
-
 MAX_STRENGTH = 10.0  # an edit ten times over is noise already, and far beyond it the network's numbers overflow
 MAX_BATCH = 8  # images in one pass of the network: bounds memory whatever the length of a list
 MAX_ASPECT = 4.0  # longer images are squeezed to this for the network alone; their own size returns
+STRIP_PIXELS = 2**20  # the difference is laid onto this much of an image at a time: bounds memory whatever its size
+# Images that shrink by more than twice this are averaged to it first: Lanczos over an axis of millions takes seconds.
+REDUCING_GAP = 16.0
+
+# Not all of Pillow's: some of its readers start other programs (EPS starts Ghostscript).
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+
+# Bounds of what a model file may say about itself: a file from somebody else can say anything.
+MAX_SIZE = 8192
+MAX_EDITS = 1000
+MAX_NAME_CHARS = 200
+MAX_PROMPT_CHARS = 10_000
+MAX_PROPERTIES = 100
+MAX_PROPERTY_CHARS = 2**20
+MAX_DEPTH = 32
 
 UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
@@ -221,8 +233,20 @@ class Translator:
         """
         image = images.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1.0  # (N, 3, h, w) in [-1, 1]
         feeds = {"image": image, "edit": edits, "strength": strengths}
-        with self._one_at_a_time or nullcontext():
-            translated: FloatArray = self._session.run(["translated"], feeds)[0]
+        try:
+            with self._one_at_a_time or nullcontext():
+                translated: FloatArray = self._session.run(["translated"], feeds)[0]
+        except Exception as error:  # onnxruntime's exceptions share no base class of their own
+            raise ModelFileError(
+                f"the model's graph refuses edit number {', '.join(map(str, sorted(set(edits.tolist()))))} at "
+                f"{image.shape[3]}x{image.shape[2]} ({_first_line(error)[:300]}): its metadata and its graph "
+                "disagree, or memory is short; export it again"
+            ) from error
+        if translated.shape != image.shape or translated.dtype != np.float32:
+            raise ModelFileError(
+                f"the model's graph gives {translated.dtype} {translated.shape} for an image of {image.shape}: "
+                "export it again"
+            )
         return translated - image
 
 
@@ -312,27 +336,76 @@ def _read_metadata(session: ort.InferenceSession, path: Path) -> dict[str, Any]:
         raise ModelFileError(
             f"{path} is an ONNX model, but not one of this project: it has no `{METADATA_PREFIX}*` metadata"
         )
-    try:
-        metadata = {key.removeprefix(METADATA_PREFIX): json.loads(value) for key, value in ours.items()}
-    except json.JSONDecodeError as error:
-        raise ModelFileError(f"{path} has broken metadata ({error}): export it again") from error
-    missing = [key for key in ("schema_version", "edits", "training_size", "size_multiple") if key not in metadata]
-    if missing:
-        raise ModelFileError(f"{path} has incomplete metadata (no {', '.join(missing)}): export it again")
-    if metadata["schema_version"] != SCHEMA_VERSION:
-        raise ModelFileError(
-            f"{path} has schema version {metadata['schema_version']} and this runtime reads {SCHEMA_VERSION}: "
-            "update the program that reads it, or export the model again"
-        )
-    edits, sizes = metadata["edits"], (metadata["training_size"], metadata["size_multiple"])
-    if not isinstance(edits, dict) or not edits or not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise ModelFileError(f"{path} has broken metadata (edits or sizes make no sense): export it again")
+    metadata = check_metadata({key.removeprefix(METADATA_PREFIX): value for key, value in ours.items()}, path)
     inputs, outputs = ({port.name for port in ports} for ports in (session.get_inputs(), session.get_outputs()))
     if inputs != {"image", "edit", "strength"} or "translated" not in outputs:
         raise ModelFileError(
             f"{path} does not take image, edit and strength or gives no `translated`: export it again"
         )
     return metadata
+
+
+def check_metadata(properties: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """What a model file says about itself, each property one JSON value, within bounds.
+
+    Raises ModelFileError for broken JSON, and for what is missing, of the wrong type, or beyond the bounds.
+    """
+    if len(properties) > MAX_PROPERTIES or any(len(value) > MAX_PROPERTY_CHARS for value in properties.values()):
+        raise ModelFileError(
+            f"{path} has more metadata than {MAX_PROPERTIES} properties of {MAX_PROPERTY_CHARS} letters: "
+            "export it again"
+        )
+    try:
+        metadata = {key: json.loads(value, parse_constant=_refuse_constant) for key, value in properties.items()}
+    except (ValueError, RecursionError) as error:  # ValueError: also integers of thousands of digits
+        raise ModelFileError(f"{path} has broken metadata ({_first_line(error)[:200]}): export it again") from error
+    missing = [key for key in ("schema_version", "edits", "training_size", "size_multiple") if key not in metadata]
+    if missing:
+        raise ModelFileError(f"{path} has incomplete metadata (no {', '.join(missing)}): export it again")
+    version = metadata["schema_version"]
+    if type(version) is not int or version != SCHEMA_VERSION:
+        raise ModelFileError(
+            f"{path} has schema version {json.dumps(version)[:20]} and this runtime reads {SCHEMA_VERSION}: "
+            "update the program that reads it, or export the model again"
+        )
+    problem = _problem(metadata)
+    if problem:
+        raise ModelFileError(f"{path} has broken metadata ({problem}): export it again")
+    return metadata
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _problem(metadata: dict[str, Any]) -> str | None:
+    """What makes no sense in the metadata, if anything."""
+    if _is_deeper(metadata, MAX_DEPTH):
+        return f"it is nested more than {MAX_DEPTH} deep"
+    for key in ("training_size", "size_multiple"):
+        size = metadata[key]
+        if type(size) is not int or not 1 <= size <= MAX_SIZE:  # True is an int, and no size
+            return f"{key} is no whole number from 1 to {MAX_SIZE}"
+    edits = metadata["edits"]
+    if not isinstance(edits, dict) or not 1 <= len(edits) <= MAX_EDITS:
+        return f"edits are no table of 1 to {MAX_EDITS} names"
+    for name, prompt in edits.items():
+        if not 1 <= len(name) <= MAX_NAME_CHARS:
+            return f"an edit's name is empty or longer than {MAX_NAME_CHARS} letters"
+        if not isinstance(prompt, str) or len(prompt) > MAX_PROMPT_CHARS:
+            return f"the prompt of {name!r} is no text of at most {MAX_PROMPT_CHARS} letters"
+    if not isinstance(metadata.get("name", ""), str) or len(metadata.get("name", "")) > MAX_NAME_CHARS:
+        return f"name is no text of at most {MAX_NAME_CHARS} letters"
+    return None
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Whether a JSON value is nested more than `depth` levels; without recursion, which it is meant to prevent."""
+    level = [value]
+    for _ in range(depth + 1):
+        below = (list(item.values()) if isinstance(item, dict) else item for item in level)
+        level = [item for items in below for item in items if isinstance(item, dict | list)]
+    return bool(level)
 
 
 def _open(source: Any) -> _Image:
@@ -350,7 +423,7 @@ def _open(source: Any) -> _Image:
     try:
         if isinstance(source, Image.Image):
             return _from_pil(source, name)
-        with Image.open(source, formats=IMAGE_FORMATS) as image:
+        with Image.open(source, formats=FORMATS) as image:
             return _from_pil(image, name)
     except FileNotFoundError as error:
         raise ImageError(f"no image at {name}: check the path") from error
@@ -381,19 +454,30 @@ def _resize(rgb: UInt8Array, height: int, width: int) -> UInt8Array:
     """uint8 (H, W, 3) -> uint8 (height, width, 3), antialiased; the same pixels where the size fits."""
     if rgb.shape[:2] == (height, width):
         return rgb
-    return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.LANCZOS))
+    return np.asarray(
+        Image.fromarray(rgb).resize((width, height), Image.Resampling.LANCZOS, reducing_gap=REDUCING_GAP)
+    )
 
 
 def _add_difference(rgb: UInt8Array, difference: FloatArray) -> UInt8Array:
     """The image (H, W, 3) plus the difference (3, h, w), scaled up to the image's size."""
     height, width = rgb.shape[:2]
+    rows_in = difference.shape[1]
+    # The three planes side by side (h, 3W), so that one pass along the height serves all of them.
+    wide = np.concatenate([_resize_plane(plane, rows_in, width) for plane in difference], axis=1)
     edited = np.empty_like(rgb)
-    for channel in range(3):  # one at a time and in place: a plane of a large photograph is 100 MB
-        plane = difference[channel]
-        if plane.shape != (height, width):
-            plane = np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BICUBIC))
-        plane = plane * np.float32(127.5)
-        plane += rgb[..., channel]
-        np.rint(plane, out=plane)
-        edited[..., channel] = np.clip(plane, 0, 255, out=plane)
+    num_rows = max(1, STRIP_PIXELS // width)
+    for top in range(0, height, num_rows):
+        bottom = min(top + num_rows, height)
+        box = (0, top * rows_in / height, 3 * width, bottom * rows_in / height)
+        strip = _resize_plane(wide, bottom - top, 3 * width, box) * np.float32(127.5)  # (rows, 3W)
+        strip = strip.reshape(bottom - top, 3, width).transpose(0, 2, 1) + rgb[top:bottom]  # (rows, W, 3)
+        edited[top:bottom] = np.clip(np.rint(strip, out=strip), 0, 255, out=strip)
     return edited
+
+
+def _resize_plane(
+    plane: FloatArray, height: int, width: int, box: tuple[float, float, float, float] | None = None
+) -> FloatArray:
+    """float32 (h, w), or the part of it that `box` names as Pillow does -> float32 (height, width), by a cubic."""
+    return np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BICUBIC, box=box))

@@ -7,24 +7,51 @@ import { readFileSync, writeFileSync } from "node:fs";
 process.env.ORT_DISABLE_TELEMETRY ??= "1";
 const { default: ort } = await import("onnxruntime-node");
 
+const fail = (problem) => {
+  console.error(`error: ${problem}`);
+  process.exit(2);
+};
+
 // The fields of a protobuf message, each with its number and bytes. (onnxruntime-node does not show metadata.)
 function* fields(bytes, at = 0) {
-  const varint = (scale = 1) => (bytes[at] < 128 ? bytes[at++] * scale : (bytes[at++] - 128) * scale + varint(scale * 128));
+  const varint = () => {
+    for (let value = 0, scale = 1; ; scale *= 128) {
+      if (at >= bytes.length) fail("the model file ends too early: is it an ONNX model?");
+      const byte = bytes[at++];
+      value += (byte & 127) * scale;
+      if (byte < 128) return value;
+    }
+  };
   while (at < bytes.length) {
     const [tag, value] = [varint(), varint()];
     if (tag % 8 === 2) yield [tag >> 3, bytes.subarray(at, (at += value))];
   }
 }
-const properties = {};
+const properties = new Map();
 const [model, source, edit, target, strength = "1"] = process.argv.slice(2);
 for (const [number, entry] of fields(readFileSync(model))) {
   if (number !== 14) continue; // metadata_props
-  const [key, value] = [...fields(entry)].map(([, text]) => text.toString());
-  if (key.startsWith("distillery.")) properties[key.slice(11)] = JSON.parse(value);
+  const [key = "", value = ""] = [...fields(entry)].map(([, text]) => text.toString());
+  if (["edits", "training_size", "size_multiple", "schema_version"].some((name) => key === `distillery.${name}`))
+    try {
+      properties.set(key.slice(11), JSON.parse(value.slice(0, 2 ** 20)));
+    } catch (error) {
+      fail(`${model} has broken metadata (${error.message.slice(0, 200)}): export it again`);
+    }
 }
-const { edits, training_size: size, size_multiple: multiple } = properties;
+// What a model file says about itself is bounded here as in runtime.py: a file from somebody else can say anything.
+const [edits, size, multiple] = ["edits", "training_size", "size_multiple"].map((name) => properties.get(name));
+const isSize = (value) => Number.isInteger(value) && value >= 1 && value <= 8192;
+const isText = (value, max) => typeof value === "string" && value.length <= max;
+const isTable = edits !== null && typeof edits === "object" && !Array.isArray(edits);
+const entries = isTable ? Object.entries(edits) : [];
+const areTexts = entries.every(([name, prompt]) => name && isText(name, 200) && isText(prompt, 10_000));
+if (properties.get("schema_version") !== 1 || !isSize(size) || !isSize(multiple))
+  fail(`${model} has broken metadata (schema version or sizes): export it again`);
+if (entries.length < 1 || entries.length > 1000 || !areTexts)
+  fail(`${model} has broken metadata (its edits are no table of names and prompts): export it again`);
 const index = Object.keys(edits).indexOf(edit);
-if (index < 0) throw new Error(`unknown edit ${edit}: this model has ${Object.keys(edits).join(", ")}`);
+if (index < 0) fail(`unknown edit ${edit}: this model has ${Object.keys(edits).map((name) => JSON.stringify(name)).join(", ")}`);
 
 // One axis of [outer, from, inner] to [outer, to, inner]: a triangle filter, as wide as the step when it shrinks.
 function resizeAxis(values, outer, from, to, inner) {
@@ -43,7 +70,7 @@ const resize = (planes, w, h, toW, toH) => resizeAxis(resizeAxis(planes, 3 * h, 
 
 const file = readFileSync(source);
 const head = /^P6\s+(\d+)\s+(\d+)\s+255\s/.exec(file.subarray(0, 99).toString("latin1"));
-if (!head) throw new Error(`${source} is no binary PPM of 8 bits`);
+if (!head) fail(`${source} is no binary PPM of 8 bits`);
 const [width, height] = head.slice(1).map(Number), pixels = file.subarray(head[0].length); // (H, W, 3)
 const plane = (i) => (i % 3) * width * height + Math.floor(i / 3); // where pixel value i lies in (3, H, W)
 const planes = new Float32Array(3 * width * height);
@@ -56,7 +83,8 @@ const { translated } = await (await ort.InferenceSession.create(model)).run({
   image: new ort.Tensor("float32", image, [1, 3, h, w]),
   edit: new ort.Tensor("int64", [BigInt(index)], [1]),
   strength: new ort.Tensor("float32", [Number(strength)], [1]),
-});
+}).catch((error) => fail(`${model} refuses edit number ${index}, so its graph and its metadata disagree: ${error.message}`));
+if (translated?.data.length !== 3 * w * h) fail(`${model} gives no image of the input's size: export it again`);
 const change = resize(translated.data.map((value, i) => value - image[i]), w, h, width, height); // onto the original
 const edited = Uint8ClampedArray.from(pixels.subarray(0, planes.length), (value, i) => value + change[plane(i)] * 127.5);
 writeFileSync(target, Buffer.concat([file.subarray(0, head[0].length), Buffer.from(edited.buffer)]));

@@ -1,6 +1,7 @@
 """The verbs that change images: by text alone, or by a model file."""
 
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -119,6 +120,13 @@ def translate(
         sys.exit(2)
 
 
+def _escaped(text: object) -> str:
+    """Text out of a model file for a terminal, which would obey its control characters."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(text)
+    )
+
+
 @click.command()
 @click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="For programs: all metadata as one JSON object.")
@@ -133,20 +141,31 @@ def inspect(model: str, as_json: bool) -> None:
 
     metadata = dict(Translator.load(model, ["cpu"]).metadata)
     if as_json:
-        click.echo(json.dumps(metadata, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(metadata, indent=2))  # ASCII alone: nothing in it speaks to the terminal
         return
     click.echo("edits")
     for name, prompt in metadata.pop("edits").items():
-        click.echo(f"  {name}: {prompt}")
-    for row in metadata.pop("metrics", {}).get("means", []):
-        if row["method"] == "student":
-            figures = f"{row['right']:.0%} right" if row.get("right") is not None else "not read"
-            click.echo(f"{row['scenes']} scenes, unseen: {figures}, PSNR to the truth {row['psnr_all']:.1f} dB")
+        click.echo(f"  {_escaped(name)}: {_escaped(prompt)}")
+    for line in _metrics_lines(metadata.pop("metrics", {})):
+        click.echo(_escaped(line))
     for key, value in metadata.items():
         if isinstance(value, str | int | float):
-            click.echo(f"{key}: {value}")
+            click.echo(f"{_escaped(key)}: {_escaped(value)}")
         else:
-            click.echo(f"{key}: {len(value)} entries, which --json prints")
+            click.echo(f"{_escaped(key)}: {len(value or ())} entries, which --json prints")
+
+
+def _metrics_lines(metrics: Any) -> list[str]:
+    """What was measured on the student, a line a row; one line where the table makes no sense."""
+    lines = []
+    try:
+        for row in metrics.get("means", []):
+            if row["method"] == "student":
+                right = f"{row['right']:.0%} right" if row.get("right") is not None else "not read"
+                lines.append(f"{row['scenes']} scenes, unseen: {right}, PSNR to the truth {row['psnr_all']:.1f} dB")
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return ["metrics: not in a form that this version reads; --json prints them"]
+    return lines
 
 
 @click.command()
@@ -159,8 +178,38 @@ def inspect(model: str, as_json: bool) -> None:
     show_envvar=True,
     help="Ask clients for it; better in the environment, where no list of processes shows it.",
 )
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A name, beside addresses and localhost, by which it may be asked without a token; repeatable.",
+)
+@click.option(
+    "--max-side",
+    type=click.IntRange(1),
+    default=16_384,
+    show_default=True,
+    help="Longest side of an image, in pixels.",
+)
+@click.option(
+    "--max-aspect",
+    type=click.FloatRange(1),
+    default=50.0,
+    show_default=True,
+    help="Longer side over the shorter one.",
+)
 @_provider_option
-def serve(models: tuple[str, ...], host: str, port: int, token: str | None, provider: str | None) -> None:
+def serve(
+    models: tuple[str, ...],
+    host: str,
+    port: int,
+    token: str | None,
+    allowed_hosts: tuple[str, ...],
+    max_side: int,
+    max_aspect: float,
+    provider: str | None,
+) -> None:
     """Serve model files over HTTP: POST an image to /v1/translate, get it back edited. Needs no torch.
 
     MODEL is a file or hf://owner/name, or NAME=... to name it anew. Ctrl-C finishes what was accepted.
@@ -169,14 +218,21 @@ def serve(models: tuple[str, ...], host: str, port: int, token: str | None, prov
     distillery serve runs/sofas/model.onnx runs/flowers/model.onnx
     curl -F image=@room.jpg "http://127.0.0.1:8000/v1/translate?model=sofas&edit=red-leather" -o edited.png
     """
-    from inference.server import create_app, listen, load_models
-    from inference.server import serve as answer
+    from inference.server.app import create_app
+    from inference.server.limits import Limits
+    from inference.server.models import load_models
+    from inference.server.run import listen
+    from inference.server.run import serve as answer
 
+    if token is None and "DISTILLERY_TOKEN" in os.environ:
+        token = ""  # click takes an empty variable for none; who sets one means to have a token
+    limits = Limits(max_side=max_side, max_aspect=max_aspect)
     with listen(host, port) as listener:  # a taken port is told before models are loaded
         translators = load_models(models, [provider] if provider else None)
-        app = create_app(translators, token=token)
+        app = create_app(translators, limits, token, [host, *allowed_hosts])
         for name, translator in translators.items():
-            click.echo(f"{name}: {', '.join(translator.edits)} (on {translator.providers[0]})", err=True)
+            edits = _escaped(", ".join(translator.edits))
+            click.echo(f"{_escaped(name)}: {edits} (on {translator.providers[0]})", err=True)
         if token is None and host not in ("127.0.0.1", "localhost", "::1"):
             click.echo("warning: open to the network without a token: set DISTILLERY_TOKEN", err=True)
         answer(app, listener, lambda line: click.echo(line, err=True))

@@ -52,7 +52,7 @@ def test_each_listed_format_opens(tmp_path, format):
 
 
 def test_the_runtimes_list_is_the_projects():
-    assert runtime.IMAGE_FORMATS == FORMATS
+    assert runtime.FORMATS == FORMATS
 
 
 @pytest.mark.parametrize("package", ["flows", "inference", "distill", "synth", "examples"])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inference.batcher import Batcher
+from inference.server.batcher import Batcher
 
 
 class Recorded:

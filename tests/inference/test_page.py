@@ -1,6 +1,7 @@
 """The browser's page: its resizing beside Pillow's, its routes, and the whole of it in a real Chromium."""
 
 import base64
+import hashlib
 import io
 import json
 import shutil
@@ -18,13 +19,15 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from tiny_model import noise, properties, write_model
 
-from inference.page import WEB
 from inference.runtime import Translator
-from inference.server import create_app, listen, load_models, make_server
-from inference.web import fetch
+from inference.server.app import create_app
+from inference.server.models import load_models
+from inference.server.page import WEB
+from inference.server.run import listen, make_server
+from inference.server.web import fetch
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-TOKEN = "open-sesame"
+TOKEN = "open-sesame-open-sesame"
 AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}
 
 
@@ -70,14 +73,15 @@ def _rows_first_is_known() -> bool:
 
 
 def test_the_page_and_its_models_are_served(model: Path) -> None:
-    with TestClient(create_app(load_models([str(model)]))) as client:
+    with TestClient(create_app(load_models([str(model)])), base_url="http://127.0.0.1") as client:
         page = client.get("/")
         assert page.status_code == 200 and "text/html" in page.headers["content-type"]
         assert page.headers["cross-origin-embedder-policy"] == "require-corp"  # or WebAssembly gets one core
         for name in ("app.js", "worker.js", "translator.js", "resample.js"):
             assert "text/javascript" in client.get(f"/{name}").headers["content-type"]
         ((listed),) = client.get("/models.json").json()
-        assert listed == {"name": "living rooms", "file": "models/living%20rooms.onnx"}
+        digest = "sha256:" + hashlib.sha256(model.read_bytes()).hexdigest()
+        assert listed == {"name": "living rooms", "file": "models/living%20rooms.onnx", "digest": digest}
         assert client.get(f"/{listed['file']}").content == model.read_bytes()
         assert client.get("/models/other.onnx").status_code == 404
         assert client.get("/models/../server.onnx").status_code == 404
@@ -85,7 +89,7 @@ def test_the_page_and_its_models_are_served(model: Path) -> None:
 
 
 def test_models_want_the_token_and_the_page_does_not(model: Path) -> None:
-    with TestClient(create_app(load_models([str(model)]), token=TOKEN)) as client:
+    with TestClient(create_app(load_models([str(model)]), token=TOKEN), base_url="http://127.0.0.1") as client:
         assert client.get("/").status_code == 200
         for path in ("/models.json", "/models/living%20rooms.onnx"):
             assert client.get(path).status_code == 401
@@ -96,7 +100,7 @@ def test_models_with_weights_beside_them_are_not_for_pages(model: Path, tmp_path
     path = tmp_path / "large.onnx"
     path.write_bytes(model.read_bytes())
     path.with_name("large.onnx.data").write_bytes(b"weights")
-    with TestClient(create_app(load_models([str(path)]))) as client:
+    with TestClient(create_app(load_models([str(path)])), base_url="http://127.0.0.1") as client:
         assert client.get("/models.json").json() == []
 
 

@@ -1,6 +1,6 @@
 """Put onnxruntime-web beside the page: the two files that it needs, out of npm's package, checked.
 
-    python -m inference.web.fetch
+    python -m inference.server.web.fetch
 
 They are not in the repository because the WebAssembly is 14 MB. npm fetches them, from the registry that it is
 set up for; what comes must have these very checksums.

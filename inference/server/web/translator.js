@@ -2,6 +2,9 @@
 import { resizePixels, resizePlane } from "./resample.js";
 
 const PREFIX = "distillery.", SCHEMA_VERSION = 1, MAX_ASPECT = 4;
+// Bounds of what a model file may say about itself, as in runtime.py.
+const MAX_SIZE = 8192, MAX_EDITS = 1000, MAX_NAME = 200, MAX_PROMPT = 10_000;
+const MAX_PROPERTIES = 100, MAX_PROPERTY = 2 ** 20, MAX_DEPTH = 32;
 
 // The top-level fields of a protobuf message, each with its number and bytes. (onnxruntime-web shows no metadata.)
 function* fields(bytes) {
@@ -30,13 +33,56 @@ export function readMetadata(bytes) {
   const text = new TextDecoder(), metadata = new Map();
   for (const [number, entry] of fields(bytes)) {
     if (number !== 14) continue; // metadata_props
-    const [key, value] = [...fields(entry)].map(([, content]) => text.decode(content));
-    if (key.startsWith(PREFIX)) metadata.set(key.slice(PREFIX.length), JSON.parse(value));
+    const [key = "", value = ""] = [...fields(entry)].map(([, content]) => text.decode(content));
+    if (!key.startsWith(PREFIX)) continue;
+    if (metadata.size >= MAX_PROPERTIES || value.length > MAX_PROPERTY) throw broken("there is too much of it");
+    metadata.set(key.slice(PREFIX.length), parse(value));
   }
   if (metadata.size === 0) throw new Error("this ONNX model was not made by `distillery export`");
-  if (metadata.get("schema_version") !== SCHEMA_VERSION)
-    throw new Error(`the model has schema version ${metadata.get("schema_version")}, and this page reads ${SCHEMA_VERSION}`);
+  if (metadata.get("schema_version") !== SCHEMA_VERSION) {
+    const version = String(JSON.stringify(metadata.get("schema_version"))).slice(0, 20);
+    throw new Error(`the model has schema version ${version}, and this page reads ${SCHEMA_VERSION}`);
+  }
+  const problem = problemOf(metadata);
+  if (problem) throw broken(problem);
   return metadata;
+}
+
+const broken = (problem) => new Error(`the model has broken metadata (${problem}): export it again`);
+
+function parse(value) {
+  try {
+    return JSON.parse(value);
+  } catch (error) { // also for what is nested without end
+    throw broken(error.message.slice(0, 200));
+  }
+}
+
+// What makes no sense in the metadata, if anything.
+function problemOf(metadata) {
+  if (isDeeper([...metadata.values()], MAX_DEPTH)) return `it is nested more than ${MAX_DEPTH} deep`;
+  for (const key of ["training_size", "size_multiple"]) {
+    const size = metadata.get(key);
+    if (!Number.isInteger(size) || size < 1 || size > MAX_SIZE) return `${key} is no whole number from 1 to ${MAX_SIZE}`;
+  }
+  const edits = metadata.get("edits");
+  const isTable = edits !== null && typeof edits === "object" && !Array.isArray(edits);
+  if (!isTable || Object.keys(edits).length < 1 || Object.keys(edits).length > MAX_EDITS)
+    return `edits are no table of 1 to ${MAX_EDITS} names`;
+  for (const [name, prompt] of Object.entries(edits)) {
+    if (name.length < 1 || name.length > MAX_NAME) return `an edit's name is empty or longer than ${MAX_NAME} letters`;
+    if (typeof prompt !== "string" || prompt.length > MAX_PROMPT)
+      return `the prompt of ${name} is no text of at most ${MAX_PROMPT} letters`;
+  }
+  return null;
+}
+
+// Level by level, without recursion, which it is meant to prevent.
+function isDeeper(values, depth) {
+  let level = values.filter((value) => value !== null && typeof value === "object");
+  for (let i = 0; i < depth; i++)
+    level = level.flatMap((value) => Object.values(value).filter((item) => item !== null && typeof item === "object"));
+  return level.length > 0;
 }
 
 function roundHalfToEven(value) {
@@ -87,7 +133,11 @@ export class Translator {
       edit: new Tensor("int64", BigInt64Array.of(BigInt(this.edits.indexOf(edit))), [1]),
       strength: new Tensor("float32", Float32Array.of(strength), [1]),
     };
-    const translated = (await this.session.run(feeds)).translated.data;
+    const answer = await this.session.run(feeds).catch((error) => {
+      throw new Error(`the model's graph refuses the edit ${edit}, so it and its metadata disagree: ${error.message ?? error}`);
+    });
+    const translated = answer.translated?.data;
+    if (translated?.length !== 3 * area) throw new Error("the model's graph gives no image of the input's size");
     for (let c = 0; c < 3; c++) {
       const change = new Float32Array(area);
       for (let i = 0; i < area; i++) change[i] = translated[c * area + i] - image[c * area + i];

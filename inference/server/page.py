@@ -1,0 +1,100 @@
+"""The browser's page over HTTP: its own few files, a list of the models, and the model files themselves."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, StreamingResponse
+
+from inference.runtime import Translator
+from inference.server import docs_page
+from inference.server.limits import Refused
+from inference.server.models import DIGEST_HEADER, ModelBytes, ServedTranslator
+from inference.server.web import fetch
+
+WEB = Path(__file__).parent / "web"
+# These two let WebAssembly use all cores: a browser shares memory between threads for an isolated page alone.
+HEADERS = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",  # ask each time; an unchanged file is a short answer
+}
+METHODS = ["GET", "HEAD"]
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".wasm": "application/wasm",
+}
+
+
+def make_router(
+    app: FastAPI, translators: Mapping[str, Translator], authorise: Callable[..., Any], web: Path = WEB
+) -> APIRouter:
+    """The page at /, as static files have it, and the models under it. Only the models want the server's token."""
+    router = APIRouter(include_in_schema=False)
+    here = [path.name for path in web.iterdir() if path.suffix in _TYPES]
+    for name in [*here, *(f"vendor/{name}" for name in fetch.FILES)]:
+        _add_file(router, f"/{name}", web / name)
+    _add_file(router, "/", web / "index.html")
+
+    if app.openapi_url:
+
+        @router.api_route("/docs", methods=METHODS)
+        def docs() -> HTMLResponse:
+            return HTMLResponse(
+                docs_page.render(app.openapi()), headers=HEADERS | {"Content-Security-Policy": docs_page.CSP}
+            )
+
+    files = {
+        name: translator.bytes
+        for name, translator in translators.items()
+        if isinstance(translator, ServedTranslator) and translator.bytes is not None and _fits(translator)
+    }
+
+    @router.api_route("/models.json", methods=METHODS, dependencies=[Depends(authorise)])
+    def models() -> JSONResponse:
+        listed = [
+            {"name": name, "file": f"models/{quote(name)}.onnx", "digest": file.digest}
+            for name, file in files.items()
+        ]
+        return JSONResponse(listed, headers=HEADERS)
+
+    @router.api_route("/models/{name:path}.onnx", methods=METHODS, dependencies=[Depends(authorise)])
+    def model(name: str, request: Request) -> Response:
+        file = files.get(name)
+        if file is None:
+            raise Refused(404, f"no model {name[:200]!r} is served to pages")
+        return _send(file, request)
+
+    return router
+
+
+def _send(file: ModelBytes, request: Request) -> Response:
+    """The very bytes that the server runs, whatever lies under their name by now."""
+    file.check()
+    etag = f'"{file.digest}"'
+    headers = HEADERS | {"ETag": etag, DIGEST_HEADER: file.digest}
+    if request.headers.get("if-none-match") == etag:
+        return Response(status_code=304, headers=headers)
+    headers["Content-Length"] = str(file.num_bytes)
+    content = iter(()) if request.method == "HEAD" else file.chunks()
+    return StreamingResponse(content, media_type="application/octet-stream", headers=headers)
+
+
+def _add_file(router: APIRouter, route: str, path: Path) -> None:
+    @router.api_route(route, methods=METHODS)
+    def answer() -> FileResponse:
+        if not path.is_file():
+            raise Refused(404, f"{path.name} is not here: `make web` in the project puts onnxruntime-web in place")
+        return FileResponse(path, media_type=_TYPES[path.suffix], headers=HEADERS)
+
+
+def _fits(translator: Translator) -> bool:
+    """Whether a page can take the model: one file, for a page cannot hold what needs a second one beside it."""
+    file = translator.file
+    return file is not None and not file.with_name(f"{file.name}.data").exists()
