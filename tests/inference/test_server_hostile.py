@@ -264,7 +264,7 @@ print((peak_mib() - before) * 2**20 / {width * height})
     output = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=WITH_SUPPORT
     ).stdout
-    assert 5 < float(output) <= BYTES_PER_PIXEL
+    assert 5 < float(output) <= BYTES_PER_PIXEL, (mode, output)
 
 
 def test_strips_join_without_a_seam() -> None:
