@@ -325,7 +325,7 @@ def test_the_slowest_makes_room_and_the_quick_stay() -> None:
 def test_a_shutdown_waits_for_no_one_who_neither_sends_nor_reads(model: Path) -> None:
     large = encoded(noise(1800, 1800))
     with running(model, Limits(stall_s=1, send_s=60)) as client:
-        uploader = connect(client, post_head(len(IMAGE)) + b"x" * 20_000)
+        uploader = connect(client, post_head(len(IMAGE)) + b"x" * 1000)
         reader = connect(client, post_head(len(large)) + large)
         until(lambda: len(client.server.server_state.tasks) == 2)
         reader.recv(1)
