@@ -12,8 +12,18 @@ nothing (k near 0), nobody asked for the change: it is a student's last error, a
 with the strength, or half an edit would lose more than half of what the whole one has.
 """
 
+from typing import TYPE_CHECKING
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from synth.pixels import to_float, to_uint8
+
+if TYPE_CHECKING:
+    from distill.students import Student
+    from synth.teacher.teacher import Teacher
 
 LARGE = 0.4
 """The change, of 2 from black to white, at which nothing of the image is left; chosen on development scenes."""
@@ -40,3 +50,24 @@ def change_of_pixels(image: Tensor, edited: Tensor, plain: Tensor, strength: Ten
     amount = torch.as_tensor(strength, dtype=size.dtype, device=size.device).abs().clamp(min=_MIN_STRENGTH)
     kept = (size / (SMALL * amount.reshape(-1, 1, 1, 1))).clamp(max=1.0)  # (N, 1, H, W)
     return torch.lerp(base, edited, kept) - base
+
+
+def translated(teacher: "Teacher", student: "Student", images: NDArray[np.uint8], edit: int) -> NDArray[np.uint8]:
+    """Translate images by one edit: decode(z_hat + delta), laid onto them (`distill.composition`).
+
+    Args:
+        teacher: its VAE encodes and decodes.
+        student: of that teacher.
+        images: uint8 (N, H, W, 3).
+        edit: its number.
+
+    Returns:
+        uint8 (N, H, W, 3).
+    """
+    x = to_float(torch.from_numpy(images)).to(teacher.device)  # (N, 3, H, W)
+    with torch.no_grad():
+        z_hat = teacher.encode(x).float()  # (N, C, h, w)
+        delta = student(z_hat, torch.full((len(x),), edit, device=teacher.device))  # (N, C, h, w)
+        edited = teacher.decode(z_hat + delta).float()  # (N, 3, H, W)
+        plain = teacher.decode(z_hat).float()  # (N, 3, H, W)
+        return to_uint8(x + change_of_pixels(x, edited, plain))

@@ -14,18 +14,14 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from distill.compact import CompactUNet
-from distill.composition import change_of_pixels
 from distill.settings import TrainingSettings
 from synth.errors import TeacherError, TrainingError
-from synth.pixels import to_float, to_uint8
 from synth.seeds import derive_seed
 from synth.state import read_json, reading
 from synth.teacher.teacher import Teacher
@@ -256,27 +252,6 @@ def load_student(folder: Path) -> Student:
     with reading(folder / "diffusion_pytorch_model.safetensors", TrainingError, remedy):
         student: Student = kind.from_pretrained(folder, use_safetensors=True)
     return student
-
-
-def translated(teacher: Teacher, student: Student, images: NDArray[np.uint8], edit: int) -> NDArray[np.uint8]:
-    """Translate images by one edit: decode(z_hat + delta), laid onto them (`distill.composition`).
-
-    Args:
-        teacher: its VAE encodes and decodes.
-        student: of that teacher.
-        images: uint8 (N, H, W, 3).
-        edit: its number.
-
-    Returns:
-        uint8 (N, H, W, 3).
-    """
-    x = to_float(torch.from_numpy(images)).to(teacher.device)  # (N, 3, H, W)
-    with torch.no_grad():
-        z_hat = teacher.encode(x).float()  # (N, C, h, w)
-        delta = student(z_hat, torch.full((len(x),), edit, device=teacher.device))  # (N, C, h, w)
-        edited = teacher.decode(z_hat + delta).float()  # (N, 3, H, W)
-        plain = teacher.decode(z_hat).float()  # (N, 3, H, W)
-        return to_uint8(x + change_of_pixels(x, edited, plain))
 
 
 def _require_plain_unet(teacher: Teacher) -> None:

@@ -3,13 +3,13 @@
     translator = Translator.load("model.onnx")  # or hf://owner/name
     translator("room.jpg", "red leather").save("room-red.png")
 
-Copy this one file into a program of your own; it needs nothing else of the project.
+Copy this file into a program of your own: it needs nothing else of the project.
 
     TranslatorError          bad input; its message is one line that says what was wrong and what to do
     ├── ModelFileError       a model file that is missing, broken, foreign or cannot be fetched
     ├── ProviderError        an execution provider that ONNX Runtime does not have here
     ├── ImageError           an image that cannot be read or has the wrong shape or type
-    └── EditError            an edit that the model does not know, or a strength that is no number
+    └── EditError            an edit that the model does not know, or a strength out of range
 """
 
 import difflib
@@ -86,7 +86,7 @@ class ImageError(TranslatorError):
 
 
 class EditError(TranslatorError):
-    """The model does not know this edit, or the strength is no number between -10 and 10."""
+    """The model does not know this edit, or the strength is not a number between -10 and 10."""
 
 
 @dataclass(frozen=True)
@@ -137,14 +137,17 @@ class Translator:
     def load(cls, path: str | os.PathLike[str], providers: Sequence[str] | None = None, num_threads: int = 0) -> Self:
         """Open a model file.
 
-        path: a file, or hf://owner/name[@revision][/file.onnx] on the Hugging Face Hub (needs `huggingface_hub`;
-            the file is kept in its cache, and `model.onnx` is meant where none is named).
-        providers: what to run on, best first, by the names in `PROVIDERS` or by ONNX Runtime's own. Without it, the
-            best that ONNX Runtime has here: CUDA, CoreML, DirectML, else the CPU.
-        num_threads: CPU threads for one run; 0 leaves it to ONNX Runtime, which takes one a core.
+        Args:
+            path: a file, or hf://owner/name[@revision][/file.onnx] on the Hugging Face Hub (needs `huggingface_hub`,
+                which caches it; default file: model.onnx).
+            providers: what to run on, best first, by the names in `PROVIDERS` or by ONNX Runtime's own (default: the
+                best that ONNX Runtime has here: CUDA, CoreML, DirectML, else the CPU).
+            num_threads: CPU threads for one run; 0 leaves it to ONNX Runtime, which takes one a core.
 
-        Raises ModelFileError for a file that is missing, not ONNX, not one of ours, of a newer schema, or cannot be
-        fetched, and ProviderError when what `providers` asks for is not to be had.
+        Raises:
+            ModelFileError: for a file that is missing, not ONNX, not of this project, of a newer schema, or cannot be
+                fetched.
+            ProviderError: if a provider that was asked for is not available.
         """
         location = str(path)
         file = _fetch(location) if location.startswith("hf://") else Path(path)
@@ -165,20 +168,24 @@ class Translator:
     def __call__(self, images: list[Any] | tuple[Any, ...], edit: str, strength: float = 1.0) -> list[Any]: ...
 
     def __call__(self, images: Any, edit: str, strength: float = 1.0) -> Any:
-        """Make `edit` in one image or several, of any size.
+        """Make an edit in one image or several, of any size.
 
-        images: a path, a PIL image, a uint8 array (H, W, 3) or (N, H, W, 3), or a list of these.
-        edit: one of the names in `edits`.
-        strength: from -10 to 10; 0 gives back the input's own pixels, 1 is the edit as trained, and between and
-            beyond both work.
+        The network sees an image near its training size. Only the *difference* that it makes is scaled up onto the
+        original, which keeps its detail.
 
-        Returns the same kind at the same size, a PIL image for a path. Orientation tags are applied, alpha
-        and colour profile kept, greyscale and palettes become RGB; of an animation the first frame is taken. The
-        network sees the image near its training size; only the *difference* that it makes is scaled up onto the
-        original, which so keeps its detail. All images of a list are held in memory: hand over long lists piece
-        by piece.
+        Args:
+            images: a path, a PIL image, a uint8 array (H, W, 3) or (N, H, W, 3), or a list of these. A list is held
+                in memory: pass a long one piece by piece.
+            edit: one of the names in `edits`.
+            strength: from -10 to 10; 0 returns the input's own pixels, 1 is the edit as trained.
 
-        Raises EditError for an unknown edit or a strength out of range, ImageError for a bad image.
+        Returns:
+            The same kind at the same size; for a path, a PIL image. Orientation tags are applied, alpha and color
+            profile are kept, greyscale and palettes become RGB; of an animation, the first frame.
+
+        Raises:
+            EditError: for an unknown edit or a strength out of range.
+            ImageError: for an image that cannot be read.
         """
         index = self._edit_index(edit)
         _check_strength(strength)
@@ -200,23 +207,23 @@ class Translator:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise EditError(f"unknown edit {edit!r}: {hint}this model has {_quoted(names)}")
 
-    def _translate(self, pictures: Sequence[_Image], edit: int, strength: float) -> list[Any]:
+    def _translate(self, opened: Sequence[_Image], edit: int, strength: float) -> list[Any]:
         """Batch the images that the network sees at the same size, and put each difference on its own."""
-        edited = [picture.rgb.copy() for picture in pictures]
+        edited = [image.rgb.copy() for image in opened]
         by_size: dict[tuple[int, int], list[int]] = {}
-        for i, picture in enumerate(pictures):
+        for i, image in enumerate(opened):
             if strength != 0:
-                by_size.setdefault(self._network_size(*picture.rgb.shape[:2]), []).append(i)
+                by_size.setdefault(self._network_size(*image.rgb.shape[:2]), []).append(i)
         for (height, width), members in by_size.items():
             for start in range(0, len(members), MAX_BATCH):
                 batch = members[start : start + MAX_BATCH]
-                small = np.stack([_resize(pictures[i].rgb, height, width) for i in batch])
+                small = np.stack([_resize(opened[i].rgb, height, width) for i in batch])
                 edits, strengths = np.full(len(batch), edit, np.int64), np.full(len(batch), strength, np.float32)
                 for i, difference in zip(batch, self._difference(small, edits, strengths), strict=True):
                     if not np.isfinite(difference).all():
                         raise EditError(f"the network's numbers overflow at strength {strength}: try a smaller one")
-                    edited[i] = _add_difference(pictures[i].rgb, difference)
-        return [picture.with_pixels(rgb) for picture, rgb in zip(pictures, edited, strict=True)]
+                    edited[i] = _add_difference(opened[i].rgb, difference)
+        return [image.with_pixels(rgb) for image, rgb in zip(opened, edited, strict=True)]
 
     def _network_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of about the training images' area, aspect kept, in whole size multiples."""
@@ -228,8 +235,13 @@ class Translator:
     def _difference(self, images: UInt8Array, edits: npt.NDArray[np.int64], strengths: FloatArray) -> FloatArray:
         """What the network adds to each image; the one place where it runs.
 
-        images: uint8 (N, h, w, 3), h and w whole size multiples; edits: (N,) numbers of edits; strengths: (N,).
-        Returns float32 (N, 3, h, w), 2.0 being the way from black to white.
+        Args:
+            images: uint8 (N, h, w, 3), h and w whole size multiples.
+            edits: int64 (N,), numbers of edits.
+            strengths: float32 (N,).
+
+        Returns:
+            float32 (N, 3, h, w); 2.0 is the way from black to white.
         """
         image = images.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1.0  # (N, 3, h, w) in [-1, 1]
         feeds = {"image": image, "edit": edits, "strength": strengths}
@@ -268,7 +280,7 @@ def _fetch(location: str) -> Path:
     parts = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+))?", location)
     if parts is None:
         raise ModelFileError(
-            f"{location} is no address on the Hub: write hf://owner/name or hf://owner/name/file.onnx"
+            f"{location} is not an address on the Hub: write hf://owner/name or hf://owner/name/file.onnx"
         )
     repository, revision, name = parts[1], parts[2], parts[3] or "model.onnx"
     try:
@@ -413,12 +425,12 @@ def _open(source: Any) -> _Image:
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or source.size == 0:
             raise ImageError(
-                f"an array of shape {source.shape} and type {source.dtype} is no image: "
+                f"an array of shape {source.shape} and type {source.dtype} is not an image: "
                 "give uint8 values of shape (H, W, 3) or (N, H, W, 3), and open other kinds with Pillow"
             )
         return _Image(source, alpha=None, icc_profile=None, as_array=True)
     if not isinstance(source, Image.Image | str | os.PathLike):
-        raise ImageError(f"{type(source).__name__} is no image: give a path, a PIL image or a uint8 array")
+        raise ImageError(f"{type(source).__name__} is not an image: give a path, a PIL image or a uint8 array")
     name = "the image" if isinstance(source, Image.Image) else str(source)
     try:
         if isinstance(source, Image.Image):

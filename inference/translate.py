@@ -8,7 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from inference.runtime import ImageError, Translator, TranslatorError
+from inference.runtime import FORMATS, ImageError, Translator, TranslatorError
+from synth.errors import FileError
 from synth.files import whole_file
 
 SHEET = "contact_sheet.png"
@@ -30,13 +31,20 @@ class Job:
     targets: dict[str, Path]
 
 
-def plan(inputs: Sequence[str], edits: Sequence[str], out: Path) -> tuple[list[Job], list[str]]:
-    """What there is to do for `inputs`: a job an image, and one line for each input that leads nowhere.
+def list_jobs(inputs: Sequence[str], edits: Sequence[str], out: Path) -> tuple[list[Job], list[str]]:
+    """List what there is to do.
 
-    inputs: files, folders (all images in them, and below; their order of folders is kept under `out`), and globs
-        such as "photos/**/*.jpg". What lies in `out` already is no input of a folder or a glob.
+    Args:
+        inputs: files, folders (all images in and below them; subfolders are kept under `out`), and globs such as
+            "photos/**/*.jpg". What a folder or a glob finds in `out` is left out.
+        edits: names of the edits.
+        out: folder for the results.
 
-    Raises OutputError when two results would be one file.
+    Returns:
+        A job an image, and a line for each input that leads nowhere.
+
+    Raises:
+        OutputError: if two results would be one file.
     """
     sources: dict[Path, Path] = {}  # the image -> its name under `out`, without ending
     problems = []
@@ -71,9 +79,9 @@ def _find(given: str, out: Path) -> dict[Path, Path]:
 
 
 def _is_image(path: Path) -> bool:
-    """By its name; hidden files and what lies in hidden folders are none."""
+    """Whether a name is an image's; hidden files and what lies in hidden folders are left out."""
     hidden = any(part.startswith(".") for part in path.parts)
-    return not hidden and Image.registered_extensions().get(path.suffix.lower()) in Image.OPEN
+    return not hidden and Image.registered_extensions().get(path.suffix.lower()) in FORMATS
 
 
 def _is_below(file: Path, folder: Path) -> bool:
@@ -86,9 +94,14 @@ def _file_name(edit: str) -> str:
 
 
 def translate_image(translator: Translator, job: Job, strength: float) -> list[Image.Image]:
-    """Make all edits of a job and write each, whole or not at all; returns the sheet's row: input, then edits.
+    """Make all edits of a job and write each, whole or not at all.
 
-    Raises ImageError when the image cannot be read, OutputError when a result cannot be written.
+    Returns:
+        The contact sheet's row: the input, then each edit.
+
+    Raises:
+        ImageError: if the image cannot be read.
+        OutputError: if a result cannot be written.
     """
     row: list[Image.Image] = []
     for edit, target in job.targets.items():
@@ -105,8 +118,8 @@ def _write(image: Image.Image, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(target) as temporary:
             image.save(temporary, "PNG", icc_profile=image.info.get("icc_profile"))
-    except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+    except (OSError, FileError) as error:
+        raise OutputError(f"cannot write {target}: {error}") from error
 
 
 def _thumbnail(image: Image.Image) -> Image.Image:
@@ -124,15 +137,15 @@ class ContactSheet:
         self._rows: list[tuple[str, list[Image.Image]]] = []
         self._num_left_out = 0
 
-    def add(self, name: str, pictures: list[Image.Image]) -> None:
-        """One more row: the input, then each edit, as `translate_image` returns them."""
+    def add(self, name: str, images: list[Image.Image]) -> None:
+        """Add a row, as `translate_image` returns it."""
         if len(self._rows) < MAX_ROWS:
-            self._rows.append((name, pictures))
+            self._rows.append((name, images))
         else:
             self._num_left_out += 1
 
     def write(self, out: Path) -> list[Path]:
-        """Write it into the folder `out`, and say where; nothing where there are no rows."""
+        """Write it into the folder `out`, if it has rows; returns its path, or nothing."""
         if not self._rows:
             return []
         _write(self._draw(), out / SHEET)
@@ -153,11 +166,11 @@ class ContactSheet:
 
         for column, label in enumerate(["input", *self._edits]):
             write(MARGIN + column * step, MARGIN // 2, label, CELL)
-        for number, (name, pictures) in enumerate(self._rows):
+        for number, (name, images) in enumerate(self._rows):
             top = LINE + MARGIN + number * row_height
             write(MARGIN, top, name, width - 2 * MARGIN)
-            for column, picture in enumerate(pictures):
-                sheet.paste(picture, (MARGIN + column * step, top + LINE))
+            for column, image in enumerate(images):
+                sheet.paste(image, (MARGIN + column * step, top + LINE))
         if self._num_left_out:
             write(MARGIN, height - LINE, f"and {self._num_left_out} more", width - 2 * MARGIN)
         return sheet

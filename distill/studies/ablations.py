@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from distill.composition import translated
 from distill.diagnostics import variety
 from distill.examples import Example, drawn_examples
 from distill.grids import GridRow, labelled_grid, stacked
 from distill.scores import Score, sds_of_edits, shared_source_dds
 from distill.settings import TrainingSettings, scaled_to
-from distill.students import translated
 from distill.studies.plots import chart, from_png
 from distill.studies.rows import mean
 from distill.studies.study import Row, Study, Unit, measure_example

@@ -101,13 +101,13 @@ def translate(
     from tqdm import tqdm
 
     from inference.runtime import Translator
-    from inference.translate import ContactSheet, plan, translate_all
+    from inference.translate import ContactSheet, list_jobs, translate_all
 
     warnings.filterwarnings("ignore", module="PIL")  # a bad image gets its own line
     translator = Translator.load(model, [provider] if provider else None)
     edits = list(translator.edits) if edit == "all" else [edit]
     translator([], edits[0], strength)  # no image: a wrong edit or strength is told before anything is written
-    jobs, problems = plan(images, edits, out)
+    jobs, problems = list_jobs(images, edits, out)
     click.echo(f"{len(jobs)} images, {len(edits)} edits, on {translator.providers[0]}", err=True)
     sheet = ContactSheet(edits)
     work = translate_all(translator, jobs, strength, sheet, problems)

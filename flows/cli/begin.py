@@ -143,9 +143,9 @@ def preview(
     """
     resolved = resolve(recipe, overrides, trust, teacher=teacher, num_images=num_images)
     prepare()
+    from flows.config.naming import slug
     from flows.planning.preview import NUM_IMAGES
     from flows.planning.preview import preview as look
-    from flows.run.folder import slug
 
     path = out or Path(f"{slug(resolved.name)}-preview.html")
     path.parent.mkdir(parents=True, exist_ok=True)

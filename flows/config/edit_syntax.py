@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flows.config.loading import load_recipe
+from flows.config.naming import slug
 from flows.config.schema import Recipe
-from flows.run.folder import slug
 from synth.errors import RecipeError
 
 Values = list[str] | dict[str, int]

@@ -8,9 +8,9 @@ from pathlib import Path
 from distill.settings import TrainingSettings, scaled_to
 from flows.config.edit_syntax import PhotoWords, Values, Words
 from flows.config.loading import validate
+from flows.config.naming import slug
 from flows.config.schema import Recipe
 from flows.config.toml import toml_key
-from flows.run.folder import slug
 from synth.errors import RecipeError
 from synth.files import write_bytes
 

@@ -54,7 +54,7 @@ def show_photographs(
 
     from distill.diagnostics import measure_change
     from inference.runtime import Translator
-    from inference.translate import ContactSheet, plan, translate_all
+    from inference.translate import ContactSheet, list_jobs, translate_all
 
     run = RunFolder(out)
     if not run.model.exists():
@@ -66,7 +66,7 @@ def show_photographs(
     edits = translator.edits
     problems: list[str] = []
     sheet = ContactSheet(list(edits))
-    jobs, problems = plan([str(path) for path in find_images([images])], list(edits), folder)
+    jobs, problems = list_jobs([str(path) for path in find_images([images])], list(edits), folder)
     work = translate_all(translator, jobs, 1.0, sheet, problems)
     done = [job for job, files in zip(jobs, tqdm(work, total=len(jobs), unit="picture"), strict=True) if files]
     sheet.write(folder)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from flows.config.naming import digest
 from flows.config.schema import Recipe
-from flows.run.folder import RunFolder, digest
+from flows.run.folder import RunFolder
 from flows.shared_teacher import open_teacher
 from synth.errors import RecipeError, RunError
 from synth.files import write_bytes, write_text

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from distill.settings import EditSettings
+from flows.config.naming import digest
 from flows.evaluation.zero_shot import find_images
-from flows.run.folder import digest
 from synth.errors import RunError
 from synth.files import whole_file, write_bytes
 

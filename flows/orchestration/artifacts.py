@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
-from flows.run.folder import slug
+from flows.config.naming import slug
 from synth.images import decode_rgb
 
 logger = logging.getLogger(__name__)

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flows.config.naming import slug
 from flows.config.schema import Recipe
 from flows.reports.tables import markdown_table, scenes_of
-from flows.run.folder import RunFolder, slug
+from flows.run.folder import RunFolder
 from synth.files import write_bytes
 
 _USE = """## How to use it

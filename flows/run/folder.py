@@ -14,7 +14,6 @@ timings.json    seconds that each stage took
 processes-HOST.log  what the processes of a training said, where there were several
 """
 
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -24,6 +23,7 @@ from pydantic import FiniteFloat
 from typing_extensions import TypedDict
 
 from flows.config.loading import load_recipe
+from flows.config.naming import digest, slug
 from flows.config.schema import Recipe, flatten
 from flows.config.toml import to_toml
 from synth.errors import RecipeError, RunError
@@ -294,13 +294,3 @@ def save_student(student: "Student", folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as temporary:
         student.save_pretrained(temporary)
-
-
-def slug(name: str) -> str:
-    """A recipe's name as part of a file's name."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "run"
-
-
-def digest(*parts: Any) -> str:
-    """A fingerprint of JSON values."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -16,9 +16,10 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from flows.config.naming import slug
 from flows.config.operations import OperationSettings
 from flows.config.schema import Recipe
-from flows.run.folder import RunFolder, slug
+from flows.run.folder import RunFolder
 from synth.errors import RunError
 from synth.files import write_bytes, write_text
 from synth.state import parse_json, read_json, reading

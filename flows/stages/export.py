@@ -6,11 +6,12 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.config.naming import digest
 from flows.config.schema import Recipe
 from flows.evaluation.scenes import has_true_answers
 from flows.orchestration.artifacts import artifact_key, show_link, show_table
 from flows.orchestration.retries import RETRIES
-from flows.run.folder import RunFolder, digest
+from flows.run.folder import RunFolder
 from flows.shared_teacher import open_teacher
 from flows.stages.evaluate import evaluate
 from flows.stages.frame import OpenRun, open_run, run_task, stage

@@ -10,6 +10,7 @@ from uuid import UUID
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.config.naming import digest
 from flows.config.schema import Recipe
 from flows.orchestration.artifacts import artifact_key, markdown_image, show_link, show_markdown, show_table
 from flows.orchestration.environment import prepare_worker
@@ -18,7 +19,6 @@ from flows.orchestration.gpu_lock import exclusive_gpu
 from flows.orchestration.progress import Bar, in_a_run, open_progress
 from flows.orchestration.ray_cluster import paint_on_ray
 from flows.orchestration.retries import RETRIES
-from flows.run.folder import digest
 from flows.shared_teacher import open_teacher
 from flows.stages.frame import OpenRun, stage
 from synth.errors import RunError

@@ -121,8 +121,8 @@ class _ByTruth:
         self._examples = [drawn_examples(edit, _NUM_IMAGES, "development", **given) for edit in recipe.edits.values()]
 
     def look(self, student: "Student", best: Row | None, folder: Path | None) -> Row:
+        from distill.composition import translated
         from distill.metrics import psnr
-        from distill.students import translated
 
         values = []
         for number, examples in enumerate(self._examples):
@@ -162,7 +162,7 @@ class _BySigns:
 
     def _edited(self, student: "Student") -> "Images":
         """uint8 (edits, N, H, W, 3)."""
-        from distill.students import translated
+        from distill.composition import translated
 
         student = student.to(self._teacher.device)
         return np.stack([translated(self._teacher, student, self._images, n) for n in range(len(self._edits))])

@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flows.config.naming import slug
 from flows.config.schema import Recipe
 from flows.config.trust import check_trust
 from flows.orchestration.environment import prepare_worker
 from flows.orchestration.progress import Bar, open_progress
 from flows.orchestration.retries import is_transient
-from flows.run.folder import RunFolder, slug
+from flows.run.folder import RunFolder
 from synth.errors import DistilleryError, TrainingError
 
 logger = logging.getLogger(__name__)

@@ -47,7 +47,7 @@ class TrainingLog:
         """A step: its figures into the log; every so often a grid, and a warning for what is seen on it."""
         import numpy as np
 
-        from distill.students import translated
+        from distill.composition import translated
 
         _log(self._run.metrics, record.row(), self._first)
         self._first = False

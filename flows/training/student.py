@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill.settings import ROUNDING_KEYS
+from flows.config.naming import digest
 from flows.config.schema import Recipe
 from flows.orchestration.progress import Bar, open_progress
-from flows.run.folder import RunFolder, digest, save_student
+from flows.run.folder import RunFolder, save_student
 from flows.run.remote_copy import upload
 from flows.shared_teacher import open_teacher
 from flows.training.early_stopping import EarlyStopping

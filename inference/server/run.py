@@ -1,5 +1,6 @@
 """uvicorn around the application, from a listening socket to the last answer."""
 
+import ctypes
 import logging
 import socket
 import time
@@ -36,6 +37,17 @@ class OneLineASecond(logging.Filter):
             record.args = ()
         self._last_s, self._num_left_out = now, 0
         return True
+
+
+def give_memory_back() -> None:
+    """Have the C library hand large blocks back when they are freed, where it is one that can be told (glibc).
+
+    Otherwise it raises its own threshold to the largest block that was ever freed, and each thread's arena then keeps
+    the planes of the largest images: 1.1 GB after eight of 9 million pixels, 0.2 with it.
+    """
+    mmap_threshold = -3  # M_MMAP_THRESHOLD in malloc.h
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(mmap_threshold, 2**20)
 
 
 def make_server(app: FastAPI, graceful_s: int = 60) -> uvicorn.Server:
@@ -75,6 +87,7 @@ def serve(app: FastAPI, listener: Listener, tell: Callable[[str], None]) -> None
     """Answer on `listener` until SIGINT or SIGTERM; what was accepted is finished first."""
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # Limits decide, and say so
     raise_descriptor_limit()
+    give_memory_back()
     host, port = listener.getsockname()[:2]
     docs = " (docs at /docs)" if app.openapi_url else ""
     tell(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}{docs}; Ctrl-C ends it")
