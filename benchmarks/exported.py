@@ -1,18 +1,18 @@
-"""What a run's model files cost beside PyTorch's own call of the same networks, in one run.
+"""Time of a run's model files, compared with PyTorch's call of the same networks, in one run.
 
     distillery export runs/demo --format onnx,torchscript,pt2 --precision float32,float16,int8
     python benchmarks/exported.py runs/demo [--rounds 20] [--threads 1] [--batch-size 8]
 
-    eager      PyTorch, as the networks are: what all others are divided by
-    compact    the same with a compact student, untrained, in the student's place
-    model.*    each file that the run has, by ONNX Runtime or by torch; not torch's in float16, for which a CPU
+    eager      PyTorch's call of the networks, to which all others are compared
+    compact    the same with an untrained compact student instead of the run's student
+    model.*    each file that the run has, by ONNX Runtime or by torch; without torch's in float16, for which a CPU
                takes a hundred times as long
-    encoder, student, decoder      the parts of the eager call, as shares of its time
-    zero-shot  200 iterations of DDS on an image, with all that lies around them, over the eager call; and the
-               iterations alone over the student alone
+    encoder, student, decoder      the networks of the eager call, as shares of its time
+    zero-shot  200 iterations of DDS on an image, from pixels to pixels, over the eager call; and the iterations over
+               the student's pass
 
-Latency is of one image, throughput of a batch, both at the training size. All take turns, so that whatever else the
-machine does falls on all.
+Latency is of one image, throughput of a batch, both at the training size. All take turns, so that other load on the
+machine falls on all of them.
 """
 
 import argparse
@@ -48,40 +48,47 @@ _ZERO_SHOT_ROUNDS = 3
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=1, help="of PyTorch and of ONNX Runtime alike")
+    parser.add_argument("--threads", type=int, default=1, help="for PyTorch and for ONNX Runtime (default: 1)")
     parser.add_argument("--batch-size", type=int, default=8)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
     run = RunFolder(args.run)
-    teacher, student = open_teacher(run.load_recipe().teacher), load_student(run.student)
+    teacher = open_teacher(run.load_recipe().teacher)
+    student = load_student(run.student)
     module = ExportModule(teacher.vae, student)
     compact = ExportModule(teacher.vae, CompactStudent.from_teacher(teacher, student.edits))
-    size, num_edits = read_metadata(run.model)["training_size"], len(student.edits)
-    ways: Works = {"eager": _eager(module), "compact": _eager(compact)}
+    size = read_metadata(run.model)["training_size"]
+    num_edits = len(student.edits)
+    works: Works = {"eager": _eager(module), "compact": _eager(compact)}
     for kind in EVERY_KIND:
         path = run.path / kind.file_name
         if not path.exists() or (kind.format != "onnx" and kind.precision == "float16"):
             continue
-        ways[path.name] = _session(path, args.threads) if kind.format == "onnx" else open_file(path, kind.format)
+        works[path.name] = _session(path, args.threads) if kind.format == "onnx" else open_file(path, kind.format)
 
     print(f"{'':26} latency  throughput   (times as fast as eager; {args.threads} threads, {size} px)")
-    single, batch = (_medians(ways, _feeds(count, size, num_edits), args.rounds) for count in (1, args.batch_size))
-    for name in ways:
-        faster = [seconds["eager"] / seconds[name] for seconds in (single, batch)]
-        print(f"{name:26} {faster[0]:7.2f}  {faster[1]:10.2f}")
-    parts = _parts(module, _feeds(1, size, num_edits))
-    spent = _medians(parts, {}, args.rounds)
-    print(*(f"{name} {spent[name] / sum(spent.values()):.0%}" for name in parts), sep=", ")
+    single = _medians(works, _feeds(1, size, num_edits), args.rounds)
+    batch = _medians(works, _feeds(args.batch_size, size, num_edits), args.rounds)
+    for name in works:
+        print(f"{name:26} {single['eager'] / single[name]:7.2f}  {batch['eager'] / batch[name]:10.2f}")
+
+    networks = _networks(module, _feeds(1, size, num_edits))
+    spent = _medians(networks, {}, args.rounds)
+    print(*(f"{name} {spent[name] / sum(spent.values()):.0%}" for name in networks), sep=", ")
+
+    # Far slower than all else, so that fewer rounds must do.
     slow: Works = _zero_shot(teacher, next(iter(student.edits.values())), size)
-    quick: Works = {"eager": ways["eager"], "student": parts["student"]}
+    quick: Works = {"eager": works["eager"], "student": networks["student"]}
     times = _medians({**slow, **quick}, _feeds(1, size, num_edits), _ZERO_SHOT_ROUNDS)
-    print(f"zero-shot takes {times['edit'] / times['eager']:.0f} times the eager call of one image, ", end="")
-    print(f"its iterations alone {times['iterations'] / times['student']:.0f} times the student alone")
+    print(
+        f"zero-shot takes {times['edit'] / times['eager']:.0f} times as long as the eager call of one image, ", end=""
+    )
+    print(f"its iterations {times['iterations'] / times['student']:.0f} times as long as the student's pass")
 
 
 def _feeds(count: int, size: int, num_edits: int) -> Feeds:
@@ -93,8 +100,8 @@ def _feeds(count: int, size: int, num_edits: int) -> Feeds:
     }
 
 
-def _medians(ways: Works, feeds: Feeds, rounds: int) -> dict[str, float]:
-    return medians({name: partial(work, feeds) for name, work in ways.items()}, rounds)
+def _medians(works: Works, feeds: Feeds, rounds: int) -> dict[str, float]:
+    return medians({name: partial(work, feeds) for name, work in works.items()}, rounds)
 
 
 def _eager(module: ExportModule) -> Work:
@@ -113,15 +120,16 @@ def _session(path: Path, threads: int) -> Work:
     return lambda feeds: session.run(["translated"], feeds)
 
 
-def _parts(module: ExportModule, feeds: Feeds) -> Works:
-    """The three networks of one eager call, each on what it gets there."""
-    image, edit = torch.from_numpy(feeds["image"]), torch.from_numpy(feeds["edit"])
+def _networks(module: ExportModule, feeds: Feeds) -> Works:
+    """The three networks of one eager call, each on its input there."""
+    image = torch.from_numpy(feeds["image"])
+    edit = torch.from_numpy(feeds["edit"])
     with torch.no_grad():
         z = module.vae.encode(image).latent_dist.mode()
     works = {
         "encoder": lambda: module.vae.encode(image),
         "student": lambda: module.student(z, edit),
-        "decoder": lambda: module.vae.decode(torch.cat([z, z])),  # both latents go through it
+        "decoder": lambda: module.vae.decode(torch.cat([z, z])),  # it decodes the edited latent and the plain one
     }
 
     def without_gradients(work: Callable[[], object]) -> Work:
@@ -132,12 +140,12 @@ def _parts(module: ExportModule, feeds: Feeds) -> Works:
 
 def _zero_shot(teacher: Teacher, prompt: str, size: int) -> Works:
     settings = EditSettings(iterations=200)
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8))
     side = size // teacher.vae_scale_factor
     z_hat = torch.randn((1, teacher.latent_channels, side, side)).to(teacher.device)
     y = teacher.encode_prompt([prompt])
     return {
-        "edit": lambda _: edit(teacher, picture, prompt, "", settings),
+        "edit": lambda _: edit(teacher, image, prompt, "", settings),
         "iterations": lambda _: optimize(teacher, z_hat, y, teacher.null, settings),
     }
 

@@ -1,15 +1,15 @@
-"""What a run's model files are worth beside PyTorch's own call, on the counterfactual benchmark, by the same code.
+"""Quality of a run's model files, compared with PyTorch's call, on the counterfactual benchmark, by the same code.
 
     distillery export runs/demo --format onnx,torchscript,pt2 --precision float32,float16,int8
     python benchmarks/fidelity.py runs/demo [--num-scenes 25] [--split test] [--sheet sheet.png --edit purple-velvet]
 
-    PyTorch    the networks as they are, with the output that all files have (`distill.composition`)
-    plain      the same, but decode(z + delta) alone, as an autoencoder is used elsewhere
-    difference the same, but image + decode(z + delta) - decode(z), which ghosts inside large edits
-    model.*    each file that the run has
+    PyTorch     the networks, with the composition that all files have (`distill.composition`)
+    plain       the same, but decode(z + delta) alone, as an autoencoder is used elsewhere
+    difference  the same, but image + decode(z + delta) - decode(z), which ghosts inside large edits
+    model.*     each file that the run has
 
-Means over edits and scenes; in brackets the difference to PyTorch in per cent of its value.
-With --sheet an image to look at: some inputs, and what plain, difference and PyTorch make of them.
+The table has means over edits and scenes; in brackets is the difference from PyTorch in per cent of its value.
+--sheet writes an image with some inputs, and what plain, difference and PyTorch make of them.
 """
 
 import argparse
@@ -42,48 +42,47 @@ _ON_SHEET = 8
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--num-scenes", type=int, default=25)
     parser.add_argument("--split", default="test", choices=("development", "test", "shifted"))
-    parser.add_argument("--sheet", type=Path, help="a PNG to write")
-    parser.add_argument("--edit", help="shown on the sheet; the first unless said")
+    parser.add_argument("--sheet", type=Path, help="PNG to write")
+    parser.add_argument("--edit", help="edit on the sheet (default: the first)")
     args = parser.parse_args()
 
     run = RunFolder(args.run)
     recipe = run.load_recipe()
-    teacher, student = open_teacher(recipe.teacher), load_student(run.student)
+    teacher = open_teacher(recipe.teacher)
+    student = load_student(run.student)
     names = list(student.edits)
     module = ExportModule(teacher.vae, student)
-    ways = {
+    translates = {
         "PyTorch": _pytorch(module, names),
         "plain": _decoded(module, names, lambda x, edited, plain: edited),
         "difference": _decoded(module, names, lambda x, edited, plain: x + edited - plain),
     }
     for kind in EVERY_KIND:
         if (path := run.path / kind.file_name).exists():
-            ways[path.name] = _file(path, kind.format, names)
+            translates[path.name] = _file(path, kind.format, names)
 
-    scenes, reader = (
-        choose_scenes(recipe.edits, args.num_scenes, args.split, recipe.evaluation.given),
-        FactorReader.load(),
-    )
+    scenes = choose_scenes(recipe.edits, args.num_scenes, args.split, recipe.evaluation.given)
+    reader = FactorReader.load()
     if args.sheet is not None:
-        _sheet(ways, scenes[:_ON_SHEET], args.edit or names[0]).save(args.sheet)
-    print(f"{'':24} {' '.join(f'{figure:>21}' for figure in _SHOWN)}")
-    first: dict[str, float] = {}
-    for name, way in tqdm(ways.items(), leave=False):
-        rows = evaluate_edits(way, recipe.edits, scenes, lambda images: images, reader, 0, method=name)
+        _sheet(translates, scenes[:_ON_SHEET], args.edit or names[0]).save(args.sheet)
+    print(f"{'':24} {' '.join(f'{metric:>21}' for metric in _SHOWN)}")
+    first: dict[str, float] = {}  # PyTorch's
+    for name, translate in tqdm(translates.items(), leave=False):
+        rows = evaluate_edits(translate, recipe.edits, scenes, lambda images: images, reader, 0, method=name)
         means = next(asdict(row) for row in average(rows) if (row.method, row.scenes) == (name, "edited"))
         first = first or means
-        cells = (f"{means[f]:.3f} ({100 * (means[f] / first[f] - 1):+.2f} %)" for f in _SHOWN)
+        cells = (f"{means[key]:.3f} ({100 * (means[key] / first[key] - 1):+.2f} %)" for key in _SHOWN)
         tqdm.write(f"{name:24} {' '.join(f'{cell:>21}' for cell in cells)}")
 
 
-def _sheet(ways: dict[str, Translate], scenes: Sequence[WorldScene], edit: str) -> Image.Image:
+def _sheet(translates: dict[str, Translate], scenes: Sequence[WorldScene], edit: str) -> Image.Image:
     inputs = np.stack([render(scene, SIZE).image for scene in scenes])
-    rows = [inputs, *(ways[name](inputs, edit) for name in ("plain", "difference", "PyTorch"))]
+    rows = [inputs, *(translates[name](inputs, edit) for name in ("plain", "difference", "PyTorch"))]
     return tile_images(rows)
 
 
@@ -99,7 +98,7 @@ def _pytorch(module: ExportModule, names: list[str]) -> Translate:
 def _decoded(
     module: ExportModule, names: list[str], compose: Callable[[Tensor, Tensor, Tensor], Tensor]
 ) -> Translate:
-    """The edited and the plain decode, put together in another way than the files do."""
+    """Combine the edited and the plain decode in another way than the files do."""
 
     @torch.no_grad()
     def translate(images: Images, edit: str) -> Images:

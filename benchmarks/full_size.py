@@ -8,18 +8,18 @@ train:
     checkpointed  the same with gradient checkpointing
     lora          LoRA of rank 16, with gradient checkpointing
     compact       the compact student
-    zero-shot     iterations of DDS on as many images as --batch-size says
+    zero-shot     iterations of DDS on --batch-size images
 
 export:
     unet          the U-Net student between the teacher's own VAE
     compact       the compact student between the same VAE
     compact-tiny  the compact student between a VAE of TAESD's shape
 
-An exported file is held to parity as any is. Then one image goes through PyTorch and through ONNX Runtime, in turns:
-in float32 on a CPU, in float16 on a GPU. For comparison: img2img-turbo reports 0.11 s per image on an A100.
+An exported file is checked for parity like any other. Then one image goes through PyTorch and through ONNX Runtime,
+in turns: in float32 on a CPU, in float16 on a GPU. For comparison: img2img-turbo reports 0.11 s per image on an A100.
 
-Each measurement runs in a process of its own, so its peak memory is its own: the process's on a CPU, in float32, and
-torch's on a GPU. Random weights cost what trained ones do and show nothing.
+Each measurement runs in its own process and reports its peak memory: the process's on a CPU, in float32, and torch's
+on a GPU. Random weights cost the same as trained ones; their images mean nothing.
 """
 
 import argparse
@@ -113,7 +113,7 @@ def _measure_training(what: str, batch_size: int, steps: int, num_edits: int, de
         )
         times = _train(teacher, settings, steps, num_edits)
     peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else _peak()
-    return f"{what:13} {peak:6.1f} GiB at most, {statistics.median(times):8.2f} s a step"
+    return f"{what:13} {peak:6.1f} GiB peak memory, {statistics.median(times):8.2f} s a step"
 
 
 def _train(teacher: Teacher, settings: TrainingSettings, steps: int, num_edits: int) -> list[float]:
@@ -128,7 +128,8 @@ def _train(teacher: Teacher, settings: TrainingSettings, steps: int, num_edits: 
         texts = PhotoTexts(PhotoTextSettings(source="a grey sofa"))
         images = ImageDataset(Path(scratch) / "dataset")
         records = train(teacher, images, texts, edits, settings, Path(scratch) / "run", progress=False)
-        return [next(records).seconds for _ in range(steps)][1:]  # the last step, not taken, would write a checkpoint
+        # The first step warms up. The last of the settings' steps would write a checkpoint, and is not taken.
+        return [next(records).seconds for _ in range(steps)][1:]
 
 
 def _edit(teacher: Teacher, num: int, steps: int) -> list[float]:
@@ -162,6 +163,7 @@ def _measure_file(what: str, rounds: int) -> str:
     vae = AutoencoderTiny().eval() if what.endswith("tiny") else teacher.vae
     # Random networks are rougher than trained ones, for which the bounds of parity are made.
     _last_convolution(vae.decoder).weight.data.mul_(0.1)
+
     cuda = torch.cuda.is_available()
     kind = Kind("onnx", "float16") if cuda else MAIN
     metadata = ModelMetadata(
@@ -184,7 +186,7 @@ def _measure_file(what: str, rounds: int) -> str:
     return (
         f"{what:13} {seconds['PyTorch']:.2f} s an image in PyTorch, {seconds['ONNX Runtime']:.2f} in ONNX Runtime; "
         f"{num_bytes / 2**20:.0f} MiB, within {report.max_difference:.1e} of PyTorch; exported and checked in "
-        f"{exported:.0f} s, {_peak():.1f} GiB at most"
+        f"{exported:.0f} s, {_peak():.1f} GiB peak memory"
     )
 
 
@@ -210,7 +212,7 @@ def _last_convolution(module: nn.Module) -> nn.Conv2d:
     return next(each for each in reversed(list(module.modules())) if isinstance(each, nn.Conv2d))
 
 
-# What both need
+# Shared by both
 
 
 def _peak() -> float:
@@ -219,7 +221,7 @@ def _peak() -> float:
 
 
 def full_size_teacher(device: str) -> Teacher:
-    """Stable Diffusion 1.5's networks, but for the text encoder's vocabulary."""
+    """Networks of Stable Diffusion 1.5's shapes, except for the text encoder's vocabulary, with random weights."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 

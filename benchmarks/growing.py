@@ -1,8 +1,9 @@
-"""Memory while a dataset grows to 200,000 rows, painted at no cost: it must stay flat.
+"""Memory while a dataset grows to 200,000 rows, painted at no cost. It must stay flat.
 
     python benchmarks/growing.py [--num-images 200000]
 
-The images are noise of 16 px. What is left is ours: filters, refills, shards, gallery, card, near duplicates.
+The images are noise of 16 px, so that only our own work is left: filters, refills, shards, gallery, card, near
+duplicates.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from synth.settings import SceneSettings
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-images", type=int, default=200_000)
     args = parser.parse_args()
@@ -35,15 +36,16 @@ def main() -> None:
         started = time.perf_counter()
         for number in builder.unfinished():
             builder.paint_shard(number, bar)
+            # About ten lines in all, whatever the number of images.
             if (number + 1) % (args.num_images // 10_000 or 1) == 0 or number == 0:
                 tqdm.write(f"{(number + 1) * 1000:8} rows  peak memory {_peak():.0f} MiB")
         builder.finish(1.0, bar)
-        tqdm.write(
-            f"finished  peak memory {_peak():.0f} MiB, {args.num_images / (time.perf_counter() - started):.0f} rows/s"
-        )
+        seconds = time.perf_counter() - started
+        tqdm.write(f"finished  peak memory {_peak():.0f} MiB, {args.num_images / seconds:.0f} rows/s")
 
 
 def _peak() -> float:
+    """The process's peak memory in MiB, on Linux."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -1,9 +1,9 @@
-"""What Prefect costs: flow runs against the plain functions that they call, with a server of its own.
+"""What Prefect costs: flow runs compared with the plain functions that they call, with a server of their own.
 
     python benchmarks/overhead.py shards [--num 1000]     many shards, painted at no cost
     python benchmarks/overhead.py painting [--turns 2]    one shard of 250 images at 0.2 s per image
 
-Sleep stands in for a GPU's time: it leaves the processor to Prefect's own work, as a GPU does.
+Sleep stands in for a GPU's time: like a GPU, it leaves the processor to Prefect's own work.
 """
 
 import argparse
@@ -29,7 +29,7 @@ class Sleeper(NoisePainter):
     """A painter of known cost."""
 
     def __call__(self, prompts: list[str], generator: list[torch.Generator], **more: Any) -> Any:
-        """Sleep as long as a GPU would take for the prompts."""
+        """Sleep as long as a GPU would take to paint the prompts."""
         time.sleep(SECONDS_PER_IMAGE * len(prompts))
         return super().__call__(prompts, generator, **more)
 
@@ -43,6 +43,7 @@ def server(folder: Path) -> Iterator[int]:
     os.environ |= {"PREFECT_HOME": str(folder), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # Two minutes at most: a fresh server first creates its database.
     for _ in range(240):
         try:
             httpx.get(f"{os.environ['PREFECT_API_URL']}/health", timeout=5)
@@ -59,8 +60,8 @@ def shards(num: int, server_pid: int, folder: Path) -> None:
     recipe = _recipe(num, shard_size=10)
     memory: list[tuple[int, float, float]] = []
 
-    class Counted(NoisePainter):
-        called = 0
+    class MemoryRecorder(NoisePainter):
+        called = 0  # once per shard, as a batch is a shard
 
         def __call__(self, *arguments: Any, **more: Any) -> Any:
             self.called += 1
@@ -68,7 +69,7 @@ def shards(num: int, server_pid: int, folder: Path) -> None:
                 memory.append((self.called, _mebibytes(os.getpid()), _mebibytes(server_pid)))
             return super().__call__(*arguments, **more)
 
-    with_prefect = _flow(recipe, Counted(), folder / "flow")
+    with_prefect = _flow(recipe, MemoryRecorder(), folder / "flow")
     bare = _plain(recipe, NoisePainter(), folder / "plain")
     print(f"{num} shards  {with_prefect:.1f} s as a flow, {bare:.1f} s bare")
     print(f"overhead     {(with_prefect - bare) / num:.3f} s per shard")
@@ -77,7 +78,7 @@ def shards(num: int, server_pid: int, folder: Path) -> None:
 
 
 def painting(turns: int, folder: Path) -> None:
-    """Paint whole shards at a GPU's pace, with and without Prefect in turns."""
+    """Paint whole shards at a GPU's speed, in turns with and without Prefect."""
     recipe = _recipe(1, shard_size=250)
     seconds = {"flow": 0.0, "bare": 0.0}
     for turn in range(turns):
@@ -121,17 +122,17 @@ def _mebibytes(pid: int) -> float:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["shards", "painting"])
-    parser.add_argument("--num", type=int, default=1000, help="shards")
+    parser.add_argument("--num", type=int, default=1000, help="number of shards (default: 1000)")
     parser.add_argument("--turns", type=int, default=2)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place, server(Path(place) / "prefect") as pid:
+    with tempfile.TemporaryDirectory() as folder, server(Path(folder) / "prefect") as pid:
         if args.what == "shards":
-            shards(args.num, pid, Path(place))
+            shards(args.num, pid, Path(folder))
         else:
-            painting(args.turns, Path(place))
+            painting(args.turns, Path(folder))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""DatasetBuilder a data set against a bare diffusers loop: the same pipeline, batch, steps and threads, in one run.
+"""Painting a dataset, compared with a bare diffusers loop: the same pipeline, batch, steps and threads, in one run.
 
     python benchmarks/painting.py [--num-images 60] [--teacher miniature]
 
-Both take turns, so that whatever else the machine does falls on both. The bare loop keeps its images in memory and
-writes nothing; ours judges, encodes and writes shards, gallery and card.
+Both take turns, so that other load on the machine falls on both. The bare loop holds its images in memory and writes
+nothing; ours filters, encodes and writes shards, gallery and card.
 """
 
 import argparse
@@ -25,45 +25,47 @@ _TURNS = 4
 
 
 def ours(teacher: Teacher, settings: SceneSettings, folder: Path) -> float:
-    """Seconds to paint and keep the set."""
+    """Paint the dataset and store it. Returns the seconds."""
     started = time.perf_counter()
     synthesize(teacher, settings, folder, progress=False)
     return time.perf_counter() - started
 
 
 def bare(teacher: Teacher, settings: SceneSettings) -> float:
-    """Seconds to paint the same prompts, as diffusers' documentation does it."""
-    done = completed(settings, teacher)
-    prompts = [Template(done).scene(index).prompt for index in range(done.count)]
+    """Paint the same prompts as diffusers' documentation does. Returns the seconds."""
+    settings = completed(settings, teacher)
+    prompts = [Template(settings).scene(index).prompt for index in range(settings.count)]
     started = time.perf_counter()
     images = []
-    for start in range(0, len(prompts), done.batch_size):
+    for start in range(0, len(prompts), settings.batch_size):
         images += teacher.pipeline(
-            prompts[start : start + done.batch_size],
-            height=done.image_size,
-            width=done.image_size,
-            num_inference_steps=done.num_inference_steps,
-            guidance_scale=done.guidance_scale,
+            prompts[start : start + settings.batch_size],
+            height=settings.image_size,
+            width=settings.image_size,
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
             generator=torch.Generator().manual_seed(start),
         ).images
-    assert len(images) == done.count
+    assert len(images) == settings.count
     return time.perf_counter() - started
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num-images", type=int, default=60, help="a turn; a multiple of the batch of 10")
+    parser.add_argument(
+        "--num-images", type=int, default=60, help="images a turn, a multiple of the batch of 10 (default: 60)"
+    )
     parser.add_argument("--teacher", default="miniature")
     args = parser.parse_args()
     teacher = Teacher.load(TeacherSettings(id=args.teacher))
-    recipe = load_recipe("sofas").scenes.model_copy(update={"count": args.num_images})
-    bare(teacher, recipe.model_copy(update={"count": 10}))  # warm
+    scenes = load_recipe("sofas").scenes.model_copy(update={"count": args.num_images})
+    bare(teacher, scenes.model_copy(update={"count": 10}))  # warms up
     seconds = {"ours": 0.0, "bare": 0.0}
     with tempfile.TemporaryDirectory() as folder:
         for turn in tqdm(range(_TURNS)):
-            seconds["bare"] += bare(teacher, recipe)
-            seconds["ours"] += ours(teacher, recipe, Path(folder) / str(turn))
+            seconds["bare"] += bare(teacher, scenes)
+            seconds["ours"] += ours(teacher, scenes, Path(folder) / str(turn))
     images = _TURNS * args.num_images
     for name, value in seconds.items():
         print(f"{name}  {images / value:.3f} images a second")

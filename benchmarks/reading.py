@@ -1,9 +1,9 @@
-"""From a data set on disk to batches in memory: ours, `datasets` and webdataset, over the same images, in one run.
+"""From a dataset on disk to batches in memory: ours, `datasets` and webdataset, over the same images, in one run.
 
     python benchmarks/reading.py [--num-images 2000]
 
-Each reader is a process of its own, so that its peak memory is its own. `ours` decodes images in the set's order,
-as an encoding of latents does; `latents` is what a training then reads, in a shuffled order.
+Each reader runs in its own process, for a peak memory of its own. `ours` decodes images in the dataset's order, as
+the encoding of latents does; `latents` reads what a training then reads, in a shuffled order.
 """
 
 import argparse
@@ -28,7 +28,7 @@ _SIDE = 256
 
 
 def make(folder: Path, num_images: int) -> None:
-    """The images as our shards, as a tar, and as latents."""
+    """Write the images as our shards, as a tar, and as latents."""
     draws = np.random.default_rng(0)
     store = Store(folder / "set")
     with tarfile.open(folder / "set.tar", "w") as tar:
@@ -49,7 +49,7 @@ def make(folder: Path, num_images: int) -> None:
 
 
 def ours(folder: Path) -> Iterator[np.ndarray]:
-    """uint8 (n, H, W, 3)."""
+    """Decode the images in order: uint8 (n, H, W, 3)."""
     from synth.dataset.image_dataset import ImageDataset
 
     images = ImageDataset(folder / "set")
@@ -58,7 +58,7 @@ def ours(folder: Path) -> Iterator[np.ndarray]:
 
 
 def with_datasets(folder: Path) -> Iterator[np.ndarray]:
-    """The way of its documentation."""
+    """Read as the documentation of `datasets` does."""
     import datasets
 
     rows = datasets.load_dataset(str(folder / "set"), split="train", cache_dir=str(folder / "cache"))
@@ -67,7 +67,7 @@ def with_datasets(folder: Path) -> Iterator[np.ndarray]:
 
 
 def with_webdataset(folder: Path) -> Iterator[np.ndarray]:
-    """The way of its documentation."""
+    """Read as the documentation of webdataset does."""
     import webdataset
 
     rows = webdataset.WebDataset(str(folder / "set.tar"), shardshuffle=False).decode("rgb8").to_tuple("png")
@@ -76,11 +76,11 @@ def with_webdataset(folder: Path) -> Iterator[np.ndarray]:
 
 
 def latents(folder: Path) -> Iterator[np.ndarray]:
-    """float32 (n, C, h, w), shuffled."""
-    kept = np.load(folder / "latents.npy", mmap_mode="r")
-    order = np.random.default_rng(0).permutation(len(kept))
-    for start in range(0, len(kept), _BATCH):
-        yield kept[np.sort(order[start : start + _BATCH])]
+    """Read latents in a shuffled order: float32 (n, C, h, w)."""
+    stored = np.load(folder / "latents.npy", mmap_mode="r")
+    order = np.random.default_rng(0).permutation(len(stored))
+    for start in range(0, len(stored), _BATCH):
+        yield stored[np.sort(order[start : start + _BATCH])]
 
 
 _READERS: dict[str, Callable[[Path], Iterator[np.ndarray]]] = {
@@ -89,11 +89,12 @@ _READERS: dict[str, Callable[[Path], Iterator[np.ndarray]]] = {
 
 
 def measure(name: str, folder: Path, results: Any) -> None:
-    """One reader: images a second after its first batch, and the peak memory that reading added."""
+    """Run one reader: images a second after the first batch, and the MiB that reading added to peak memory."""
     batches = _READERS[name](folder)
     next(batches)
     before = peak_memory_bytes("cpu")
-    started, count = time.perf_counter(), 0
+    count = 0
+    started = time.perf_counter()
     for batch in batches:
         count += len(batch)
     seconds = time.perf_counter() - started
@@ -102,7 +103,7 @@ def measure(name: str, folder: Path, results: Any) -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-images", type=int, default=2000)
     args = parser.parse_args()

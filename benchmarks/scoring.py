@@ -1,12 +1,12 @@
-"""What the scores cost beside the bare network calls that they cannot do without, in one run.
+"""Time of the scores, compared with the bare network calls that they need, in one run.
 
     python benchmarks/scoring.py [--teacher miniature] [--rounds 20]
 
     iteration  an iteration of zero-shot DDS, over one bare call of the network on its four branches
-    plain      the same, over a loop as the authors' notebook has it: one call of four, autograd, SGD
-    shared     teacher passes of K = 4 edits of an image with one source branch, over the plain way's 4 K
+    plain      the same, over a loop written like the authors' notebook: one call of four, autograd, SGD
+    shared     teacher passes of K = 4 edits of an image with one source branch, over 4 K passes with one for each
 
-All take turns; each figure is the median of its rounds' ratios.
+All take turns. Each number is the median of the rounds' ratios.
 """
 
 import argparse
@@ -26,7 +26,7 @@ _ITERATIONS = 10  # a turn
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default="miniature")
     parser.add_argument("--rounds", type=int, default=20)
@@ -42,7 +42,7 @@ def main() -> None:
         optimize(teacher, z_hat, y, y_hat, settings)
 
     def bare() -> None:
-        """The network alone, on what one iteration must give it."""
+        """Call only the network, on the inputs of one iteration."""
         z_t = torch.cat([z_hat] * 4).to(teacher.dtype)
         t = torch.full((4,), 500, device=teacher.device)
         texts = Conditioning.cat([teacher.null, teacher.null, y_hat, y])
@@ -51,7 +51,7 @@ def main() -> None:
                 teacher.family.predict_noise(z_t, t, texts)
 
     def plain() -> None:
-        """No function of ours but the network call: a loss whose gradient is the score, carried by autograd."""
+        """Use none of our functions but the network call: autograd takes the score from a loss."""
         z = z_hat.clone().requires_grad_(True)
         optimizer = torch.optim.SGD([z], lr=0.1)
         texts = Conditioning.cat([teacher.null, teacher.null, y_hat, y])
@@ -92,8 +92,8 @@ def main() -> None:
     works = {work.__name__: work for work in (ours, bare, plain, shared, separate)}
     ratio = partial(median_ratio, in_turns(works, args.rounds))
     print(f"iteration  {ratio('ours', 'bare'):.3f} of the bare call")
-    print(f"plain      {ratio('ours', 'plain'):.3f} of the notebook's way")
-    print(f"shared     {ratio('separate', 'shared'):.3f} times as fast as {_EDITS} plain scores")
+    print(f"plain      {ratio('ours', 'plain'):.3f} of the notebook's loop")
+    print(f"shared     {ratio('separate', 'shared'):.3f} times as fast as {_EDITS} separate scores")
 
 
 if __name__ == "__main__":

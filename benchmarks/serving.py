@@ -1,12 +1,12 @@
-"""How much of the bare session's throughput is left over HTTP, in one run.
+"""How much of the bare session's throughput remains over HTTP, in one run.
 
     python benchmarks/serving.py runs/demo/model.onnx [--clients 16] [--requests 160] [--rounds 3]
 
-    bare      the session alone, on batches as large as the server's, input ready as the network wants it
-    runtime   the Translator, on lists of as many images
+    bare      the ONNX session, on batches of the server's size and on inputs prepared before
+    runtime   the Translator, on arrays of as many images
     server    parallel clients, each sending a PNG and reading the answer before it sends the next
 
-Each turn makes the same number of images of the training size; the rounds' medians are compared.
+Each turn makes the same number of images of the training size. The medians of the rounds are compared.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from inference.server.run import listen, make_server
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--clients", type=int, default=16)
@@ -36,15 +36,16 @@ def main() -> None:
     args = parser.parse_args()
 
     translator = Translator.load(args.model)
-    size, edit = int(translator.metadata["training_size"]), next(iter(translator.edits))
+    size = int(translator.metadata["training_size"])
+    edit = next(iter(translator.edits))
     rng = np.random.default_rng(0)
-    noise = rng.integers(0, 256, (size // 8, size // 8, 3), dtype=np.uint8)  # smooth, so that PNG is what it is
-    picture = Image.fromarray(noise).resize((size, size), Image.Resampling.BICUBIC)
-    pictures = np.stack([np.asarray(picture)] * MAX_BATCH)
+    noise = rng.integers(0, 256, (size // 8, size // 8, 3), dtype=np.uint8)  # enlarged, for PNGs of realistic size
+    image = Image.fromarray(noise).resize((size, size), Image.Resampling.BICUBIC)
+    images = np.stack([np.asarray(image)] * MAX_BATCH)
     upload = io.BytesIO()
-    picture.save(upload, "PNG")
+    image.save(upload, "PNG")
     feeds = {
-        "image": pictures.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1,
+        "image": images.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1,
         "edit": np.zeros(MAX_BATCH, np.int64),
         "strength": np.ones(MAX_BATCH, np.float32),
     }
@@ -56,7 +57,7 @@ def main() -> None:
 
     def runtime() -> None:
         for _ in range(num_batches):
-            translator(pictures, edit)
+            translator(images, edit)
 
     app = create_app(load_models([args.model]))
     with listen("127.0.0.1", 0) as listener:

@@ -1,13 +1,14 @@
-"""What a training step costs beside the work that it cannot do without, and what one source branch saves. In one run.
+"""Time of a training step, compared with the work that it needs, and what one source branch saves, in one run.
 
     python benchmarks/training.py [--teacher miniature] [--rounds 10] [--batch-size 2]
 
-    step       a step of `distill.train`, over its floor: the bare calls of teacher and student, the way back, Adam
-               and the moving average, on the same shapes in the same precision
-    passes     the teacher's passes with one source branch for K = 4 edits, over the plain way's 4 K an image
-    whole      whole steps the same, for each kind of student
+    step       a step of `distill.train`, over its floor: the bare calls of teacher and student, the backward pass,
+               Adam and the moving average, on the same shapes in the same precision
+    passes     the teacher's passes with one source branch for K = 4 edits, over 4 K passes an image with one for each
+    whole      whole steps, compared in the same way, for each kind of student
 
-All take turns, so that whatever else the machine does falls on all. Each figure is the median of its rounds' ratios.
+All take turns, so that other load on the machine falls on all of them. Each number is the median of the rounds'
+ratios.
 """
 
 import argparse
@@ -40,7 +41,7 @@ _KINDS = ("unet", "compact")
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default="miniature")
     parser.add_argument("--rounds", type=int, default=10)
@@ -83,7 +84,7 @@ def plain_dds(
     eps: Tensor,
     omega: float,
 ) -> Tensor:
-    """`shared_source_dds` with a source branch of its own for each edit, in one call."""
+    """Compute `shared_source_dds` with a source branch for each edit, in one call."""
     num_images, num_edits = z.shape[:2]
     each = torch.arange(num_images, device=z.device).repeat_interleave(num_edits)  # (B*K,)
     edited = z.detach().flatten(0, 1)  # (B*K, C, h, w)
@@ -97,14 +98,15 @@ def _step(teacher: Teacher, painted: ImageDataset, settings: TrainingSettings, s
 
 
 def _floor(teacher: Teacher, settings: TrainingSettings) -> Work:
-    """No line of ours but the networks': what one step must call, on tensors that are there already."""
+    """Call only the networks that one step must call, on tensors made before."""
     num = settings.batch_size * len(_EDITS)
     student = new_student(teacher, {name: edit["target"] for name, edit in _EDITS.items()}, settings)
     averaged = deepcopy(student).requires_grad_(False)
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-5)
     autocast = autocast_of(settings, teacher.device)
     both = 2 * (settings.batch_size + num)
-    z, z_t = _latents(teacher, num), _latents(teacher, both)
+    z = _latents(teacher, num)
+    z_t = _latents(teacher, both)
     t = torch.full((both,), 500, device=teacher.device)
     texts = teacher.encode_prompt([_SOURCE]).expand(both)
     edit = torch.arange(len(_EDITS), device=teacher.device).repeat(settings.batch_size)
@@ -146,14 +148,14 @@ def _latents(teacher: Teacher, num: int) -> Tensor:
 
 
 def _noise(folder: Path, size: int) -> ImageDataset:
-    """Eight images that cost nothing."""
+    """Import eight images of noise, which cost nothing to paint."""
     source = folder / "noise"
     source.mkdir()
     rng = np.random.default_rng(0)
     for number in range(8):
         Image.fromarray(rng.integers(0, 256, (size, size, 3), np.uint8)).save(source / f"{number}.png")
-    import_photos(str(source), PhotoSettings(image_size=size), folder / "set", progress=False)
-    return ImageDataset(folder / "set")
+    import_photos(str(source), PhotoSettings(image_size=size), folder / "dataset", progress=False)
+    return ImageDataset(folder / "dataset")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Things that are compared take turns, so that whatever else the machine does falls on all of them."""
+"""What is compared takes turns, so that other load on the machine falls on all of it."""
 
 import statistics
 import time
@@ -11,7 +11,7 @@ Work = Callable[[], object]
 
 
 def in_turns(works: Mapping[str, Work], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Seconds of each work in each round, after some that do not count."""
+    """Return each work's seconds in each round, after `warm_up` rounds that do not count."""
     spent: dict[str, list[float]] = {name: [] for name in works}
     for round_ in tqdm(range(warm_up + rounds), leave=False):
         for name, work in works.items():
@@ -22,12 +22,12 @@ def in_turns(works: Mapping[str, Work], rounds: int, warm_up: int = 1) -> dict[s
 
 
 def medians(works: Mapping[str, Work], rounds: int) -> dict[str, float]:
-    """The median seconds of each work."""
+    """Return each work's median seconds."""
     return {name: statistics.median(seconds) for name, seconds in in_turns(works, rounds).items()}
 
 
 def median_ratio(spent: Mapping[str, list[float]], one: str, other: str) -> float:
-    """The median over the rounds of one work's seconds over the other's."""
+    """Return the median over the rounds of the ratio of `one`'s seconds to `other`'s."""
     return statistics.median(a / b for a, b in zip(spent[one], spent[other], strict=True))
 
 

@@ -1,9 +1,9 @@
-"""Edit an image with a model file, with numpy, Pillow and onnxruntime alone.
+"""Edit an image with a model file, with numpy, Pillow, onnxruntime and nothing else.
 
     python python_onnxruntime.py model.onnx room.jpg red-leather edited.png [strength]
 
-The network sees the image at about the size that it was trained on, in whole multiples of `size_multiple`. What it
-changes there is scaled up and added to the image, which so keeps its own size and detail.
+The network sees the image near the size that it was trained on, in multiples of `size_multiple`. The change that it
+makes is scaled up and added to the image, which so keeps its size and detail.
 """
 
 import json
@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # not all of Pillow's: some start other programs
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # only some of Pillow's: others start programs
 
 
 def main(model: str, source: str, edit: str, target: str, strength: str = "1") -> None:
@@ -26,7 +26,7 @@ def main(model: str, source: str, edit: str, target: str, strength: str = "1") -
     edits, size, multiple = (
         json.loads(properties[f"distillery.{key}"]) for key in ("edits", "training_size", "size_multiple")
     )
-    # A file from somebody else can say anything about itself.
+    # A file from somebody else can claim anything about itself.
     if not all(type(value) is int and 1 <= value <= 8192 for value in (size, multiple)) or not isinstance(
         edits, dict
     ):

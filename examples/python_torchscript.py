@@ -1,10 +1,12 @@
-"""Edit an image with a TorchScript file, with torch alone.
+"""Edit an image with a TorchScript file, with torch and nothing else.
 
     python python_torchscript.py model.torchscript room.ppm red-leather edited.ppm [strength]
 
-Images are binary PPM here (`magick room.jpg room.ppm`): use your own program's reader and writer instead. The
-network sees the image at about the size that it was trained on, in whole multiples of `size_multiple`. What it
-changes there is scaled up and added to the image, which so keeps its own size and detail.
+Images here are binary PPM (`magick room.jpg room.ppm`): use your own program's reader and writer instead. The
+network sees the image near the size that it was trained on, in multiples of `size_multiple`. The change that it makes
+is scaled up and added to the image, which so keeps its size and detail.
+
+Loading a TorchScript file can execute code: use only files from people you trust.
 """
 
 import json
@@ -28,7 +30,7 @@ def main(model: str, source: str, edit: str, target: str, strength: str = "1") -
     content = Path(source).read_bytes()
     head = re.match(rb"P6\s+(\d+)\s+(\d+)\s+255\s", content)
     if not head:
-        sys.exit(f"{source} is no binary PPM of 8 bits")
+        sys.exit(f"{source} is not a binary PPM of 8 bits")
     width, height = int(head[1]), int(head[2])
     pixels = torch.frombuffer(bytearray(content[head.end() :]), dtype=torch.uint8)[: 3 * width * height]
     photo = pixels.reshape(1, height, width, 3).permute(0, 3, 1, 2) / 127.5 - 1  # (1, 3, H, W) in [-1, 1]

@@ -14,7 +14,7 @@ CELLS = json.loads((ROOT / "examples" / "first_edit.ipynb").read_text())["cells"
 CODE = ["".join(cell["source"]) for cell in CELLS if cell["cell_type"] == "code"]
 SMALLER = """
 NUM_IMAGES, STEPS = 4, 2
-NUM_IMAGES, GUIDANCE, ITERATIONS = 2, (3,), (1,)
+NUM_EXAMPLES, GUIDANCE, ITERATIONS = 2, (3,), (1,)
 OUT = "first-edit"
 """
 

@@ -1,6 +1,6 @@
-// Edit a picture with a model file, with onnxruntime-node alone:
+// Edit an image with a model file, with onnxruntime-node and nothing else:
 //   npm install --ignore-scripts && node translate.mjs model.onnx room.ppm red-leather edited.ppm [strength]
-// Pictures are binary PPM here (`magick room.jpg room.ppm`): use your own program's reader and writer instead.
+// Images here are binary PPM (`magick room.jpg room.ppm`): use your own program's reader and writer instead.
 import { readFileSync, writeFileSync } from "node:fs";
 
 // Before the import, or ONNX Runtime may call home; a static import would come first.
@@ -12,7 +12,7 @@ const fail = (problem) => {
   process.exit(2);
 };
 
-// The fields of a protobuf message, each with its number and bytes. (onnxruntime-node does not show metadata.)
+// Yields each field of a protobuf message as its number and bytes: onnxruntime-node does not show metadata.
 function* fields(bytes, at = 0) {
   const varint = () => {
     for (let value = 0, scale = 1; ; scale *= 128) {
@@ -39,7 +39,7 @@ for (const [number, entry] of fields(readFileSync(model))) {
       fail(`${model} has broken metadata (${error.message.slice(0, 200)}): export it again`);
     }
 }
-// What a model file says about itself is bounded here as in runtime.py: a file from somebody else can say anything.
+// Bounds on the metadata, as in runtime.py: a file from somebody else can claim anything about itself.
 const [edits, size, multiple] = ["edits", "training_size", "size_multiple"].map((name) => properties.get(name));
 const isSize = (value) => Number.isInteger(value) && value >= 1 && value <= 8192;
 const isText = (value, max) => typeof value === "string" && value.length <= max;
@@ -49,11 +49,11 @@ const areTexts = entries.every(([name, prompt]) => name && isText(name, 200) && 
 if (properties.get("schema_version") !== 1 || !isSize(size) || !isSize(multiple))
   fail(`${model} has broken metadata (schema version or sizes): export it again`);
 if (entries.length < 1 || entries.length > 1000 || !areTexts)
-  fail(`${model} has broken metadata (its edits are no table of names and prompts): export it again`);
+  fail(`${model} has broken metadata (its edits are not a table of names and prompts): export it again`);
 const index = Object.keys(edits).indexOf(edit);
 if (index < 0) fail(`unknown edit ${edit}: this model has ${Object.keys(edits).map((name) => JSON.stringify(name)).join(", ")}`);
 
-// One axis of [outer, from, inner] to [outer, to, inner]: a triangle filter, as wide as the step when it shrinks.
+// Resizes one axis, [outer, from, inner] to [outer, to, inner]: a triangle filter, wider when the image shrinks.
 function resizeAxis(values, outer, from, to, inner) {
   const result = new Float32Array(outer * to * inner), step = from / to, reach = Math.max(1, step);
   for (let i = 0; i < to; i++) {
@@ -70,13 +70,13 @@ const resize = (planes, w, h, toW, toH) => resizeAxis(resizeAxis(planes, 3 * h, 
 
 const file = readFileSync(source);
 const head = /^P6\s+(\d+)\s+(\d+)\s+255\s/.exec(file.subarray(0, 99).toString("latin1"));
-if (!head) fail(`${source} is no binary PPM of 8 bits`);
+if (!head) fail(`${source} is not a binary PPM of 8 bits`);
 const [width, height] = head.slice(1).map(Number), pixels = file.subarray(head[0].length); // (H, W, 3)
-const plane = (i) => (i % 3) * width * height + Math.floor(i / 3); // where pixel value i lies in (3, H, W)
+const plane = (i) => (i % 3) * width * height + Math.floor(i / 3); // the index of pixel value i in (3, H, W)
 const planes = new Float32Array(3 * width * height);
 for (let i = 0; i < planes.length; i++) planes[plane(i)] = pixels[i] / 127.5 - 1; // in [-1, 1]
 
-const aspect = Math.min(Math.max(width / height, 1 / 4), 4); // the network sees about the size that it was trained on
+const aspect = Math.min(Math.max(width / height, 1 / 4), 4); // the network sees the image near its training size
 const [w, h] = [aspect ** 0.5, aspect ** -0.5].map((side) => Math.max(1, Math.round((size * side) / multiple)) * multiple);
 const image = resize(planes, width, height, w, h);
 const { translated } = await (await ort.InferenceSession.create(model)).run({
@@ -84,7 +84,7 @@ const { translated } = await (await ort.InferenceSession.create(model)).run({
   edit: new ort.Tensor("int64", [BigInt(index)], [1]),
   strength: new ort.Tensor("float32", [Number(strength)], [1]),
 }).catch((error) => fail(`${model} refuses edit number ${index}, so its graph and its metadata disagree: ${error.message}`));
-if (translated?.data.length !== 3 * w * h) fail(`${model} gives no image of the input's size: export it again`);
-const change = resize(translated.data.map((value, i) => value - image[i]), w, h, width, height); // onto the original
+if (translated?.data.length !== 3 * w * h) fail(`${model} does not return an image of the input's size: export it again`);
+const change = resize(translated.data.map((value, i) => value - image[i]), w, h, width, height); // at the original's size
 const edited = Uint8ClampedArray.from(pixels.subarray(0, planes.length), (value, i) => value + change[plane(i)] * 127.5);
 writeFileSync(target, Buffer.concat([file.subarray(0, head[0].length), Buffer.from(edited.buffer)]));
