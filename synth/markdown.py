@@ -4,6 +4,7 @@ Names, prompts, templates, licences and reasons are free text. `escape` returns 
 it meets it again, so that a piece is escaped exactly once.
 """
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 
@@ -38,6 +39,12 @@ def code(text: object) -> Markdown:
     """The text as a code span, or as plain text where it has what no code span in a table can show."""
     line = _one_line(text)
     return Markdown(f"`{line}`") if line and not re.search(r"[`|\\]", line) else escape(text)
+
+
+def python_string(text: str) -> Markdown:
+    """The text as a Python string literal of one line, for an example inside a code fence."""
+    literal = json.dumps(text, ensure_ascii=False)
+    return Markdown(literal.encode(errors="backslashreplace").decode())  # lone surrogates
 
 
 def table(header: Sequence[object], rows: Iterable[Sequence[object]], num_text: int | None = None) -> Markdown:
