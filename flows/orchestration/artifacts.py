@@ -3,6 +3,7 @@
 import base64
 import io
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from synth.markdown import escape
 logger = logging.getLogger(__name__)
 
 _IMAGE_SIDE = 1200  # px, at most: an artifact lies in the server's database
-_SCRIPTS = ("javascript:", "vbscript:", "data:")  # no place for a file
+_URL = re.compile(r"(?!javascript|vbscript|data)[a-z][a-z0-9+.-]*(::[a-z0-9+.-]+)*://", re.IGNORECASE)
 _URL_CHARACTERS = ":/?#@!$&'*+,;=%~"
 
 
@@ -52,7 +53,7 @@ def show_table(key: str, rows: Sequence[Mapping[str, Any]], description: str) ->
 def show_link(key: str, place: str | Path, description: str) -> None:
     """A link in the UI: a URL, or a file on the worker's machine."""
     text = str(place)
-    is_url = "://" in text and not text.lower().startswith(_SCRIPTS)
+    is_url = _URL.match(text) is not None
     # Prefect writes [text](link) itself, so a bracket or a space in the address would end the link.
     link = quote(text, safe=_URL_CHARACTERS) if is_url else Path(place).resolve().as_uri()
     with ignore_http_errors():

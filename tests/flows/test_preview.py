@@ -1,5 +1,6 @@
 """A look before anything long: with a tiny teacher on the command line, its verdict and its costs by hand."""
 
+import html
 import re
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def test_photographs_take_the_place_of_painted_scenes(tiny_sd_folder: Path, tmp_
     assert result.exit_code == 0, result.output
     page = (tmp_path / "look.html").read_text()
     assert page.count("<img ") == 2 * 2 * 3, "two edits of three photographs, before and after"
-    assert "&quot;a sofa&quot; -&gt; &quot;a blue sofa&quot;" in page
+    assert '"a sofa" -> "a blue sofa"' in html.unescape(page)
     assert "the full run: 3 images" in result.stdout and "to paint" not in result.stdout
     many = command("preview", "sofas", "--images", photos, *options)
     assert many.exit_code == 2 and "`distillery init NAME --photos` write a recipe of photographs" in many.stderr
