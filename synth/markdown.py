@@ -8,18 +8,27 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 
+# Each of them means something anywhere in a line: code, emphasis, links, tags, entities, columns, mathematics, mail.
 _SPECIAL = re.compile(r"[\\`*\[\]<&|~$@]")
-_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # one inside a word marks nothing: psnr_all
+_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # one inside a word means nothing: psnr_all
+# GitHub makes a link of a bare address.
 _BARE_LINK = re.compile(r"(?<=[A-Za-z0-9+.-]):(?=//)|(?<=\bwww)\.|(?<=\bmailto):|(?<=\bxmpp):", re.IGNORECASE)
+# Lists, rules, headings, quotes and a table's second line are known by how a line begins.
 _BLOCK_START = re.compile(r"^(?=[-+=#>:])")
 _LIST_NUMBER = re.compile(r"^(\d{1,9})([.)])(?=\s|$)")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # bidi marks too
+# What shows nothing, breaks lines, turns the direction of writing or cannot be encoded.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Markdown(str):
     """Text that is Markdown already."""
 
     __slots__ = ()
+
+
+def one_line(text: object) -> str:
+    """The text without control characters and line breaks, for a terminal as for Markdown."""
+    return " ".join(_CONTROL.sub(" ", str(text)).split())
 
 
 def escape(text: object) -> Markdown:
@@ -37,7 +46,7 @@ def escape(text: object) -> Markdown:
 
 def code(text: object) -> Markdown:
     """The text as a code span, or as plain text where it has what no code span in a table can show."""
-    line = _one_line(text)
+    line = one_line(text)
     return Markdown(f"`{line}`") if line and not re.search(r"[`|\\]", line) else escape(text)
 
 
@@ -68,10 +77,6 @@ def _row(cells: Sequence[object]) -> str:
 
 
 def _escape_inline(text: object) -> str:
-    line = _SPECIAL.sub(r"\\\g<0>", _one_line(text))
+    line = _SPECIAL.sub(r"\\\g<0>", one_line(text))
     line = _UNDERSCORE.sub(r"\\_", line)
     return _BARE_LINK.sub(r"\\\g<0>", line)
-
-
-def _one_line(text: object) -> str:
-    return " ".join(_CONTROL.sub(" ", str(text)).split())

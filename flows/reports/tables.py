@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from synth.markdown import Markdown, table
+from synth.markdown import Markdown, one_line, table
 
 _NUM_TEXT = 3  # columns: edit, scenes, method
 _COLUMNS = {
@@ -20,7 +20,8 @@ _COLUMNS = {
 
 def text_table(evaluation: Mapping[str, Any]) -> str:
     """The metrics for a terminal: the student's on each edit, then all means."""
-    header, *rows = table_cells(evaluation, short=True)
+    # The names may come from somebody else's run folder: no escape sequence reaches the terminal.
+    header, *rows = [[one_line(cell) for cell in row] for row in table_cells(evaluation, short=True)]
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
 
     def line(row: Sequence[str]) -> str:

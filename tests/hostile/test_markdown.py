@@ -20,7 +20,7 @@ import flows.orchestration.artifacts as artifacts
 from flows.config.schema import Recipe
 from flows.reports.html import TEMPLATES, captioned
 from flows.reports.model_card import write_model_card
-from flows.reports.tables import _COLUMNS, markdown_table
+from flows.reports.tables import _COLUMNS, markdown_table, text_table
 from flows.run.folder import RunFolder
 from synth.cards import hub_licence
 from synth.dataset.card import write_card
@@ -249,6 +249,12 @@ def test_pages_escape_by_themselves() -> None:
         image=captioned(encoded_image.getvalue(), ALL), rows=[{ALL: ALL}], text=ALL
     )
     assert html_tags(page) == ["figure", "img", "figcaption", "div", "table", "tr", "th", "tr", "td"]
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, "\x1b[2J\x1b]0;title\x07"])
+def test_a_terminal_gets_no_control_characters(text: str) -> None:
+    lines = text_table(evaluation(text)).split("\n")
+    assert len(lines) == 3 and all(line.isprintable() for line in lines)
 
 
 def test_markdown_is_left_alone() -> None:
