@@ -3,20 +3,25 @@
 import base64
 import io
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from flows.config.naming import slug
 from synth.images import decode_rgb
+from synth.markdown import escape
 
 logger = logging.getLogger(__name__)
 
 _IMAGE_SIDE = 1200  # px, at most: an artifact lies in the server's database
+_URL = re.compile(r"(?!javascript|vbscript|data)[a-z][a-z0-9+.-]*(::[a-z0-9+.-]+)*://", re.IGNORECASE)
+_URL_CHARACTERS = ":/?#@!$&'*+,;=%~"
 
 
 def artifact_key(*names: str) -> str:
@@ -36,20 +41,23 @@ def ignore_http_errors() -> Iterator[None]:
 def show_markdown(key: str, markdown: str, description: str) -> None:
     """A page in the UI."""
     with ignore_http_errors():
-        create_markdown_artifact(markdown, key=key, description=description)
+        create_markdown_artifact(markdown, key=key, description=escape(description))
 
 
 def show_table(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
     """A table in the UI, a column for each key."""
     with ignore_http_errors():
-        create_table_artifact([dict(row) for row in rows], key=key, description=description)
+        create_table_artifact([dict(row) for row in rows], key=key, description=escape(description))
 
 
 def show_link(key: str, place: str | Path, description: str) -> None:
     """A link in the UI: a URL, or a file on the worker's machine."""
-    link = str(place) if "://" in str(place) else Path(place).resolve().as_uri()
+    text = str(place)
+    is_url = _URL.match(text) is not None
+    # Prefect writes [text](link) itself, so a bracket or a space in the address would end the link.
+    link = quote(text, safe=_URL_CHARACTERS) if is_url else Path(place).resolve().as_uri()
     with ignore_http_errors():
-        create_link_artifact(link, key=key, link_text=str(place), description=description)
+        create_link_artifact(link, key=key, link_text=escape(text), description=escape(description))
 
 
 def markdown_image(encoded: bytes, caption: str) -> str:
@@ -58,4 +66,4 @@ def markdown_image(encoded: bytes, caption: str) -> str:
     image.thumbnail((_IMAGE_SIDE, _IMAGE_SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
-    return f"![{caption}](data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()})"
+    return f"![{escape(caption)}](data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()})"

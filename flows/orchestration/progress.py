@@ -10,6 +10,7 @@ from prefect.exceptions import MissingContextError
 from tqdm import tqdm
 
 from flows.orchestration.artifacts import artifact_key, ignore_http_errors
+from synth.markdown import escape
 
 _SECONDS_BETWEEN_UPDATES = 5.0  # of an artifact: each is a request to the server
 
@@ -28,7 +29,9 @@ def open_progress(what: str, recipe_name: str) -> UUID | None:
     if not in_a_run():
         return None
     with ignore_http_errors():
-        artifact: Any = create_progress_artifact(0.0, artifact_key(recipe_name, what), f"{recipe_name}: {what}")
+        artifact: Any = create_progress_artifact(
+            0.0, artifact_key(recipe_name, what), escape(f"{recipe_name}: {what}")
+        )
         return UUID(str(artifact))
     return None
 

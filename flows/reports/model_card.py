@@ -1,36 +1,19 @@
-"""A run's model card: what the Hub shows, and what whoever gets the model must know."""
+"""A run's model card: what the Hub shows, and what a user of the model must know."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flows.config.naming import slug
+from huggingface_hub import ModelCardData
+
 from flows.config.schema import Recipe
 from flows.reports.tables import markdown_table, scenes_of
+from flows.config.naming import slug
 from flows.run.folder import RunFolder
-from synth.files import write_bytes
-
-_USE = """## How to use it
-
-```python
-from inference.runtime import Translator  # one file of dds-distillery: numpy, Pillow and onnxruntime alone
-
-translator = Translator.load("hf://{repo}")
-translator("photo.jpg", "{edit}").save("edited.png")
-```
-
-`strength` goes from 0, the input's own pixels, over 1, the edit as trained, and beyond. `student/` is the same
-network for PyTorch, a diffusers model: `distill.students.load_student`.
-
-## Intended use, and misuse
-
-Made to edit images of the kind that it was trained on; on others it may change nothing, or what nobody asked for.
-It carries the biases of its teacher, and an edit may show them. Do not use it to deceive, or on images of people
-without their consent. The teacher's licence binds it too.
-"""
-
+from synth.cards import hub_licence, render_card
+from synth.files import write_text
+from synth.markdown import code, python_string, table
 
 _NETWORKS = {"unet": "the teacher's own U-Net, distilled", "compact": "a small convolutional U-Net"}
 
@@ -41,52 +24,43 @@ def write_model_card(recipe: Recipe, out: Path, repo: str = "") -> Path:
     Args:
         recipe: of the run.
         out: the run folder, exported.
-        repo: owner/name, where it will lie on the Hub; left out, the example in it says so.
+        repo: owner/name on the Hub, for the usage example (default: a placeholder for the owner).
     """
     from inference.runtime import Translator
 
     run = RunFolder(out)
     metadata = Translator.load(run.model, ["cpu"]).metadata
-    pictures = "photographs" if recipe.scenes is None else f"{recipe.scenes.count} painted images"
+    evaluation = run.read_evaluation()
     lora = f", trained by LoRA of rank {recipe.training.lora_rank}" if recipe.training.lora_rank else ""
-    parts = [_header(recipe, metadata), f"# {recipe.name}\n\n"]
-    parts.append(f"{len(metadata['edits'])} edits, each in one pass of a network that was distilled with the ")
-    parts.append("Delta Denoising Score ([arXiv 2304.07090](https://arxiv.org/abs/2304.07090)).\n")
-    if run.grid.exists():
-        parts.append("\n![input, translated, true counterfactual](grid.png)\n")
-    parts.append("\n| edit | as in |\n|---|---|\n")
-    parts += [f"| `{name}` | {prompt} |\n" for name, prompt in metadata["edits"].items()]
-    parts.append(
-        f"\n- teacher: {metadata['teacher']}; its licence: {metadata['licence']}\n"
-        f"- trained on {pictures} of {metadata['training_size']} px "
-        f"(fingerprint {metadata['data_fingerprint']}), {recipe.training.steps} steps\n"
-        f"- network: {_NETWORKS[recipe.training.student]}{lora}\n"
-        f"- validated on: {metadata['validated_on']}\n\n"
+    page = render_card(
+        "flows.reports",
+        "model_card.md",
+        _front_matter(recipe, metadata),
+        name=recipe.name,
+        metadata=metadata,
+        edits=metadata["edits"],
+        edits_table=table(("edit", "as in"), [(code(name), prompt) for name, prompt in metadata["edits"].items()]),
+        has_grid=run.grid.exists(),
+        images="photographs" if recipe.scenes is None else f"{recipe.scenes.count} painted images",
+        num_steps=recipe.training.steps,
+        network=_NETWORKS[recipe.training.student] + lora,
+        python_model=python_string(f"hf://{repo or f'OWNER/{slug(recipe.name)}'}"),
+        python_edit=python_string(next(iter(metadata["edits"]))),
+        scenes="" if evaluation is None else scenes_of(evaluation),
+        metrics_table="" if evaluation is None else markdown_table(evaluation),
     )
-    parts.append(_USE.format(repo=repo or f"OWNER/{slug(recipe.name)}", edit=next(iter(metadata["edits"]))))
-    parts.append("\n## Numbers\n\n")
-    if (evaluation := run.read_evaluation()) is not None:
-        parts.append(
-            f"{scenes_of(evaluation)}. They say what the method did to drawn scenes, and nothing about photographs."
-            f"\n\n{markdown_table(evaluation)}\n"
-        )
-    else:
-        parts.append("None: drawn scenes cannot judge this teacher.\n")
     card = out / "README.md"
-    write_bytes(card, "".join(parts).encode())
+    write_text(card, page)
     return card
 
 
-def _header(recipe: Recipe, metadata: Mapping[str, Any]) -> str:
-    """The YAML that the Hub reads. JSON is YAML, quotes included."""
-    licence = metadata["licence"]
-    known = re.fullmatch(r"[a-z0-9.-]+", licence)  # as the Hub writes them: apache-2.0, creativeml-openrail-m
-    lines = {
-        "license": licence if known else "other",
-        "pipeline_tag": "image-to-image",
-        "library_name": "onnx",
-        "tags": ["image-editing", "delta-denoising-score", "dds-distillery"],
-    }
-    if recipe.teacher.id.count("/") == 1 and not Path(recipe.teacher.id).exists():
-        lines["base_model"] = recipe.teacher.id
-    return "---\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in lines.items()) + "---\n"
+def _front_matter(recipe: Recipe, metadata: Mapping[str, Any]) -> ModelCardData:
+    teacher = recipe.teacher.id
+    is_on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", teacher, re.ASCII) is not None and not Path(teacher).exists()
+    return ModelCardData(
+        license=hub_licence(metadata["licence"]),
+        pipeline_tag="image-to-image",
+        library_name="onnx",
+        tags=["image-editing", "delta-denoising-score", "dds-distillery"],
+        base_model=teacher if is_on_hub else None,
+    )

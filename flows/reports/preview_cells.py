@@ -1,4 +1,4 @@
-"""What a preview found, as its judge and its page read it."""
+"""What a preview found: the judge and the page read it."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cell:
-    """One edit at one setting: its images, and what speaks against it."""
+    """One edit at one setting: its images, its metrics and the diagnostics against it."""
 
     edit: str
     guidance_scale: float

@@ -1,8 +1,11 @@
-"""The rows of evaluation.json as tables: for the terminal, for Markdown, and cell by cell for HTML."""
+"""The rows of evaluation.json as tables: text for the terminal, Markdown, and cells for HTML."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from synth.markdown import Markdown, one_line, table
+
+_NUM_TEXT = 3  # columns: edit, scenes, method
 _COLUMNS = {
     "factor right": ("right", "{:.0%}"),
     "PSNR": ("psnr_all", "{:.1f}"),
@@ -17,35 +20,35 @@ _COLUMNS = {
 
 def text_table(evaluation: Mapping[str, Any]) -> str:
     """The metrics for a terminal: the student's on each edit, then all means."""
-    header, *rows = table_cells(evaluation, short=True)
-    widths = [max(len(row[place]) for row in (header, *rows)) for place in range(len(header))]
+    # The names may come from somebody else's run folder: no escape sequence reaches the terminal.
+    header, *rows = [[one_line(cell) for cell in row] for row in table_cells(evaluation, short=True)]
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
 
     def line(row: Sequence[str]) -> str:
         cells = [
-            cell.ljust(w) if place < 3 else cell.rjust(w)
-            for place, (cell, w) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(width) if column < _NUM_TEXT else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         return "  ".join(cells).rstrip()
 
-    return "\n".join([line(header), "  ".join("-" * w for w in widths), *map(line, rows)])
+    return "\n".join([line(header), "  ".join("-" * width for width in widths), *map(line, rows)])
 
 
-def markdown_table(evaluation: Mapping[str, Any]) -> str:
+def markdown_table(evaluation: Mapping[str, Any]) -> Markdown:
     """All rows as Markdown."""
     header, *rows = table_cells(evaluation, short=False)
-    rule = ["---"] * 3 + ["---:"] * (len(header) - 3)
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+    return table(header, rows, _NUM_TEXT)
 
 
 def scenes_of(evaluation: Mapping[str, Any]) -> str:
-    """Which scenes were measured, in words."""
+    """Which scenes were measured, in one phrase."""
     given = ", ".join(f"{factor} {value}" for factor, value in evaluation["given"].items())
     whose = f", given {given}" if given else ""
     return f"{evaluation['num_scenes']} unseen drawn scenes of the {evaluation['split']} split{whose}"
 
 
 def table_cells(evaluation: Mapping[str, Any], short: bool) -> list[list[str]]:
-    """The header and the rows; `short` leaves out what is not the student's on single edits."""
+    """The header and the rows; `short` leaves out other methods and no-op scenes on single edits."""
     rows = [
         row for row in evaluation["edits"] if not short or (row["method"] == "student" and row["scenes"] == "edited")
     ]

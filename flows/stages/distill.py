@@ -13,6 +13,7 @@ from flows.run.folder import RunFolder
 from flows.stages.frame import OpenRun, open_run, stage
 from flows.training.launcher import distill_together
 from flows.training.student import attach_dataset, join_processes, train_student
+from synth.markdown import escape
 
 
 @flow(name="distill", flow_run_name="{recipe.name}")
@@ -38,7 +39,7 @@ def _show(run: OpenRun) -> None:
     samples = sorted(run.folder.samples.glob("step_*.png"))
     if samples:
         name, caption = run.recipe.name, "; ".join(["input", *run.recipe.edits])
-        page = f"Columns: {caption}.\n\n{markdown_image(samples[-1].read_bytes(), caption)}"
+        page = f"Columns: {escape(caption)}.\n\n{markdown_image(samples[-1].read_bytes(), caption)}"
         show_markdown(artifact_key(name, "samples"), page, f"{name}: painted images, edited")
 
 

@@ -20,6 +20,7 @@ from flows.stages.evaluate import evaluate
 from flows.stages.export import export
 from flows.stages.frame import OpenRun, open_run, run_task, upload_task
 from flows.stages.synthesize import synthesize
+from synth.markdown import escape
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def report(run: OpenRun) -> None:
 def _show(run: OpenRun) -> None:
     """In the UI: the verdict and the metrics as a page, and where the report is."""
     name, folder = run.recipe.name, run.folder
-    page = f"{read_verdict(folder).why}\n"
+    page = f"{escape(read_verdict(folder).why)}\n"
     if (evaluation := folder.read_evaluation()) is not None:
         page += f"\n{markdown_table(evaluation)}\n"
     show_markdown(artifact_key(name, "outcome"), page, f"{name}: what came of it")

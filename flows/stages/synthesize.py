@@ -147,7 +147,7 @@ def _show(recipe: Recipe, url: str) -> None:
     from synth.dataset.store import Store
 
     store = Store(url)
-    card = store.read("README.md").decode().rpartition("\n---\n")[2]
+    card = store.read("README.md").decode().partition("\n---\n")[2]
     grid = "![a sample](grid.png)"
     if grid in card:
         card = card.replace(grid, markdown_image(store.read("grid.png"), "a sample"))

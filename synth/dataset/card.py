@@ -1,55 +1,59 @@
-"""The data set's card: README.md in the form that the Hub and `datasets` read."""
+"""The dataset's card: README.md in the form that the Hub and `datasets` read, and a grid of samples."""
 
 import io
-import json
 from collections import Counter
 
 import numpy as np
+from huggingface_hub import DatasetCardData
 from PIL import Image
 
+from synth.cards import hub_licence, parquet_config, render_card
 from synth.dataset.shards import read_rows
 from synth.dataset.store import Store
 from synth.images import decode_rgb
+from synth.markdown import Markdown, code, table
 from synth.settings import SceneSettings
-from synth.teacher.teacher import UNKNOWN_LICENCE
+from synth.teacher.hub import UNKNOWN_LICENCE
 
 _GRID = (4, 8)  # rows and columns of the sample grid
 _GRID_SIDE = 128  # px
 
 
 def write_card(store: Store, settings: SceneSettings, teacher: str, licence: str, images_per_second: float) -> None:
-    """Write README.md and grid.png, from what is in the set.
+    """Write README.md and grid.png from what is in the dataset.
 
     Args:
-        store: of a finished set.
+        store: of a finished dataset.
         settings: with the teacher's defaults filled in.
         teacher: its name.
         licence: the teacher's.
         images_per_second: of the run that painted last; 0 if nothing was painted.
     """
     shards = store.names("data/train-*.parquet")
-    slots = sorted(settings.slots)
-    counts: dict[str, Counter[str]] = {name: Counter() for name in slots}
-    num_images = 0
-    for shard in shards:
-        for row in read_rows(store, shard, [f"slot_{name}" for name in slots]):
-            num_images += 1
-            for name in slots:
-                counts[name][row[f"slot_{name}"]] += 1
+    counts, num_images = _count_slots(store, shards, sorted(settings.slots))
     reasons = count_rejects(store)
+    num_rejected = reasons.total()
+    num_painted = num_images + num_rejected
     _write_grid(store, shards[0])
-    store.write(
-        "README.md",
-        "\n".join(
-            [
-                _front_matter(licence, num_images, shards, store),
-                _head(settings, teacher, licence, num_images, images_per_second),
-                _slots(counts, num_images),
-                _filters(settings, reasons, num_images),
-                _TAIL,
-            ]
-        ).encode(),
+    card = render_card(
+        "synth.dataset",
+        "painted_card.md",
+        _front_matter(licence, num_images),
+        num_images=num_images,
+        teacher=teacher,
+        licence=licence,
+        settings=settings,
+        guidance_scale=f"{settings.guidance_scale:g}",
+        negative_prompt=repr(settings.negative_prompt),
+        images_per_second=f"{images_per_second:.2g}" if images_per_second else "",
+        slots=_slots(counts, num_images),
+        filters=settings.filters.model_dump(exclude_none=True),
+        num_rejected=num_rejected,
+        num_painted=num_painted,
+        share_rejected=f"{num_rejected / num_painted:.1%}",
+        reasons=table(("reason", "images"), reasons.most_common()),
     )
+    store.write("README.md", card.encode())
 
 
 def count_rejects(store: Store) -> Counter[str]:
@@ -60,94 +64,53 @@ def count_rejects(store: Store) -> Counter[str]:
     return reasons
 
 
-def _front_matter(licence: str, num_images: int, shards: list[str], store: Store) -> str:
-    known = "" if licence == UNKNOWN_LICENCE else f"license: {json.dumps(licence)}\n"
+def _count_slots(store: Store, shards: list[str], slots: list[str]) -> tuple[dict[str, Counter[str]], int]:
+    """Slot -> value -> how many images have it, and how many images there are."""
+    counts: dict[str, Counter[str]] = {name: Counter() for name in slots}
+    num_images = 0
+    for shard in shards:
+        for row in read_rows(store, shard, [f"slot_{name}" for name in slots]):
+            num_images += 1
+            for name in slots:
+                counts[name][row[f"slot_{name}"]] += 1
+    return counts, num_images
+
+
+def _front_matter(licence: str, num_images: int) -> DatasetCardData:
     sizes = [(1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K")]
-    category = next((name for most, name in sizes if num_images < most), "100K<n<1M")
-    return f"""---
-{known}configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: data/train-*.parquet
-- config_name: rejects
-  data_files:
-  - split: train
-    path: rejects/train-*.parquet
-size_categories:
-- {category}
-tags:
-- synthetic
----"""
+    category = next((name for limit, name in sizes if num_images < limit), "100K<n<1M")
+    return DatasetCardData(
+        license=None if licence == UNKNOWN_LICENCE else hub_licence(licence),
+        configs=[parquet_config("default", "data"), parquet_config("rejects", "rejects")],
+        size_categories=[category],
+        tags=["synthetic"],
+    )
 
 
-def _head(settings: SceneSettings, teacher: str, licence: str, num_images: int, images_per_second: float) -> str:
-    speed = f" The last run painted {images_per_second:.2g} images a second." if images_per_second else ""
-    return f"""# {num_images} painted scenes
-
-![a sample](grid.png)
-
-Painted by `{teacher}` (licence: {licence}) from the template
-
-> {settings.template}
-
-{settings.image_size} px, {settings.num_inference_steps} steps, guidance {settings.guidance_scale:g}, \
-negative prompt {settings.negative_prompt!r}, seed {settings.seed}.{speed} Nothing in it was photographed.
-Every row holds its image, prompt, seed, slot values and filter scores:
-
-```python
-from datasets import load_dataset
-
-images = load_dataset("this/folder", split="train")
-```
-"""
-
-
-def _slots(counts: dict[str, Counter[str]], num_images: int) -> str:
-    lines = ["## What varies\n", "| slot | values, and the share of the images that have them |", "|---|---|"]
+def _slots(counts: dict[str, Counter[str]], num_images: int) -> Markdown:
+    rows = []
     for name, values in counts.items():
         shares = ", ".join(
             f"{value or '(nothing)'} {count / num_images:.1%}" for value, count in values.most_common()
         )
-        lines.append(f"| `{name}` | {shares} |")
-    return "\n".join([*lines, ""])
-
-
-def _filters(settings: SceneSettings, reasons: Counter[str], num_images: int) -> str:
-    rejected = reasons.total()
-    lines = ["## What was rejected\n"]
-    used = {key: value for key, value in settings.filters.model_dump().items() if value is not None}
-    lines.append(f"Filters: {', '.join(f'`{key}` = {value}' for key, value in used.items())}.\n")
-    lines.append(f"{rejected} of {rejected + num_images} images ({rejected / (rejected + num_images):.1%}).\n")
-    if reasons:
-        lines += ["| reason | images |", "|---|---|"]
-        lines += [f"| {reason} | {count} |" for reason, count in reasons.most_common()]
-        lines.append("\nThey are in `rejects/`, with thumbnails.")
-    return "\n".join([*lines, ""])
-
-
-_TAIL = """## Use
-
-Made to train image-to-image networks against the very model that painted it; each image's prompt tells the truth
-about it as far as that model obeys. It shows that model's habits and biases: who lives in its rooms, whose faces it
-paints, which objects it takes for granted. Do not use it as evidence about the real world. What the teacher's licence
-asks of its outputs holds for these images.
-"""
+        rows.append((code(name), shares))
+    return table(("slot", "values, and the share of the images that have them"), rows)
 
 
 def _write_grid(store: Store, shard: str) -> None:
     rows, columns = _GRID
     images = []
     for row in read_rows(store, shard, ["image"])[: rows * columns]:
-        picture = decode_rgb(row["image"]["bytes"])
-        images.append(np.asarray(picture.resize((_GRID_SIDE, _GRID_SIDE), Image.Resampling.LANCZOS)))
+        image = decode_rgb(row["image"]["bytes"])
+        images.append(np.asarray(image.resize((_GRID_SIDE, _GRID_SIDE), Image.Resampling.LANCZOS)))
+    # White fills up the last line, so that all lines are equally long.
     images += [np.full((_GRID_SIDE, _GRID_SIDE, 3), 255, np.uint8)] * (-len(images) % columns)
     lines = [np.concatenate(images[start : start + columns], axis=1) for start in range(0, len(images), columns)]
-    page = io.BytesIO()
-    Image.fromarray(np.concatenate(lines)).save(page, "PNG")
-    store.write("grid.png", page.getvalue())
+    encoded = io.BytesIO()
+    Image.fromarray(np.concatenate(lines)).save(encoded, "PNG")
+    store.write("grid.png", encoded.getvalue())
 
 
 def _kind(reason: str) -> str:
-    """A reason without its figures."""
+    """A reason without its numbers."""
     return reason.partition(":")[0] if reason.startswith("blank") else " ".join(reason.split()[:2])

@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from huggingface_hub import DatasetCardData
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
+from synth.cards import parquet_config, render_card
 from synth.dataset.gallery import write_index, write_page
 from synth.dataset.shards import (
     Row,
@@ -297,19 +299,12 @@ def _write(store: Store, number: int, rows: list[Row], rejects: list[Row], ident
 
 
 def _card(settings: PhotoSettings, source: str, store: Store) -> str:
-    kept = sum(num_rows(store, name) for name in store.names("data/train-*.parquet"))
-    gone = [row for name in store.names("rejects/train-*.parquet") for row in read_rows(store, name, ["reason"])]
-    return f"""---
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: data/train-*.parquet
----
-# {kept} photographs
-
-From `{Path(source).name or source}`, made {settings.image_size} px squares ({settings.fit}). {len(gone)} files were
-rejected; they are listed in `rejects/` with their reasons. `prompt` is the caption that came with an image, or
-empty. The photographs keep the rights and the licence that they came with, and so does what is trained on them;
-faces need their owners' consent.
-"""
+    return render_card(
+        "synth.dataset",
+        "photographs_card.md",
+        DatasetCardData(configs=[parquet_config("default", "data")]),
+        num_kept=sum(num_rows(store, name) for name in store.names("data/train-*.parquet")),
+        num_rejected=sum(num_rows(store, name) for name in store.names("rejects/train-*.parquet")),
+        source=Path(source).name or source,
+        settings=settings,
+    )

@@ -5,7 +5,6 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors import safe_open
 
 from synth.errors import TrainingError
 from synth.files import write_text
+from synth.markdown import table
 from synth.miniature.score import BARS
 
 _TEMPLATE = Path(__file__).with_name("card_template.md")
@@ -102,13 +102,13 @@ def _metrics(history: list[dict[str, Any]]) -> str:
         # Weights shipped before a metric was introduced have no value for it.
         values = (f"{e['score'][name]:.{digits}f}" if name in e["score"] else "" for e in history)
         rows.append((name, bar, *values))
-    return _table(("metric", "bar", *columns), rows)
+    return table(("metric", "bar", *columns), rows)
 
 
 def _accuracy(accuracy: dict[str, dict[str, float]]) -> str:
     factors = list(accuracy["half-way"])
     rows = [(shown, *(f"{shares[factor]:.3f}" for factor in factors)) for shown, shares in accuracy.items()]
-    return _table(("shown", *factors), rows)
+    return table(("shown", *factors), rows)
 
 
 def _confusion(confusion: dict[str, dict[str, dict[str, int]]]) -> str:
@@ -116,7 +116,7 @@ def _confusion(confusion: dict[str, dict[str, dict[str, int]]]) -> str:
     for factor, counts in confusion.items():
         answers = list(next(iter(counts.values())))
         rows = [(value, *(str(row[answer]) for answer in answers)) for value, row in counts.items()]
-        tables.append(_table((factor, *answers), rows))
+        tables.append(table((factor, *answers), rows))
     return "\n\n".join(tables)
 
 
@@ -132,7 +132,7 @@ def _networks(folder: Path) -> str:
                     count += int(torch.tensor(shape).prod()) if shape else 1
         size = sum(file.stat().st_size for file in files) / 2**20
         rows.append((name, f"{count / 1e6:.2f}M", f"{size:.1f} MiB"))
-    return _table(("part", "parameters", "on disk"), rows)
+    return table(("part", "parameters", "on disk"), rows)
 
 
 def _training(log: list[dict[str, Any]]) -> str:
@@ -148,7 +148,7 @@ def _training(log: list[dict[str, Any]]) -> str:
         settings = ", ".join(f"{key} {value}" for key, value in last_call.items() if key not in hidden)
         losses = f"{steps[0]['loss']:.3f}, {steps[-1]['loss']:.3f}"
         rows.append((stage, settings, str(steps[-1]["step"]), f"{steps[-1]['minutes']:.0f}", losses))
-    page = _table(("stage", "settings of its last call", "steps", "minutes", "loss: first, last"), rows)
+    page: str = table(("stage", "settings of its last call", "steps", "minutes", "loss: first, last"), rows)
     scored = [entry for entry in log if entry.get("stage") == "samples"]
     if scored:
         names = [name for name in ("kid", *BARS) if name in scored[-1]]
@@ -156,7 +156,7 @@ def _training(log: list[dict[str, Any]]) -> str:
             (f"{entry['minutes']:.0f}", *(f"{entry[name]:.3f}" if name in entry else "" for name in names))
             for entry in scored
         ]
-        page += f"\n\nSamples along the way:\n\n{_table(('minutes', *names), rows_of_samples)}"
+        page += f"\n\nSamples along the way:\n\n{table(('minutes', *names), rows_of_samples)}"
     return page
 
 
@@ -164,9 +164,3 @@ def _machine() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{os.cpu_count()} CPU cores ({platform.machine()})"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])

@@ -1,5 +1,6 @@
 """A look before anything long: with a tiny teacher on the command line, its verdict and its costs by hand."""
 
+import html
 import re
 from pathlib import Path
 
@@ -22,7 +23,7 @@ PAPER = load_recipe(
 
 
 def small(teacher: Path) -> list[str]:
-    return ["--teacher", str(teacher), *(part for key in SMALL for part in ("--set", key))]
+    return ["--teacher", str(teacher), *(word for key in SMALL for word in ("--set", key))]
 
 
 def test_the_page_has_every_setting_and_the_verdict_is_printed(tiny_sd_folder: Path, tmp_path: Path) -> None:
@@ -57,7 +58,7 @@ def test_photographs_take_the_place_of_painted_scenes(tiny_sd_folder: Path, tmp_
     assert result.exit_code == 0, result.output
     page = (tmp_path / "look.html").read_text()
     assert page.count("<img ") == 2 * 2 * 3, "two edits of three photographs, before and after"
-    assert "&quot;a sofa&quot; -&gt; &quot;a blue sofa&quot;" in page
+    assert '"a sofa" -> "a blue sofa"' in html.unescape(page)
     assert "the full run: 3 images" in result.stdout and "to paint" not in result.stdout
     many = command("preview", "sofas", "--images", photos, *options)
     assert many.exit_code == 2 and "`distillery init NAME --photos` write a recipe of photographs" in many.stderr
@@ -72,12 +73,14 @@ def test_lists_of_numbers_are_checked() -> None:
     assert "no list of numbers" in command("preview", "sofas", "--iterations", "10;20").stderr
 
 
-def cell(edit: str, guidance_scale: float, *signs: str) -> Cell:
-    figures = ChangeMetrics(0.1, 0.0, 0.0, 1.0)
-    return Cell(edit, guidance_scale, 100, [], figures, [Diagnostic(name, "so much", "turn it") for name in signs])
+def cell(edit: str, guidance_scale: float, *diagnostics: str) -> Cell:
+    metrics = ChangeMetrics(0.1, 0.0, 0.0, 1.0)
+    return Cell(
+        edit, guidance_scale, 100, [], metrics, [Diagnostic(name, "so much", "turn it") for name in diagnostics]
+    )
 
 
-def test_every_edit_needs_one_setting_without_a_sign() -> None:
+def test_every_edit_needs_one_setting_without_diagnostics() -> None:
     cells = [cell("a", 2, "nothing moves"), cell("a", 4), cell("b", 2), cell("b", 4, "background lost")]
     go, line = judge(cells)
     assert go and line.endswith(

@@ -1,0 +1,49 @@
+"""Cards: README.md as the Hub shows it, YAML in front and a template's Markdown below."""
+
+import re
+from functools import cache
+
+from huggingface_hub import CardData
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from synth.markdown import code, escape
+
+_HUB_LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")  # apache-2.0, creativeml-openrail-m
+
+
+def render_card(package: str, template: str, front_matter: CardData, **values: object) -> str:
+    """A card.
+
+    Args:
+        package: whose `templates` folder has the template.
+        template: the file's name. What it shows of a value is escaped, but for `Markdown`.
+        front_matter: what the Hub reads.
+        values: what the template shows.
+    """
+    body = _environment(package).get_template(template).render(values)
+    return f"---\n{front_matter.to_yaml()}\n---\n{body}"
+
+
+def hub_licence(licence: str) -> str:
+    """A licence as the Hub's front matter names it; the card's text has it in full."""
+    return licence if _HUB_LICENCE.fullmatch(licence) else "other"
+
+
+def parquet_config(name: str, folder: str) -> dict[str, object]:
+    """A configuration of a dataset, as front matter names one: the Parquet files of a folder."""
+    return {"config_name": name, "data_files": [{"split": "train", "path": f"{folder}/train-*.parquet"}]}
+
+
+@cache
+def _environment(package: str) -> Environment:
+    # Autoescape is HTML's; `finalize` sees each value and escapes it for Markdown.
+    environment = Environment(
+        loader=PackageLoader(package),
+        undefined=StrictUndefined,
+        finalize=escape,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["code"] = code
+    return environment
