@@ -1,1 +1,1 @@
-"""dataset"""
+"""Datasets of painted images or photographs: what is painted, how, and where it lies."""

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from noise_painter import NoisePainter
 from tqdm import tqdm
 
-from synth.dataset.building import DatasetBuilder, excluded_seeds, fingerprint, synthesize
+from synth.dataset.building import DatasetBuilder, fingerprint, synthesize
+from synth.dataset.filters import excluded_seeds
 from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.prompts import Scene
 from synth.dataset.store import Store
