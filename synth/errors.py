@@ -1,26 +1,26 @@
 """The project's errors, one small tree.
 
-    DistilleryError          bad input; its message is one line that says what was wrong and what to do
+    DistilleryError          bad input; the message is one line: what is wrong and what to do about it
     ├── RecipeError          a recipe, a template or an override
     ├── TeacherError         a diffusion model that cannot be loaded or cannot do what is asked
     ├── DatasetError         a dataset folder that is missing, foreign or broken
     ├── ImageInputError      an image that cannot be edited
-    ├── TrainingError        a training that cannot start, go on or be resumed
+    ├── TrainingError        a training that cannot start, continue or resume
     ├── ExportError          a student that cannot be exported, or whose export fails parity
     ├── RunError             a run folder that does not fit the recipe
     └── FileError            a file that cannot be written, or is damaged
 
-`inference.runtime` imports nothing of the project: its own errors derive from ValueError.
+`inference.runtime` imports nothing from the project: its errors derive from ValueError.
 """
 
 import difflib
 from collections.abc import Iterable
 
-_MAX_SHOWN = 80  # characters of a name that somebody gave
+_MAX_COMPARED = 80  # characters of an unknown name: difflib takes quadratic time
 
 
 class DistilleryError(Exception):
-    """Root of the errors that a user can mend: the command prints one in one line and exits with 2."""
+    """Root of the errors that a user can fix: the command prints the message in one line and exits with 2."""
 
 
 class RecipeError(DistilleryError):
@@ -28,11 +28,11 @@ class RecipeError(DistilleryError):
 
 
 class TeacherError(DistilleryError):
-    """The teacher cannot be loaded, or cannot do what was asked of it."""
+    """The teacher cannot be loaded, or cannot do what is asked of it."""
 
 
 class DatasetError(DistilleryError):
-    """A dataset folder is missing, belongs to another recipe, or is broken."""
+    """A dataset folder is missing, is broken, or belongs to another recipe."""
 
 
 class ImageInputError(DistilleryError):
@@ -40,7 +40,7 @@ class ImageInputError(DistilleryError):
 
 
 class TrainingError(DistilleryError):
-    """A training cannot start, go on or be resumed."""
+    """A training cannot start, continue or resume."""
 
 
 class ExportError(DistilleryError):
@@ -48,20 +48,25 @@ class ExportError(DistilleryError):
 
 
 class RunError(DistilleryError):
-    """A run folder does not fit the recipe that is to be run in it."""
+    """A run folder does not fit the recipe of the run."""
 
 
 class FileError(DistilleryError):
-    """A file cannot be written whole, or what is in it cannot be read back."""
+    """A file cannot be written, or is damaged."""
 
 
 def first_line(error: BaseException) -> str:
-    """An error's message in one line: its first that is not empty, or the error's name."""
+    """Return the first line of an error's message that is not empty, or else the name of its class."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
+def os_reason(error: OSError) -> str:
+    """Return the reason of a failed file operation in one line, without the number and path of `str(error)`."""
+    return " ".join((error.strerror or str(error)).split()) or type(error).__name__
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest known one, or all of them."""
+    """Return the end of a message about an unknown name: the nearest known name, or all of them."""
     names = sorted(known)
-    close = difflib.get_close_matches(name[:_MAX_SHOWN], names, 1)
+    close = difflib.get_close_matches(name[:_MAX_COMPARED], names, 1)
     return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(names)}"

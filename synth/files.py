@@ -1,9 +1,9 @@
-"""The one writer of files and folders: each is there whole or not at all, and two writers of one never mix.
+"""The one writer of files and folders: each appears whole or not at all, and two writers of one target never mix.
 
-What is not whole yet lies beside its target as `.NAME.RANDOM.part`, a name that nobody can guess and that is created,
+An unfinished file lies beside its target as `.NAME.RANDOM.part`. Nobody can guess that name, and the file is created,
 never opened, so that no symlink planted in the folder is followed. It is flushed, then renamed over the target; a
-target that is a symlink is replaced itself. A failed write removes it; a killed process leaves it, and every reader
-passes over such names (`is_partial`).
+target that is a symlink is itself replaced. A failed write removes the unfinished file. A killed process leaves it
+behind, and every reader skips such names (`is_partial`).
 """
 
 import errno
@@ -16,36 +16,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from synth.errors import FileError
+from synth.errors import FileError, os_reason
 
 _PARTIAL = re.compile(r"\..+\.[0-9a-f]{16}\.part", re.DOTALL)
-_MAX_NAME_BYTES = 200  # of the target's name in the temporary one's, for a file system takes 255 in all
-_ABANDONED_AFTER = 24 * 3600  # seconds: no writer rests so long
+_MAX_NAME_BYTES = 200  # of the target's name inside the temporary name: file systems allow 255 in all
+_ABANDONED_AFTER = 24 * 3600  # seconds without a write: its process is dead
 _TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Put a whole file in place of an older one.
+    """Write a file, replacing an older one.
 
     Raises:
-        FileError: if it cannot be written, because the disk is full, say; the older file stays, and nothing else.
+        FileError: if it cannot be written, for example because the disk is full; the older file stays.
     """
     with whole_file(path) as part:
         part.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """The same for text, in UTF-8.
+    """Write a text as UTF-8, replacing an older file.
 
     Raises:
-        FileError: as `write_bytes` does.
+        FileError: as `write_bytes`.
     """
     write_bytes(path, text.encode())
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """An empty file to fill; it takes the target's place at the end, if nothing was raised.
+    """Yield an empty file to fill. On exit without an error, it replaces the target.
 
     >>> with whole_file(folder / "weights.safetensors") as part:  # doctest: +SKIP
     ...     save_file(tensors, part)
@@ -55,7 +55,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     with _explained(path, "written"):
         part = _beside(path)
-        # The kernel applies the umask, so that the file's mode is any other file's.
+        # The kernel applies the umask, so the file gets the mode of any other file.
         os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
         try:
             yield part
@@ -68,7 +68,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to fill; it takes the target's place at the end, if nothing was raised.
+    """Yield an empty folder to fill. On exit without an error, it replaces the target.
 
     Raises:
         FileError: if it cannot be written.
@@ -88,7 +88,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(path: Path) -> Iterator[Path]:
-    """An empty folder beside a target, for what is to be `put` there once it is checked; it is gone at the end.
+    """Yield an empty folder beside a target, for drafts to check before they are `put` there. Removed on exit.
 
     Raises:
         FileError: if it cannot be written.
@@ -103,7 +103,7 @@ def scratch_folder(path: Path) -> Iterator[Path]:
 
 
 def put(draft: Path, path: Path) -> None:
-    """Move a finished file of a `scratch_folder` to its place.
+    """Move a finished draft to its place, over an older file.
 
     Raises:
         FileError: if it cannot be moved.
@@ -115,7 +115,7 @@ def put(draft: Path, path: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Take a folder away, or a symlink to one; it is renamed first, so that no half of it is ever taken for one.
+    """Remove a folder, or a symlink to one. It is renamed first, so that nobody reads half a folder.
 
     Raises:
         FileError: if it cannot be removed.
@@ -127,28 +127,28 @@ def remove_folder(path: Path) -> None:
 
 
 def remove_partials(folder: Path) -> None:
-    """Take away what killed processes left in a folder that nobody else writes to now."""
+    """Remove what killed processes left in a folder. Nobody else may be writing to it."""
     for entry in list(folder.iterdir()) if folder.is_dir() else []:
         if is_partial(entry.name):
             _remove(entry)
 
 
 def is_partial(name: str) -> bool:
-    """Whether a name is one of those under which this writer keeps what is not whole."""
+    """Return whether this writer uses such a name for unfinished files."""
     return _PARTIAL.fullmatch(name) is not None
 
 
 @contextmanager
 def _explained(path: Path, done: str) -> Iterator[None]:
+    """Turn an OSError into a FileError that names the target."""
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error) or type(error).__name__
-        raise FileError(f"{path} cannot be {done}: {reason}; what was whole stays whole") from error
+        raise FileError(f"{path} cannot be {done}: {os_reason(error)}; what was whole stays whole") from error
 
 
 def _beside(path: Path) -> Path:
-    """A free name beside the target; what was abandoned there long ago goes."""
+    """Return a free name beside the target, and remove what was abandoned there long ago."""
     if not path.name or path.name == "..":
         raise IsADirectoryError(f"{path} names no file")
     name = path.name.encode(errors="surrogateescape")[:_MAX_NAME_BYTES].decode(errors="ignore")
@@ -161,22 +161,22 @@ def _beside(path: Path) -> Path:
 def _remove_abandoned(part: Path) -> None:
     try:
         age = time.time() - part.lstat().st_mtime
-    except FileNotFoundError:  # its writer ended meanwhile
+    except FileNotFoundError:  # its writer has just finished
         return
     if age > _ABANDONED_AFTER:
         _remove(part)
 
 
 def _exchange(part: Path, path: Path) -> None:
-    """Rename a folder to a name that another may have, or may get at any moment from another writer."""
+    """Rename a folder to a name that may be taken, or that another writer may take at any moment."""
     while True:
         former = _set_aside(path)
         try:
             os.rename(part, path)
         except OSError as error:
-            if error.errno in _TAKEN:  # another writer came between: ours goes over it
+            if error.errno in _TAKEN:  # another writer was faster: replace its folder
                 continue
-            if former is not None:
+            if former is not None:  # put the older folder back
                 os.rename(former, path)
                 former = None
             raise
@@ -187,7 +187,7 @@ def _exchange(part: Path, path: Path) -> None:
 
 
 def _set_aside(path: Path) -> Path | None:
-    """Rename what is there, if anything is."""
+    """Rename what is at the path, if anything; return its new name."""
     former = _beside(path)
     try:
         os.rename(path, former)

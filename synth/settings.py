@@ -1,4 +1,4 @@
-"""The settings that this room owns. No torch here: a recipe is read before anything heavy is imported."""
+"""The settings of this package. It imports no torch: a recipe is read before anything heavy is imported."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -6,19 +6,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # a text may have tabs and several lines
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # all but tabs and line feeds
 _MAX_TEXT = 10_000  # characters; a teacher reads a few hundred
 Seed = Annotated[int, Field(ge=0, le=2**53)]
-"""Any whole number that JSON and TOML readers keep exactly."""
+"""A whole number that every JSON and TOML reader keeps exactly."""
 
 Substitution = dict[str, str]
 """An edit: slots of the scenes' template, each with its new value."""
 
 
 class Settings(BaseModel):
-    """Base of all settings: unknown keys are refused, values do not change.
+    """Base of all settings: refuses unknown keys, and is frozen.
 
-    The text under a field is its description: in Prefect's form, and on the page of all keys (`flows.config.key_reference`).
+    The text under a field is its description, in Prefect's form and on the page of all keys
+    (`flows.config.key_reference`).
     """
 
     model_config = ConfigDict(
@@ -26,23 +27,23 @@ class Settings(BaseModel):
         frozen=True,
         use_attribute_docstrings=True,
         allow_inf_nan=False,
-        hide_input_in_errors=True,  # it may hold what must not be shown
+        hide_input_in_errors=True,  # a value may be a secret
     )
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_control_characters(cls, given: Any) -> Any:
-        """They cannot be seen, and TOML, file names and logs have no place for them."""
+        """Refuse what nobody sees and what TOML, file names and logs cannot hold."""
         for text in texts_of(given):
             if found := _CONTROL.search(text):
-                raise ValueError(f"{text[:40]!r} has the control character {found[0]!r}")
+                raise ValueError(f"{text[:40]!r} contains the control character {found[0]!r}")
             if len(text) > _MAX_TEXT:
-                raise ValueError(f"{text[:40]!r}... has more than {_MAX_TEXT} characters")
+                raise ValueError(f"{text[:40]!r}... is longer than {_MAX_TEXT} characters")
         return given
 
 
 def texts_of(value: Any) -> Iterator[str]:
-    """The texts of plain values, keys included. Settings below have validators of their own."""
+    """Yield every text in plain values, keys included. Nested `Settings` are skipped: they validate themselves."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -55,41 +56,41 @@ class TeacherSettings(Settings):
     """Which diffusion model paints and teaches."""
 
     id: str = "miniature"
-    """`miniature`, a Hub id or a folder in diffusers' format."""
+    """`miniature`, a Hub id, or a folder in diffusers' format."""
     revision: str | None = None
-    """A branch, tag or commit of a Hub id."""
+    """Branch, tag or commit of a Hub id."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """`auto`: bfloat16 for a full-size model on a GPU, float32 elsewhere."""
+    """`auto`: bfloat16 for a full-size model on a GPU, else float32."""
     device: str = "auto"
-    """`auto`: the GPU when there is one."""
+    """`auto`: the GPU if there is one, else the CPU."""
     allow_cpu: bool = False
-    """Run a full-size model on a CPU all the same: hours where a GPU takes minutes."""
+    """Allow a full-size model on a CPU, which takes hours where a GPU takes minutes."""
 
 
 class FilterSettings(Settings):
-    """What a painted image must pass; a rejected one is painted again from another seed."""
+    """What a painted image must pass. A rejected image is painted again from another seed."""
 
     min_contrast: Annotated[float, Field(ge=0, le=128)] = 2.0
-    """Standard deviation of the grey values, 0 to 128; an image below it is blank."""
+    """Smallest standard deviation of the grey values, 0 to 128; an image below it counts as blank."""
     near_duplicates: Annotated[int, Field(ge=0, le=32)] | None = None
-    """Reject an image whose 64-bit perceptual hash differs in at most so many bits from an earlier one's; None is
-    off. The hash knows no colours: a room that is there in red and in blue counts as one."""
+    """Reject an image whose 64-bit perceptual hash differs from an earlier one's in at most this many bits; None
+    switches it off. The hash ignores colours: the same room in red and in blue counts as a duplicate."""
     clip: str | None = None
-    """A CLIP model's Hub id or folder; None filters without CLIP."""
+    """Hub id or folder of a CLIP model; None filters without CLIP."""
     min_clip_score: Annotated[float, Field(ge=-1, le=1)] = 0.2
-    """Least cosine similarity of image and prompt."""
+    """Smallest cosine similarity of image and prompt, -1 to 1."""
     object: str | None = None
-    """What must be there, in words ("a sofa"), as CLIP sees it."""
+    """What CLIP must see in every image, such as "a sofa"."""
     python: str | None = None
-    """`package.module:function` of one's own: called with the scene and its image, uint8 (H, W, 3); returns None to
-    keep it, or the reason as text."""
+    """Your own filter as `package.module:function`. It is called with the scene and its image, uint8 (H, W, 3), and
+    returns None to keep the image, or the reason to reject it."""
     max_attempts: Annotated[int, Field(gt=0, le=1000)] = 12
-    """How often one scene is painted before the set is given up as hopeless."""
+    """How often one scene is painted before the run stops with an error."""
 
     @model_validator(mode="after")
     def _check(self) -> "FilterSettings":
         if self.object is not None and self.clip is None:
-            raise ValueError("object is looked for by CLIP: name a model in filters.clip, or leave object out")
+            raise ValueError("object needs CLIP: name a model in filters.clip, or remove object")
         return self
 
 
@@ -97,56 +98,58 @@ Weight = Annotated[int, Field(gt=0, le=1000)]
 
 
 class SceneSettings(Settings):
-    """Which scenes the teacher paints. What is None comes from the teacher's own defaults."""
+    """Which scenes the teacher paints. A value of None stands for the teacher's default."""
 
     template: str
-    """The words of every scene, with slots in braces: "a {color} sofa in a {room}"."""
+    """The prompt of every scene, with slots in braces: "a {color} sofa in a {room}"."""
     slots: dict[str, Annotated[list[str], Field(min_length=1)] | Annotated[dict[str, Weight], Field(min_length=1)]]
-    """The values of each slot: a list, or values with whole numbers that say how often each comes."""
+    """The values of each slot: a list, or a table of values and their weights, whole numbers that say how often each
+    comes."""
     count: Annotated[int, Field(gt=0, le=10_000_000)]
-    """How many scenes. A set that was painted grows when it is larger."""
+    """How many scenes. A painted dataset grows when you raise it."""
     seed: Seed = 0
-    """Of every scene's words and noise."""
+    """Seed of every scene's prompt and noise."""
     negative_prompt: str = ""
-    """What the teacher shall keep away from, in every scene."""
+    """What the teacher avoids, in every scene."""
     image_size: Annotated[int, Field(gt=0, le=8192, multiple_of=8)] | None = None
-    """Side of the images in pixels; None is the teacher's own."""
+    """Side of the images in pixels (default: the teacher's)."""
     num_inference_steps: Annotated[int, Field(gt=0, le=1000)] | None = None
-    """Of the teacher's sampler; None is the teacher's own."""
+    """Steps of the teacher's sampler (default: the teacher's)."""
     guidance_scale: Annotated[float, Field(ge=1, le=1000)] | None = None
-    """Of the sampler, not of the training; None is the teacher's own."""
+    """Guidance of the sampler, not of the training (default: the teacher's)."""
     batch_size: Annotated[int, Field(gt=0, le=4096)] = 10
-    """Part of the data's fingerprint: a batch's size may move the last bit of a pixel."""
+    """Images painted at once. It is in the dataset's fingerprint, for it may change the last bit of a pixel."""
     shard_size: Annotated[int, Field(gt=0, le=100_000)] = 250
-    """Scenes in one Parquet file, which is painted whole or not at all."""
+    """Scenes in one Parquet file. A file is written whole or not at all."""
     filters: FilterSettings = FilterSettings()
     """What an image must pass."""
 
 
 class PhotoTextSettings(Settings):
-    """Photographs in the place of painted scenes (`distillery import-photos`): what is said of them."""
+    """The prompts of photographs, which replace painted scenes (`distillery import-photos`)."""
 
     source: str | None = None
-    """One text for all of them, such as "A photo of a person."; an empty one is the null text. Each edit is then
-    `{ target = "A photo of a zombie." }`. Left out, each photograph's own caption; an edit then replaces words in it,
-    `{ cat = "lion" }`, and leaves captions without them as they are."""
+    """One source prompt for all photographs, such as "A photo of a person."; an empty one is the null prompt. An edit
+    is then `{ target = "A photo of a zombie." }`. Without it, each photograph's caption is its source prompt, and an
+    edit replaces words in captions: `{ cat = "lion" }`. Captions without these words stay as they are."""
 
 
 class PhotoSettings(Settings):
-    """How photographs become a data set."""
+    """How photographs become a dataset."""
 
     image_size: Annotated[int, Field(gt=0, le=8192, multiple_of=8)] = 512
-    """Side of the squares that they are made, in pixels."""
+    """Side of the square images that they become, in pixels."""
     fit: Literal["crop", "pad"] = "crop"
-    """Fill the square and cut what stands out, or show all of the image between white bars."""
+    """`crop` fills the square and cuts off the rest; `pad` shows the whole image between white bars."""
     min_side: Annotated[int, Field(gt=0, le=8192)] = 64
-    """Reject an image whose shorter side is below it, in pixels."""
+    """Smallest shorter side of an image, in pixels; a smaller image is rejected."""
     max_aspect_ratio: Annotated[float, Field(ge=1, le=1000)] = 4.0
-    """Reject an image that is longer by more than this."""
+    """Largest ratio of the longer side to the shorter; a longer image is rejected."""
     image_column: str = "image"
-    """Of Parquet files and data sets."""
+    """Column of the images in Parquet files and Hub datasets."""
     caption_column: str = "text"
-    """Of Parquet files, data sets and metadata.jsonl; where there is none, captions are empty."""
+    """Column of the captions in Parquet files, Hub datasets and metadata.jsonl; without it, captions are empty."""
     split: str = "train"
-    """Of a data set on the Hub."""
+    """Split of a Hub dataset."""
     shard_size: Annotated[int, Field(gt=0, le=100_000)] = 250
+    """Images in one Parquet file."""

@@ -1,4 +1,4 @@
-"""Reading what a run or a dataset keeps: damage ends in one line that names the file."""
+"""Reads the files of runs and datasets: damage becomes a one-line error that names the file."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +14,12 @@ T = TypeVar("T")
 
 @contextmanager
 def reading(path: object, error: type[DistilleryError], remedy: str) -> Iterator[None]:
-    """Turn whatever a damaged file makes its reader raise into one line that names the file.
+    """Turn any error of reading a damaged file into a one-line error that names the file.
 
     Args:
-        path: of the file, for the message.
-        error: to raise.
-        remedy: what to do, as the end of the message.
+        path: the file, for the message.
+        error: the class to raise.
+        remedy: what the user can do; it ends the message.
     """
     try:
         yield
@@ -30,13 +30,13 @@ def reading(path: object, error: type[DistilleryError], remedy: str) -> Iterator
 
 
 def read_json(path: Path, kind: type[T] | Any, error: type[DistilleryError], remedy: str) -> T:
-    """A JSON file's value, checked for its type.
+    """Read a JSON file and check the type of its value.
 
     Args:
-        path: of the file.
-        kind: a type as pydantic knows them: `dict[str, str]`, a dataclass, a TypedDict.
-        error: to raise.
-        remedy: what to do, as the end of the message.
+        path: the file.
+        kind: any type that pydantic can check: `dict[str, str]`, a dataclass, a TypedDict.
+        error: the class to raise.
+        remedy: what the user can do; it ends the message.
 
     Raises:
         error: if the file is missing, is not JSON, or holds a value of another type.
@@ -47,10 +47,10 @@ def read_json(path: Path, kind: type[T] | Any, error: type[DistilleryError], rem
 
 
 def parse_json(content: bytes | str, kind: type[T] | Any) -> T:
-    """A JSON value, checked for its type; nesting without end and numbers out of range are errors as others are.
+    """Parse a JSON value and check its type.
 
     Raises:
-        ValueError: in one line.
+        ValueError: in one line, also for endless nesting and numbers out of range.
     """
     try:
         value: T = TypeAdapter(kind).validate_json(content)

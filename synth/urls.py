@@ -1,36 +1,36 @@
-"""URLs as people give them, and the credentials that must not stand in one.
+"""Finds credentials in URLs.
 
-A URL is stored and shown in many places: the recipe, `dataset.url`, reports, logs, errors. So one with a password is
-refused where it enters, and whatever prints a URL prints it redacted.
+A URL is stored and shown in many places: the recipe, `dataset.url`, reports, logs, errors. So a URL with a password
+is refused where it enters, and is redacted wherever it is printed.
 """
 
 import re
 
-_USER_INFO = re.compile(r"(?<=://)(?![^\s/@:]*:[0-9]{1,5}(?:/|$))[^\s/@:]*:[^\s@]*@")  # a secret may have a slash
+_USER_INFO = re.compile(r"(?<=://)(?![^\s/@:]*:[0-9]{1,5}(?:/|$))[^\s/@:]*:[^\s@]*@")  # a secret may contain a slash
 _TOKEN = re.compile(r"(?<=http://)[^\s/@:]+@|(?<=https://)[^\s/@:]+@")  # https://TOKEN@host
 _QUERY = re.compile(
     r"(?<=[?&])(?P<name>[^=&\s]*(?:token|secret|password|passwd|signature|credential|api_?key|access_?key)[^=&\s]*"
     r"|sig|key|auth)=[^&\s]+",
     re.IGNORECASE,
 )
-_REPOSITORIES = ("github://", "git://")  # their ORG:REPOSITORY@ is a place, and no secret
+_REPOSITORIES = ("github://", "git://")  # ORG:REPOSITORY@ is an address there, not a secret
 
 
 def redact(text: str) -> str:
-    """A text in which no URL has credentials: `s3://***@bucket/sofas`."""
+    """Replace the credentials of every URL in a text: `s3://***@bucket/sofas`."""
     for pattern in (_USER_INFO, _TOKEN):
         text = pattern.sub("***@", text)
     return _QUERY.sub(r"\g<name>=***", text)
 
 
 def has_credentials(url: str) -> bool:
-    """Whether a URL carries a password, a token or a signature."""
+    """Return whether a URL contains a password, a token or a signature."""
     return "://" in url and not url.startswith(_REPOSITORIES) and redact(url) != url
 
 
 def credentials_refused(url: str) -> str:
-    """The line that says so, without them."""
+    """Return the error message for such a URL, without the credentials."""
     return (
-        f"{redact(url)} has credentials in it, and a URL is stored and shown: put them into the environment "
-        "(AWS_ACCESS_KEY_ID, HF_TOKEN, ...) or fsspec's configuration, and leave them out of the URL"
+        f"{redact(url)} has credentials in it, and URLs are stored and shown: move them to the environment "
+        "(AWS_ACCESS_KEY_ID, HF_TOKEN, ...) or to fsspec's configuration"
     )

@@ -180,7 +180,8 @@ def _photographs(teacher: "Teacher", recipe: Recipe, paths: Sequence[Path], roun
     import numpy as np
 
     from distill.examples import Example
-    from synth.dataset.photographs import Rejected, captions_of, prepared
+    from synth.dataset.photo_sources import captions_of
+    from synth.dataset.photographs import Rejected, prepared
     from synth.settings import PhotoSettings
 
     texts, settings = recipe.texts(), PhotoSettings(image_size=teacher.defaults.image_size)

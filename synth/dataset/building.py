@@ -1,13 +1,13 @@
-"""Paints the scenes of a recipe into a data set (see `synth.dataset.image_dataset` for what lies where), shard by shard.
+"""Paints the scenes of a recipe into a dataset, shard by shard. `synth.dataset.image_dataset` shows its files.
 
-Scene i is painted from seed after seed of its own until an image passes, so that a row depends on its index, the
-settings and the exclude list alone: not on the other rows, the number of workers, or how often a run was killed. The
-one exception is a near duplicate, which is found in a last pass in the order of the set. What a shard holds follows
-from the fingerprint (teacher, template, seed, size, steps, filters, ...) and its number, so a set can be continued,
-or grown, by painting what is missing.
+Every scene has its own sequence of seeds and is painted from one after another until an image passes. So a row
+depends only on its index, the settings and the exclude lists, not on other rows, the number of workers or
+interruptions. Near duplicates are the one exception: a last pass finds them in the order of the dataset. The
+fingerprint (teacher, template, seed, size, steps, filters, ...) and the number of a shard determine its content, so a
+dataset is resumed, or grown, by painting what is missing.
 """
 
-import re
+import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,22 +16,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
 from synth.dataset.card import write_card
-from synth.dataset.filters import Filters, is_near_duplicate
+from synth.dataset.filters import Filters, excluded_seeds, is_near_duplicate
 from synth.dataset.gallery import write_index, write_page
 from synth.dataset.generate import completed, paint
 from synth.dataset.prompts import Scene, Template
 from synth.dataset.shards import (
     Row,
-    encoded,
     num_rows,
     read_rows,
     refuse_another,
+    reject_row,
+    scene_columns,
+    scene_row,
     shard_name,
-    thumbnail,
     write_rejects,
     write_shard,
 )
@@ -40,94 +40,103 @@ from synth.errors import DatasetError
 from synth.images import decode_rgb
 from synth.seeds import derive_seed
 from synth.settings import SceneSettings
-from synth.state import reading
 from synth.teacher.teacher import Teacher
 
-_TRIED, _HOPELESS = 60, 0.9  # after so many images of a shard, so high a share of rejects ends the run
-_SAME_WORDS = 3  # attempts at a scene before other values fill its slots: some prompts never pass
+logger = logging.getLogger(__name__)
+
+_MIN_TRIED = 60  # images of a shard, before its share of rejects can end the run
+_MAX_REJECTED = 0.9  # share of the images tried
+_SAME_PROMPT = 3  # attempts at a scene before other values fill its slots: some prompts never pass
 
 
 def fingerprint(teacher: Teacher, settings: SceneSettings) -> dict[str, Any]:
-    """All that the pixels depend on, by name. The count is not part of it: a set may grow."""
+    """Return all that the pixels depend on, by name. The count is not part of it: a dataset may grow."""
     identity: dict[str, Any] = completed(settings, teacher).model_dump(mode="json", exclude={"count"})
     return {"teacher": teacher.fingerprint, **identity}
 
 
 def synthesize(teacher: Teacher, settings: SceneSettings, out: str | Path, progress: bool = True) -> Store:
-    """Paint `settings.count` scenes into `out`, shard by shard; what is there already is kept.
+    """Paint `settings.count` scenes into `out`, shard by shard. Images that exist already stay.
 
     Args:
-        teacher: who paints.
-        settings: what to paint; the teacher's defaults fill what they leave open.
-        out: the data set's folder, or a URL that fsspec knows; made if need be.
-        progress: say which device paints, and show a bar.
+        teacher: the model that paints.
+        settings: what to paint; the teacher's defaults replace None.
+        out: the dataset's folder, or a URL that fsspec knows; created if it does not exist.
+        progress: whether to log the device and show a bar.
+
+    Returns:
+        The store at `out`.
 
     Raises:
-        DatasetError: if the folder holds another recipe's set (the message says what differs), a broken shard, or
-            more images than are asked for; if it cannot be written; if so much is rejected that the set is hopeless.
+        DatasetError: if the folder holds another recipe's dataset (the message says what differs), a broken shard, or
+            more images than requested; if it cannot be written; if the filters reject nearly everything.
         RecipeError: for a template that cannot be filled, or a filter that cannot be used.
         TeacherError: for a prompt that the teacher cannot read, or a CLIP model that cannot be opened.
     """
-    painting = DatasetBuilder(teacher, settings, out)
-    todo = painting.missing_shards()
+    builder = DatasetBuilder(teacher, settings, out)
+    todo = builder.missing_shards()
     if progress and todo:
         precision = str(teacher.dtype).removeprefix("torch.")
-        tqdm.write(f"painting with {teacher.name} on {teacher.device} in {precision}")
+        logger.info("painting with %s on %s in %s", teacher.name, teacher.device, precision)
     done = settings.count - sum(todo.values())
     started = time.perf_counter()
     with tqdm(total=settings.count, initial=done, unit="image", desc="painting", disable=not progress) as bar:
         for number in todo:
-            painting.paint_shard(number, bar)
+            builder.paint_shard(number, bar)
         rate = (settings.count - done) / (time.perf_counter() - started) if todo else 0.0
-        painting.finish(rate, bar)
-    return painting.store
+        builder.finish(rate, bar)
+    return builder.store
 
 
 class DatasetBuilder:
-    """A set on its way: `paint_shard` for each shard, by any number of workers in any order, then `finish` once."""
+    """Builds a dataset: `paint_shard` for each shard, in any number of workers and any order, then `finish` once.
+
+    Raises:
+        DatasetError: for a store or an exclude list that cannot be read.
+        RecipeError: for a template that cannot be filled, or a filter that cannot be used.
+        TeacherError: for a CLIP model that cannot be opened.
+    """
 
     def __init__(self, teacher: Teacher, settings: SceneSettings, out: str | Path) -> None:
-        self.teacher, self.store = teacher, Store(out)
+        self.teacher = teacher
+        self.store = Store(out)
         self.settings = completed(settings, teacher)
         self.template = Template(self.settings)
         self.identity = fingerprint(teacher, settings)
         self.filters = Filters(settings.filters)
         self._excluded = excluded_seeds(self.store)
-        columns: dict[str, type] = {"image": bytes, "prompt": str, "seed": int, "index": int}
-        columns |= {"width": int, "height": int, "contrast": float}
-        columns |= {"phash": str} if settings.filters.near_duplicates is not None else {}
-        columns |= {"clip_score": float} if settings.filters.clip else {}
-        self._columns = columns | {f"slot_{name}": str for name in sorted(settings.slots)}
+        self._columns = scene_columns(settings)
 
     def missing_shards(self) -> dict[int, int]:
-        """The shards that are missing, short, or hold a vetoed image: number -> how many images they lack.
+        """Return the shards that are missing, short, or hold a vetoed image: number -> how many images they lack.
 
         Raises:
-            DatasetError: for another set's shard, a broken one, or more images than are asked for.
+            DatasetError: for a broken shard, one of another dataset, or more images than requested.
         """
-        there = self.store.names("data/train-*.parquet")
-        kept: dict[str, int] = {}
-        for name in there:
+        num_images: dict[str, int] = {}
+        for name in self.store.names("data/train-*.parquet"):
             refuse_another(self.store, name, self.identity)
-            kept[name] = num_rows(self.store, name)
-        if sum(kept.values()) > self.settings.count:
+            num_images[name] = num_rows(self.store, name)
+        total = sum(num_images.values())
+        if total > self.settings.count:
             raise DatasetError(
-                f"{self.store} holds {sum(kept.values())} images of this recipe and {self.settings.count} are asked "
-                f"for: set scenes.count to {sum(kept.values())} or more, or choose another folder"
+                f"{self.store} holds {total} images of this recipe, more than the {self.settings.count} requested: "
+                f"set scenes.count to {total} or more, or choose another folder"
             )
-        lacking = {}
-        for number in range(-(-self.settings.count // self.settings.shard_size)):
-            name, wanted = shard_name(number), len(self._span(number))
-            if kept.get(name, 0) < wanted:
-                lacking[number] = wanted - kept.get(name, 0)
+        missing = {}
+        for number in self._numbers():
+            name = shard_name(number)
+            lacking = len(self._span(number)) - num_images.get(name, 0)
+            if lacking > 0:
+                missing[number] = lacking
             elif self._excluded:
                 seeds = {row["seed"] for row in read_rows(self.store, name, ["seed"])}
                 if vetoed := len(seeds & self._excluded):
-                    lacking[number] = vetoed
-        return lacking
+                    missing[number] = vetoed
+        return missing
 
     def paint_shard(self, number: int, bar: "tqdm[Any]") -> None:
-        """Paint what a shard lacks and write it, whole."""
+        """Paint the images that a shard lacks, and write the shard."""
         rows, rejects = self._load(number)
         rows = {index: row for index, row in rows.items() if row["seed"] not in self._excluded}
         todo = {index: 0 for index in self._span(number) if index not in rows}
@@ -135,30 +144,37 @@ class DatasetBuilder:
         self._write(number, rows, rejects)
 
     def finish(self, images_per_second: float, bar: "tqdm[Any] | None" = None) -> None:
-        """Replace near duplicates, in the order of the set; then write the card and the gallery's index."""
-        most = self.settings.filters.near_duplicates
-        if most is not None:
+        """Replace near duplicates, in the order of the dataset; then write the card and the gallery's index.
+
+        Args:
+            images_per_second: for the card; 0 if nothing was painted.
+            bar: shows the number of near duplicates.
+        """
+        max_bits = self.settings.filters.near_duplicates
+        if max_bits is not None:
             seen = np.zeros(self.settings.count, np.uint64)
-            for number in range(-(-self.settings.count // self.settings.shard_size)):
-                self._replace_near_duplicates(number, seen, most, bar)
+            for number in self._numbers():
+                self._replace_near_duplicates(number, seen, max_bits, bar)
         if images_per_second or not self.store.exists("README.md"):
             write_card(self.store, self.settings, self.teacher.name, self.teacher.defaults.licence, images_per_second)
             write_index(self.store)
 
     def _replace_near_duplicates(
-        self, number: int, seen: NDArray[np.uint64], most: int, bar: "tqdm[Any] | None"
+        self, number: int, seen: NDArray[np.uint64], max_bits: int, bar: "tqdm[Any] | None"
     ) -> None:
+        """Replace a shard's near duplicates. `seen` has the hashes of earlier images, and gets those of the shard."""
         span = self._span(number)
         hashes = {row["index"]: row["phash"] for row in read_rows(self.store, shard_name(number), ["index", "phash"])}
         loaded: tuple[dict[int, Row], list[Row]] | None = None
         for index in span:
-            while is_near_duplicate(hashes[index], seen[:index], most):
+            while is_near_duplicate(hashes[index], seen[:index], max_bits):
+                # The hashes are a small column: the images are read only where one must go.
                 loaded = loaded or self._load(number)
                 rows, rejects = loaded
                 attempt = self._attempt_of(rows[index])
                 image = decode_rgb(rows[index]["image"]["bytes"])
                 scene = self._scene(index, attempt)
-                rejects.append(self._reject(scene, attempt, image, "near duplicate of an earlier image"))
+                rejects.append(reject_row(scene, attempt, image, "near duplicate of an earlier image"))
                 self._refuse_hopeless(scene, attempt, rejects, Counter())
                 del rows[index]
                 self._fill(rows, rejects, {index: attempt + 1}, None)
@@ -172,79 +188,94 @@ class DatasetBuilder:
     def _fill(
         self, rows: dict[int, Row], rejects: list[Row], todo: Mapping[int, int], bar: "tqdm[Any] | None"
     ) -> None:
-        """Paint scenes, index -> first attempt, until each has an image that passes."""
+        """Paint scenes until each has an image that passes, and add to `rows` and `rejects`.
+
+        Args:
+            rows: by index; gets what passes.
+            rejects: the shard's so far; gets what does not.
+            todo: index -> the first attempt to make.
+            bar: advances with each image that passes.
+        """
         known = {(row["index"], row["attempt"]) for row in rejects}
         queue = [(index, self._next(index, attempt, known)) for index, attempt in todo.items()]
         tried: Counter[str] = Counter()
         while queue:
-            batch, queue = queue[: self.settings.batch_size], queue[self.settings.batch_size :]
+            batch = queue[: self.settings.batch_size]
+            queue = queue[self.settings.batch_size :]
             scenes = [self._scene(index, attempt) for index, attempt in batch]
             self.teacher.check_prompts([scene.prompt for scene in scenes])
-            for (index, attempt), scene, image in zip(
-                batch, scenes, paint(self.teacher, self.settings, scenes), strict=True
-            ):
+            images = paint(self.teacher, self.settings, scenes)
+            for (index, attempt), scene, image in zip(batch, scenes, images, strict=True):
                 reason: str | None = "safety checker"
                 if image is not None:
                     verdict = self.filters.judge(scene, np.asarray(image))
                     reason = verdict.reason
+                # Count kinds of reasons: what follows the colon is different for each image.
                 tried[reason.partition(":")[0] if reason else "kept"] += 1
                 if reason is None and image is not None:
-                    rows[index] = self._row(scene, image, verdict.scores)
+                    rows[index] = scene_row(scene, image, verdict.scores)
                     if bar is not None:
                         bar.set_postfix(rejects=tried.total() - tried["kept"])
                         bar.update()
                     continue
-                rejects.append(self._reject(scene, attempt, image, reason or ""))
+                # A rejected scene goes to the end of the queue, so that batches stay full.
+                rejects.append(reject_row(scene, attempt, image, reason or ""))
                 known.add((index, attempt))
                 queue.append((index, self._next(index, attempt + 1, known)))
                 self._refuse_hopeless(scene, attempt, rejects, tried)
 
     def _refuse_hopeless(self, scene: Scene, attempt: int, rejects: Sequence[Row], tried: Counter[str]) -> None:
+        """Raise DatasetError after too many attempts at one scene, or too high a share of rejects."""
         if attempt + 1 >= self.settings.filters.max_attempts:
             reasons = [row["reason"] for row in rejects if row["index"] == scene.index]
             raise DatasetError(
                 f"scene {scene.index}, {scene.prompt!r}, was rejected {len(reasons)} times, last for: {reasons[-1]}. "
-                "Reword the template, or loosen scenes.filters; the shards that are whole stay"
+                "Reword the template, or loosen scenes.filters; finished shards stay"
             )
-        if tried.total() >= _TRIED and tried["kept"] < (1 - _HOPELESS) * tried.total():
+        if tried.total() >= _MIN_TRIED and tried["kept"] < (1 - _MAX_REJECTED) * tried.total():
             why = ", ".join(f"{count} {reason}" for reason, count in tried.most_common(4))
             raise DatasetError(
                 f"of {tried.total()} images {tried['kept']} were kept ({why}): "
-                "loosen scenes.filters, or reword the template; the shards that are whole stay"
+                "loosen scenes.filters, or reword the template; finished shards stay"
             )
 
     def _scene(self, index: int, attempt: int) -> Scene:
-        """Scene `index` at its `attempt`th seed, and from some attempt on in other words."""
-        turn = 0 if attempt < _SAME_WORDS else attempt - _SAME_WORDS + 1
-        words = self.template.scene(index) if turn == 0 else self._other_words(index, turn)
-        return Scene(index, words.prompt, words.negative_prompt, self._seed(index, attempt), words.slots)
-
-    def _other_words(self, index: int, turn: int) -> Scene:
-        number = derive_seed(self.settings.seed, "words", index, turn) % self.template.num_combinations
-        return self.template.scene(number)
+        """Return scene `index` at its `attempt`th seed, after some attempts with another prompt."""
+        turn = max(0, attempt - _SAME_PROMPT + 1)
+        number = index
+        if turn > 0:
+            number = derive_seed(self.settings.seed, "words", index, turn) % self.template.num_combinations
+        scene = self.template.scene(number)
+        return Scene(index, scene.prompt, scene.negative_prompt, self._seed(index, attempt), scene.slots)
 
     def _seed(self, index: int, attempt: int) -> int:
-        again = () if attempt == 0 else (attempt,)
+        again = () if attempt == 0 else (attempt,)  # attempt 0 has the seed of `Template.scene`
         return derive_seed(self.settings.seed, "scene", index, *again)
 
     def _next(self, index: int, attempt: int, known: set[tuple[int, int]]) -> int:
-        """The first attempt from `attempt` on that was neither rejected nor vetoed."""
+        """Return the first attempt from `attempt` on that was neither rejected nor vetoed."""
         while (index, attempt) in known or self._seed(index, attempt) in self._excluded:
             attempt += 1
         return attempt
 
     def _attempt_of(self, row: Row) -> int:
+        """Return the attempt that painted a row: its seed tells."""
         attempt = 0
         while self._seed(row["index"], attempt) != row["seed"]:
             attempt += 1
         return attempt
 
+    def _numbers(self) -> range:
+        """Return the numbers of all shards."""
+        return range(-(-self.settings.count // self.settings.shard_size))
+
     def _span(self, number: int) -> range:
+        """Return the indices of a shard's scenes."""
         start = number * self.settings.shard_size
         return range(start, min(start + self.settings.shard_size, self.settings.count))
 
     def _load(self, number: int) -> tuple[dict[int, Row], list[Row]]:
-        """A shard's rows by index, and its rejects; empty if it is not there."""
+        """Return a shard's rows by index, and its rejects; both empty if the shard does not exist."""
         if not self.store.exists(shard_name(number)):
             return {}, []
         rows = {row["index"]: row for row in read_rows(self.store, shard_name(number))}
@@ -252,52 +283,10 @@ class DatasetBuilder:
         return rows, read_rows(self.store, rejected) if self.store.exists(rejected) else []
 
     def _write(self, number: int, rows: Mapping[int, Row], rejects: list[Row]) -> None:
-        """The rejects first: a shard that is there has all that belongs to it."""
+        """Write the rejects and the page before the shard: a shard that exists is complete."""
         ordered = [rows[index] for index in self._span(number)]
         rejects.sort(key=lambda row: (row["index"], row["attempt"]))
         if rejects:
             write_rejects(self.store, shard_name(number, "rejects"), rejects, self.identity)
         write_page(self.store, number, ordered, rejects)
         write_shard(self.store, shard_name(number), ordered, self._columns, self.identity)
-
-    def _row(self, scene: Scene, image: Image.Image, scores: Mapping[str, float | str]) -> Row:
-        row = {
-            "image": encoded(image, f"{scene.index:06d}.png"),
-            "prompt": scene.prompt,
-            "seed": scene.seed,
-            "index": scene.index,
-            "width": image.width,
-            "height": image.height,
-            **scores,
-        }
-        return row | {f"slot_{name}": value for name, value in scene.slots.items()}
-
-    def _reject(self, scene: Scene, attempt: int, image: Image.Image | None, reason: str) -> Row:
-        name = f"{scene.index:06d}-{attempt}.jpg"
-        return {
-            "image": None if image is None else thumbnail(image, name),  # a black image is never stored
-            "index": scene.index,
-            "attempt": attempt,
-            "prompt": scene.prompt,
-            "seed": scene.seed,
-            "reason": reason,
-        }
-
-
-def excluded_seeds(store: Store) -> frozenset[int]:
-    """The seeds that a person vetoed: the first word of each line of exclude*.txt.
-
-    Raises:
-        DatasetError: for a line that does not begin with a seed.
-    """
-    seeds = []
-    for name in store.names("exclude*.txt"):
-        with reading(f"{store}/{name}", DatasetError, "the gallery writes such files, a seed a line"):
-            for number, line in enumerate(store.read(name).decode("utf-8").splitlines(), start=1):
-                word = line.partition("#")[0].strip()
-                if not word:
-                    continue
-                if not re.fullmatch(r"[0-9]{1,20}", word):
-                    raise ValueError(f"line {number}: {word[:40]!r} is not a seed")
-                seeds.append(int(word))
-    return frozenset(seeds)

@@ -1,24 +1,26 @@
-"""Scenes to images: the teacher paints through its own diffusers pipeline, each scene from its own generator."""
+"""Paints scenes with the teacher's own diffusers pipeline, each scene from a generator of its own."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from synth.dataset.prompts import Scene
 from synth.errors import TeacherError
 from synth.settings import SceneSettings
 from synth.teacher.teacher import Teacher
 
-Picture = Image.Image | None
-"""None where the teacher's safety checker blacked it out."""
+logger = logging.getLogger(__name__)
+
+Painting = Image.Image | None
+"""None where the teacher's safety checker blacked the image out."""
 
 
 def completed(settings: SceneSettings, teacher: Teacher) -> SceneSettings:
-    """The settings with the teacher's defaults wherever they leave the choice to it."""
+    """Return the settings with the teacher's defaults in place of None."""
     defaults = teacher.defaults
     return settings.model_copy(
         update={
@@ -29,61 +31,68 @@ def completed(settings: SceneSettings, teacher: Teacher) -> SceneSettings:
     )
 
 
-def paint(teacher: Teacher, settings: SceneSettings, scenes: Sequence[Scene]) -> list[Picture]:
-    """Paint one batch: at most `settings.batch_size` scenes.
+def paint(teacher: Teacher, settings: SceneSettings, scenes: Sequence[Scene]) -> list[Painting]:
+    """Paint one batch of scenes.
 
-    The batch is always full (a short one is padded and the padding thrown away), and every image has a generator of
-    its own, seeded on the CPU. So an image depends on its scene and on the settings, never on which others were
-    asked for, on its device's own random numbers, or on how far a run had come.
+    The batch is always full (a short one is padded, and the padding dropped), and every image has its own generator,
+    seeded on the CPU. So an image depends only on its scene and the settings, not on the other scenes, the device's
+    random numbers or the progress of a run.
 
-    A batch that does not fit into memory is painted in halves, or quarters, and so are all that follow. The noise of
-    every image stays what it was; the last bit of a pixel may not.
+    A batch that does not fit into memory is painted in halves, or quarters, and so are all later batches. The noise
+    of an image does not change; the last bit of a pixel may.
+
+    Args:
+        teacher: the model that paints.
+        settings: as `completed` returns them.
+        scenes: at most `settings.batch_size`.
 
     Returns:
         For each scene its RGB image of `image_size` squared, or None where the teacher's safety checker blacked it
         out.
 
     Raises:
-        TeacherError: when the teacher's numbers overflow, when it takes no images of this size or cannot read the
-            negative prompt to its end, or when not even one image fits into memory.
+        TeacherError: if the teacher's numbers overflow, it does not take images of this size, it cannot read the
+            whole negative prompt, or not even one image fits into memory.
     """
     assert settings.image_size is not None
     teacher.check_size(settings.image_size, settings.image_size)
     teacher.check_prompts(sorted({scene.negative_prompt for scene in scenes}))
     at_once = min(settings.batch_size, teacher.max_batch_size or settings.batch_size)
-    while (pictures := _paint(teacher, settings, scenes, at_once)) is None:
-        # Out here the exception is gone, and with it the frames that held on to what had been allocated.
+    while (images := _paint(teacher, settings, scenes, at_once)) is None:
+        # Recover outside of the `except` block: the exception's frames would keep the memory allocated.
         if at_once == 1:
             raise TeacherError(
                 f"{teacher.name} runs out of memory with a single image of {settings.image_size} pixels on "
                 f"{teacher.device}: lower scenes.image_size, or set teacher.dtype=bfloat16"
             )
-        tqdm.write(f"out of memory with {at_once} images at once: painting {-(-at_once // 2)} at a time")
-        at_once = teacher.max_batch_size = -(-at_once // 2)
-        teacher.pipeline.vae.to(teacher.dtype)  # XL's pipeline may have stopped while it was in float32
+        half = -(-at_once // 2)
+        logger.warning("out of memory with %d images at once: painting %d at a time", at_once, half)
+        at_once = half
+        teacher.max_batch_size = half  # later batches begin with what fits
+        teacher.pipeline.vae.to(teacher.dtype)  # XL's pipeline decodes in float32, and may have stopped there
         if teacher.device.type == "cuda":
             torch.cuda.empty_cache()
-    return pictures
+    return images
 
 
-def _paint(teacher: Teacher, settings: SceneSettings, scenes: Sequence[Scene], at_once: int) -> list[Picture] | None:
-    """Some images at a time, each time full; None if that is more than the memory holds."""
-    pictures: list[Picture] = []
+def _paint(teacher: Teacher, settings: SceneSettings, scenes: Sequence[Scene], at_once: int) -> list[Painting] | None:
+    """Paint scenes in full batches of `at_once`; return None if a batch does not fit into memory."""
+    images: list[Painting] = []
     try:
         for start in range(0, len(scenes), at_once):
-            pictures += _call(teacher, settings, scenes[start : start + at_once], at_once)
+            images += _call(teacher, settings, scenes[start : start + at_once], at_once)
     except torch.OutOfMemoryError:
         return None
-    return pictures
+    return images
 
 
-def _call(teacher: Teacher, settings: SceneSettings, scenes: Sequence[Scene], size: int) -> list[Picture]:
-    """One call of the pipeline, padded to `size` images."""
+def _call(teacher: Teacher, settings: SceneSettings, scenes: Sequence[Scene], size: int) -> list[Painting]:
+    """Call the pipeline once, padded to `size` images."""
     padded = [*scenes, *[scenes[-1]] * (size - len(scenes))]
     negative_prompts = [scene.negative_prompt for scene in padded]
     output: Any = teacher.pipeline(
         [scene.prompt for scene in padded],
-        # Without one the pipeline takes its model's own null text, which is not always that of an empty prompt.
+        # None selects the model's own null prompt, which is not always the empty prompt.
         negative_prompt=negative_prompts if any(negative_prompts) else None,
         height=settings.image_size,
         width=settings.image_size,
@@ -92,12 +101,12 @@ def _call(teacher: Teacher, settings: SceneSettings, scenes: Sequence[Scene], si
         generator=[torch.Generator("cpu").manual_seed(scene.seed) for scene in padded],
         output_type="np",
     )
-    images = output.images[: len(scenes)]  # float (n, H, W, 3) in [0, 1]
-    if not np.isfinite(images).all():
+    arrays = output.images[: len(scenes)]  # float (n, H, W, 3) in [0, 1]
+    if not np.isfinite(arrays).all():
         raise TeacherError(
             f"{teacher.name} overflowed in {str(teacher.dtype).removeprefix('torch.')}: "
             "set teacher.dtype=float32 or bfloat16"
         )
     flagged = getattr(output, "nsfw_content_detected", None) or [False] * len(padded)
-    pictures = teacher.pipeline.numpy_to_pil(images)
-    return [None if flag else picture for picture, flag in zip(pictures, flagged, strict=False)]
+    images = teacher.pipeline.numpy_to_pil(arrays)
+    return [None if flag else image for image, flag in zip(images, flagged, strict=False)]

@@ -1,12 +1,12 @@
-"""A painted data set: Parquet shards that `datasets.load_dataset(folder)` opens with nothing of ours installed.
+"""A dataset of images: Parquet shards that `datasets.load_dataset(folder)` opens without this project.
 
-    README.md                      the card
+    README.md                      the dataset card
     data/train-00000.parquet       scenes 0 to shard_size - 1, and so on
-    rejects/train-00000.parquet    what was painted for that shard and not kept
-    preview.html, preview/         a gallery; what a person vetoes there becomes exclude.txt
-    exclude*.txt                   seeds of images that must not be in the set, one a line
+    rejects/train-00000.parquet    the images painted for that shard and rejected
+    preview.html, preview/         a gallery, where a person vetoes images; it saves exclude*.txt
+    exclude*.txt                   seeds of vetoed images, one a line
 
-`synth.dataset.building` writes one, `synth.dataset.photographs` writes one of photographs; this module reads both.
+`synth.dataset.building` writes painted images, `synth.dataset.photographs` photographs; this module reads both.
 """
 
 import hashlib
@@ -27,34 +27,38 @@ from synth.state import reading
 
 
 class ImageDataset:
-    """A data set folder, read-only. An image is read from its shard when it is asked for: read them in order.
+    """A dataset folder, read-only.
+
+    One shard is in memory at a time, so reading images in order is fast.
 
     Attributes:
-        prompts: of each image.
-        slots: of each image, name to value.
-        fingerprint: of what the pixels depend on, of how many there are, and of their seeds.
+        prompts: one per image.
+        slots: one per image, name -> value.
+        fingerprint: hash of what the pixels depend on, the number of images, and their seeds.
 
     Raises:
-        DatasetError: if there is no shard in the folder, a broken one, one of another set, or one is missing.
+        DatasetError: if the folder has no shard, a broken one, one of another dataset, or lacks one.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self._store = Store(folder)
         names = self._store.names("data/train-*.parquet")
         if not names:
-            raise DatasetError(f"no data set in {folder}: run `distillery synthesize` first")
+            raise DatasetError(f"no dataset in {folder}: run `distillery synthesize` first")
         identity = identity_of(self._store, names[0])
-        self._places: list[tuple[str, int]] = []
+        self._places: list[tuple[str, int]] = []  # of each image: its shard, and its row there
         for name in names:
             refuse_another(self._store, name, identity)
             self._places += [(name, row) for row in range(num_rows(self._store, name))]
         self._open: str | None = None
+
+        # Read everything but the images, and check that no image is missing.
         columns = column_names(self._store, names[0])
         slots = sorted(name for name in columns if name.startswith("slot_"))
         wanted = ["index", "prompt", "seed", *slots]
         rows = [row for name in names for row in read_rows(self._store, name, wanted)]
         if [row["index"] for row in rows] != list(range(len(rows))):
-            raise DatasetError(f"{folder} has a shard missing or cut short: run `distillery synthesize` again")
+            raise DatasetError(f"{folder} has a missing or truncated shard: run `distillery synthesize` again")
         self.prompts: list[str] = [row["prompt"] for row in rows]
         self.slots: list[dict[str, str]] = [{name.removeprefix("slot_"): row[name] for name in slots} for row in rows]
         described = json.dumps([identity, len(rows), [row["seed"] for row in rows]], sort_keys=True)
@@ -64,20 +68,26 @@ class ImageDataset:
         return len(self.prompts)
 
     def first(self, num: int) -> "ImageDataset":
-        """The same set, as if it ended after `num` images."""
+        """Return the first `num` images as a dataset, with a fingerprint of its own."""
         few = copy(self)
-        few._places, few.prompts, few.slots = self._places[:num], self.prompts[:num], self.slots[:num]
+        few._places = self._places[:num]
+        few.prompts = self.prompts[:num]
+        few.slots = self.slots[:num]
         few.fingerprint = f"{self.fingerprint}-{num}"
         return few
 
     def image(self, index: int) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3)."""
+        """Return an image, uint8 (H, W, 3).
+
+        Raises:
+            DatasetError: if its shard is damaged.
+        """
         name, row = self._places[index]
-        if name != self._open:  # one shard at a time: a set may be larger than memory
+        if name != self._open:  # one shard at a time: a dataset may be larger than memory
             self._encoded: pa.Array = read_columns(self._store, name, ["image"])["image"].combine_chunks()
             self._open = name
-        with reading(f"{self._store}/{name}, row {row}", DatasetError, "delete the shard, and it is made again"):
-            content = self._encoded.field("bytes")[row].as_py()  # never its path, which may be any file's
+        with reading(f"{self._store}/{name}, row {row}", DatasetError, "delete the shard, and it will be made again"):
+            content = self._encoded.field("bytes")[row].as_py()  # never its path, which may name any file
             return np.array(decode_rgb(content))
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:

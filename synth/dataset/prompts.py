@@ -1,12 +1,12 @@
-"""Scenes from words: a template with slots, and which of its combinations scene number i shows.
+"""Prompts: a template with slots, and the combination of slot values of each scene.
 
     a {color} {material} sofa in a living room with {wall} walls
 
-A slot is a name in braces. An article right before a slot agrees with what fills it: "a {color}" becomes "a red" or
-"an orange". A value may be empty: the word is left out. A value may bring its own article, so that "a potted plant"
-can give way to "tulips". That is the whole language.
+A slot is a name in braces. An article before a slot agrees with its value: "a {color}" becomes "a red" or "an
+orange". An empty value leaves the word out. A value may contain its article, so that an edit can replace "a potted
+plant" with "tulips". That is the whole language.
 
-Photographs were not made from words: they have one text for all, or captions.
+Photographs have no template: they share one source prompt, or have captions.
 """
 
 import math
@@ -21,7 +21,7 @@ from synth.settings import PhotoTextSettings, SceneSettings, Substitution
 
 _SLOT = re.compile(r"\{(\w+)\}")
 _ARTICLE_OF_SLOT = re.compile(r"\b([Aa])n?(?=\s+\{)")
-_AGREE = "\x00"  # stands behind an article until the word after it is known
+_AGREE = "\x00"  # marks an article until the word after it is known
 _VOWEL_SOUND = re.compile(
     r"(?:hour|honest|heir|honou?r|8|11\b|18\b)|(?!eu|one\b|once\b|uni(?![mn])|us[eu]|ute)[aeiou]", re.IGNORECASE
 )
@@ -29,7 +29,7 @@ _VOWEL_SOUND = re.compile(
 
 @dataclass(frozen=True)
 class Scene:
-    """One image to be painted."""
+    """One image to paint."""
 
     index: int
     prompt: str
@@ -39,10 +39,14 @@ class Scene:
 
 
 class Template:
-    """The scenes of a recipe: pure, and the same on every machine.
+    """The scenes of a recipe: pure functions of its settings, the same on every machine.
+
+    Attributes:
+        settings: the recipe's scenes.
+        num_combinations: of slot values, counted with their weights.
 
     Raises:
-        RecipeError: for a template without slots, with stray braces, or whose slots and lists of values do not match.
+        RecipeError: for a template without slots or with stray braces, or if its slots do not match `settings.slots`.
     """
 
     def __init__(self, settings: SceneSettings) -> None:
@@ -62,8 +66,7 @@ class Template:
         for name in sorted(set(settings.slots) - used):
             raise RecipeError(f"scenes.slots.{name} is never used in the template: add {{{name}}} or remove the slot")
         for name, values in settings.slots.items():
-            repeated = [value for value, count in Counter(list(values)).items() if count > 1]
-            if repeated:
+            if repeated := [value for value, count in Counter(list(values)).items() if count > 1]:
                 raise RecipeError(
                     f"scenes.slots.{name} lists {repeated[0]!r} more than once: give it a weight instead"
                 )
@@ -72,10 +75,14 @@ class Template:
         self.num_combinations = math.prod(len(values) for values in self._values.values())
 
     def scene(self, index: int) -> Scene:
-        """Scene `index`, from 0 on. Combinations come in a shuffled order, none twice before all have come once; one
-        with weights comes as often as the product of its weights in that time."""
+        """Return scene `index`, from 0.
+
+        Combinations come in shuffled order, and none comes twice before all have come once. A combination of weighted
+        values counts as often as the product of its weights.
+        """
         turn, place = divmod(index, self.num_combinations)
         number = _shuffled(place, self.num_combinations, derive_seed(self.settings.seed, "combination", turn))
+        # The digits of a mixed-radix number choose the slots' values.
         slots = {}
         for name in self._names:
             number, choice = divmod(number, len(self._values[name]))
@@ -89,14 +96,14 @@ class Template:
         )
 
     def render(self, slots: Mapping[str, str]) -> str:
-        """The template's text with its slots filled, and the articles before them set right."""
+        """Fill the template's slots, and correct the articles before them."""
         text = _ARTICLE_OF_SLOT.sub(rf"\1{_AGREE}", self.settings.template)
         text = _SLOT.sub(lambda match: slots[match[1]], text)
         text = re.sub(r"\s+([,.])", r"\1", " ".join(text.split()))  # what an empty value leaves behind
         return re.sub(rf"{_AGREE}( ?)(?=(\w*))", lambda match: f"{_n(match[2])}{match[1]}", text)
 
     def edited(self, slots: Mapping[str, str], edit: Substitution) -> str:
-        """The same scene's prompt after an edit: the same words, with the edit's slots replaced.
+        """Return the prompt of a scene after an edit, which replaces some slots.
 
         Raises:
             RecipeError: if the edit names a slot that the template does not have.
@@ -104,31 +111,35 @@ class Template:
         for name in edit:
             if name not in self._names:
                 raise RecipeError(
-                    f"an edit replaces {name!r}, which is no slot of the template{nearest(name, self._names)}"
+                    f"an edit replaces {name!r}, which is not a slot of the template{nearest(name, self._names)}"
                 )
         return self.render({**slots, **edit})
 
     @property
     def slots(self) -> list[str]:
-        """The slots' names, which a painted image must have values of."""
+        """The names of the slots. Every painted image has a value of each."""
         return self._names
 
     @property
     def identity(self) -> str:
-        """What the texts follow from."""
+        """What the prompts depend on."""
         return self.settings.template
 
     def source(self, prompt: str) -> str:
-        """What a painted image shows: the very prompt that it was painted from."""
+        """Return the source prompt of a painted image: its own prompt."""
         return prompt
 
     def target(self, prompt: str, slots: Mapping[str, str], edit: Substitution) -> str:
-        """What it shall show after an edit. Raises RecipeError as `edited`."""
+        """Return the target prompt of a painted image.
+
+        Raises:
+            RecipeError: as `edited`.
+        """
         return self.edited(slots, edit)
 
 
 class PhotoTexts:
-    """The texts of photographs: one pair for all of them, or each one's caption and the same with words replaced."""
+    """The prompts of photographs: one pair for all, or each caption before and after replacing words."""
 
     slots: tuple[str, ...] = ()
 
@@ -137,56 +148,61 @@ class PhotoTexts:
 
     @property
     def identity(self) -> str:
-        """What the texts follow from."""
+        """What the prompts depend on."""
         source = self.settings.source
         return "each photograph's caption" if source is None else f"photographs, {source!r}"
 
     def source(self, caption: str) -> str:
-        """What a photograph shows."""
+        """Return the source prompt of a photograph."""
         return caption if self.settings.source is None else self.settings.source
 
     def target(self, caption: str, slots: Mapping[str, str], edit: Substitution) -> str:
-        """What it shall show after an edit. An article right before a replaced word agrees with the new one.
+        """Return the target prompt of a photograph. An article before a replaced word agrees with the new word.
 
         Raises:
-            RecipeError: if the edit is not of the form that these texts need.
+            RecipeError: if the edit does not have the form that `photos.source` requires.
         """
         if self.settings.source is not None:
             if set(edit) != {"target"} or not edit["target"].strip():
                 raise RecipeError(
-                    f'photos.source is one text for all, so an edit is {{ target = "..." }}, not {dict(edit)}'
+                    f'photos.source is one prompt for all, so an edit is {{ target = "..." }}, not {dict(edit)}'
                 )
             return edit["target"]
-        if not edit or not all(words.strip() for words in edit):
+        if not edit or not all(old.strip() for old in edit):
             raise RecipeError(
-                f'an edit of captions names words and what replaces them, {{ cat = "lion" }}, not {dict(edit)}'
+                f'an edit of captions maps words to their replacements, {{ cat = "lion" }}, not {dict(edit)}'
             )
+        # The longest words come first, so that "red fox" is replaced before "fox".
         longest_first = sorted(edit, key=len, reverse=True)
-        wanted = re.compile(rf"(?:\b(a)n? )?(?<!\w)({'|'.join(map(re.escape, longest_first))})(?!\w)", re.IGNORECASE)
-        new = {words.lower(): replacement for words, replacement in edit.items()}
+        pattern = re.compile(rf"(?:\b(a)n? )?(?<!\w)({'|'.join(map(re.escape, longest_first))})(?!\w)", re.IGNORECASE)
+        replacements = {old.lower(): new for old, new in edit.items()}
 
-        def replaced(match: re.Match[str]) -> str:
-            words = new[match[2].lower()]
-            return f"{match[1]}{_n(words)} {words}" if match[1] else words
+        def replace(match: re.Match[str]) -> str:
+            new = replacements[match[2].lower()]
+            return f"{match[1]}{_n(new)} {new}" if match[1] else new
 
-        return wanted.sub(replaced, caption)
+        return pattern.sub(replace, caption)
 
 
 def _by_weight(values: list[str] | dict[str, int]) -> list[str]:
-    """Each value as often as its weight says; weights are a mapping, whose order means nothing."""
+    """Repeat each value as often as its weight."""
     if not isinstance(values, dict):
         return values
+    # Sorted, for the order of a table in TOML has no meaning.
     return [value for value, weight in sorted(values.items()) for _ in range(weight)]
 
 
 def _n(word: str) -> str:
-    """What turns "a" into the article of `word`."""
+    """Return what turns "a" into the article of a word: "n" or nothing."""
     return "n" if _VOWEL_SOUND.match(word) else ""
 
 
 def _shuffled(place: int, size: int, key: int) -> int:
-    """A keyed permutation of 0 ... size - 1: a Feistel network on the next power of four, walked until it lands
-    inside. No list of all combinations is ever made."""
+    """Return the image of `place` under a keyed permutation of 0 ... size - 1.
+
+    A Feistel network permutes the next power of four; it is applied until the result is in range (cycle walking). So
+    there is never a list of all combinations.
+    """
     half = max(1, (max(1, size - 1).bit_length() + 1) // 2)
     mask = (1 << half) - 1
     while True:

@@ -1,7 +1,7 @@
-"""One Parquet shard: its columns, its types, whose it is. `datasets`, DuckDB or polars read it with nothing of ours.
+"""One Parquet shard: its columns, types and identity. `datasets`, DuckDB and polars read it without this project.
 
 data/train-00000.parquet       scenes 0 to shard_size - 1, one row each, in the order of `index`
-rejects/train-00000.parquet    what was painted for that shard and not kept, with thumbnails and reasons
+rejects/train-00000.parquet    the images painted for that shard and rejected: thumbnails and reasons
 """
 
 import io
@@ -14,39 +14,40 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from synth.dataset.prompts import Scene
 from synth.dataset.store import Store
 from synth.errors import DatasetError
+from synth.images import png_bytes
+from synth.settings import SceneSettings
 from synth.state import parse_json, reading
 
 Row = dict[str, Any]
 
 _REMEDY = "delete it, and it will be painted again"
-_KEY = b"distillery"  # of the schema's metadata that holds what the pixels depend on
-_ROW_GROUP = 100  # images: the Hub's viewer reads a group at a time, and gives up beyond 300 MB
+_KEY = b"distillery"  # of the identity in the schema's metadata
+_ROW_GROUP = 100  # images: the Hub's viewer reads whole groups, of at most 300 MB
 _THUMBNAIL = 96  # px
 _IMAGE = {"_type": "Image"}
 _IMAGE_TYPE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-_VALUES = {str: "string", int: "int64", float: "double"}  # Arrow's names; those of `datasets` below
-_FEATURES = {**_VALUES, float: "float64"}
+_VALUES = {str: "string", int: "int64", float: "double"}  # types as Arrow names them
+_FEATURES = {**_VALUES, float: "float64"}  # as `datasets` names them
 _REJECT_COLUMNS: dict[str, type] = {
     "image": bytes, "index": int, "attempt": int, "prompt": str, "seed": int, "reason": str,
 }  # fmt: skip
 
 
 def shard_name(number: int, folder: str = "data") -> str:
-    """`data/train-00007.parquet`."""
+    """Return the name of a shard's file: `data/train-00007.parquet`."""
     return f"{folder}/train-{number:05d}.parquet"
 
 
 def encoded(image: Image.Image, path: str) -> dict[str, Any]:
-    """An image as the `datasets` Image type keeps it: the bytes of a PNG."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=4)  # 2.5 times as fast as the usual 6, for 3 % more bytes
-    return {"bytes": buffer.getvalue(), "path": path}
+    """Encode an image as a value of the `datasets` type Image: the bytes of a PNG."""
+    return {"bytes": png_bytes(image, compress_level=4), "path": path}  # 2.5 times as fast as 6, for 3 % more bytes
 
 
 def thumbnail(image: Image.Image, path: str) -> dict[str, Any]:
-    """The same, small and lossy, for a person to look at."""
+    """Encode a small, lossy version of an image for people to look at."""
     small = image.copy()
     small.thumbnail((_THUMBNAIL, _THUMBNAIL))
     buffer = io.BytesIO()
@@ -54,16 +55,59 @@ def thumbnail(image: Image.Image, path: str) -> dict[str, Any]:
     return {"bytes": buffer.getvalue(), "path": path}
 
 
+def scene_columns(settings: SceneSettings) -> dict[str, type]:
+    """Return the columns of a shard of painted scenes and their types, for `write_shard`."""
+    columns: dict[str, type] = {"image": bytes, "prompt": str, "seed": int, "index": int}
+    columns |= {"width": int, "height": int, "contrast": float}
+    if settings.filters.near_duplicates is not None:
+        columns["phash"] = str
+    if settings.filters.clip:
+        columns["clip_score"] = float
+    return columns | {f"slot_{name}": str for name in sorted(settings.slots)}
+
+
+def scene_row(scene: Scene, image: Image.Image, scores: Mapping[str, float | str]) -> Row:
+    """Return the row of a painted scene; `scores` are what the filters measured."""
+    slots = {f"slot_{name}": value for name, value in scene.slots.items()}
+    return {
+        "image": encoded(image, f"{scene.index:06d}.png"),
+        "prompt": scene.prompt,
+        "seed": scene.seed,
+        "index": scene.index,
+        "width": image.width,
+        "height": image.height,
+        **scores,
+        **slots,
+    }
+
+
+def reject_row(scene: Scene, attempt: int, image: Image.Image | None, reason: str) -> Row:
+    """Return the row of a rejected image; None stands for one that the safety checker blacked out."""
+    name = f"{scene.index:06d}-{attempt}.jpg"
+    return {
+        "image": None if image is None else thumbnail(image, name),
+        "index": scene.index,
+        "attempt": attempt,
+        "prompt": scene.prompt,
+        "seed": scene.seed,
+        "reason": reason,
+    }
+
+
 def write_shard(store: Store, name: str, rows: Sequence[Row], columns: Mapping[str, type], identity: Row) -> None:
-    """Write a shard whole, with the types of `datasets` in the schema's metadata, where it looks for them.
+    """Write a shard, whole or not at all.
 
     Args:
-        store: where.
-        name: of the file.
+        store: the dataset.
+        name: the file's.
         rows: each with every column; `image` as `encoded` makes it.
         columns: name -> str, int, float, or bytes for an image.
         identity: what the rows depend on, by name.
+
+    Raises:
+        DatasetError: if it cannot be written.
     """
+    # `datasets` reads its own types from the schema's metadata: without them an image is a struct of bytes and path.
     features = {
         name: _IMAGE if kind is bytes else {"dtype": _FEATURES[kind], "_type": "Value"}
         for name, kind in columns.items()
@@ -87,15 +131,15 @@ def write_shard(store: Store, name: str, rows: Sequence[Row], columns: Mapping[s
 
 
 def write_rejects(store: Store, name: str, rows: Sequence[Row], identity: Row) -> None:
-    """The table of what was not kept."""
+    """Write the table of a shard's rejects, whole or not at all."""
     write_shard(store, name, rows, _REJECT_COLUMNS, identity)
 
 
 def read_columns(store: Store, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """A shard, or only some of its columns.
+    """Read a shard, or only some of its columns.
 
     Raises:
-        DatasetError: for a damaged file, a missing column, or one of another type than this project writes.
+        DatasetError: for a damaged file, or a column that is missing or of another type than this project writes.
     """
     with _opened(store, name) as file:
         table = pq.read_table(file, columns=columns)
@@ -105,44 +149,48 @@ def read_columns(store: Store, name: str, columns: Sequence[str] | None = None) 
 
 
 def _check_column(table: pa.Table, name: str) -> None:
-    """A file of somebody else's may hold anything under the names that are known here."""
+    """Raise ValueError if a column has another type than this project writes: a foreign file may hold anything."""
     values = table[name]  # KeyError for a missing one
     kind = values.type
     if name == "image":
-        right = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+        valid = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
     elif name in ("index", "seed", "attempt"):
-        right = pa.types.is_integer(kind) and values.null_count == 0
+        valid = pa.types.is_integer(kind) and values.null_count == 0
     else:
-        right = (pa.types.is_string(kind) or pa.types.is_large_string(kind)) and values.null_count == 0
-    if not right:
+        valid = (pa.types.is_string(kind) or pa.types.is_large_string(kind)) and values.null_count == 0
+    if not valid:
         raise ValueError(f"its column {name!r} holds {kind}, {values.null_count} of them missing")
 
 
 def read_rows(store: Store, name: str, columns: Sequence[str] | None = None) -> list[Row]:
-    """The same as rows of plain values."""
+    """Read a shard as rows of plain values.
+
+    Raises:
+        DatasetError: as `read_columns`.
+    """
     rows: list[Row] = read_columns(store, name, columns).to_pylist()
     return rows
 
 
 def num_rows(store: Store, name: str) -> int:
-    """How many rows a shard holds."""
+    """Return the number of a shard's rows."""
     with _opened(store, name) as file:
         count: int = pq.read_metadata(file).num_rows
     return count
 
 
 def column_names(store: Store, name: str) -> list[str]:
-    """Of a shard."""
+    """Return the names of a shard's columns."""
     with _opened(store, name) as file:
         names: list[str] = pq.read_schema(file).names
     return names
 
 
 def identity_of(store: Store, name: str) -> Row:
-    """What a shard's rows depend on, as it was written down.
+    """Read what a shard's rows depend on, by name.
 
     Raises:
-        DatasetError: for a broken file, or one that this project did not write.
+        DatasetError: for a damaged file, or one that this project did not write.
     """
     with _opened(store, name) as file:
         metadata = pq.read_schema(file).metadata or {}
@@ -155,16 +203,16 @@ def identity_of(store: Store, name: str) -> Row:
 
 @contextmanager
 def _opened(store: Store, name: str) -> Iterator[Any]:
-    """A shard to read; what its damage makes Arrow raise becomes one line."""
+    """Open a shard; an error of Arrow becomes a DatasetError."""
     with reading(f"{store}/{name}", DatasetError, _REMEDY), store.open(name) as file:
         yield file
 
 
 def refuse_another(store: Store, name: str, identity: Row) -> None:
-    """Check that a shard belongs to this set.
+    """Check that a shard belongs to the dataset of this identity.
 
     Raises:
-        DatasetError: if not; the message says what differs.
+        DatasetError: if it does not; the message says what differs.
     """
     stored = identity_of(store, name)
     differences = [
@@ -174,6 +222,6 @@ def refuse_another(store: Store, name: str, identity: Row) -> None:
     ]
     if differences:
         raise DatasetError(
-            f"{store}/{name} belongs to another set: {'; '.join(differences)}. "
+            f"{store}/{name} belongs to another dataset: {'; '.join(differences)}. "
             "Choose another folder, or restore the settings"
         )

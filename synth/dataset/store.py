@@ -1,4 +1,4 @@
-"""Where a data set lies: a folder on this machine, or one behind any URL that fsspec knows (s3://, gs://, hf://)."""
+"""The storage of a dataset: a local folder, or a folder at any URL that fsspec knows (s3://, gs://, hf://)."""
 
 import secrets
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from synth.errors import DatasetError
+from synth.errors import DatasetError, os_reason
 from synth.files import whole_file, write_bytes
 from synth.urls import credentials_refused, has_credentials, redact
 
@@ -18,12 +18,12 @@ _READ_ONLY = frozenset(("http", "https", "data", "zip", "tar", "libarchive", "gi
 
 
 class Store:
-    """Files by name, each written whole or not at all. Names have forward slashes: `data/train-00000.parquet`.
+    """Files by name, each written whole or not at all. Names use forward slashes: `data/train-00000.parquet`.
 
     >>> Store("s3://bucket/sofas").write("README.md", b"...")  # doctest: +SKIP
 
     Raises:
-        DatasetError: for a URL of a kind that is not installed, or one with credentials in it.
+        DatasetError: for a URL that fsspec cannot open, or one with credentials in it.
     """
 
     def __init__(self, url: str | Path) -> None:
@@ -40,25 +40,29 @@ class Store:
         return self.url
 
     def check_writable(self) -> None:
-        """Write a file of no content and a name of its own, and take it away again.
+        """Write an empty file under a random name, and remove it.
 
         Raises:
-            DatasetError: if the storage only reads, or refuses.
+            DatasetError: if the storage is read-only, or refuses the file.
         """
         protocols = {self._fs.protocol} if isinstance(self._fs.protocol, str) else set(self._fs.protocol)
         if protocols & _READ_ONLY or "::" in self.url:
-            raise DatasetError(f"{self.url} can only be read: name storage that takes files, s3://bucket/runs, say")
+            raise DatasetError(f"{self.url} is read-only: name a writable storage, such as s3://bucket/runs")
         probe = f".writable-{secrets.token_hex(8)}"
         try:
             self.write(probe, b"")
             self.remove(probe)
         except NotImplementedError:
-            raise DatasetError(f"{self.url} can only be read: name storage that takes files") from None
+            raise DatasetError(f"{self.url} is read-only: name a writable storage") from None
 
     def names(self, pattern: str) -> list[str]:
-        """The files that match, sorted; the pattern's folder part is fixed: `data/train-*.parquet`."""
+        """List the files that match a pattern, sorted. Only the last part may have wildcards: `data/train-*.parquet`.
+
+        Raises:
+            DatasetError: if the folder cannot be listed. A missing folder has no files.
+        """
         folder, _, last = pattern.rpartition("/")
-        self._fs.invalidate_cache()
+        self._fs.invalidate_cache()  # other processes write to the same storage
         with self._explained("listed"):
             try:
                 found = self._fs.ls(self._path(folder), detail=False)
@@ -68,11 +72,11 @@ class Store:
         return sorted(f"{folder}/{name}" if folder else name for name in names if fnmatch(name, last))
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
+        """Return whether there is such a file."""
         return bool(self.names(name))
 
     def read(self, name: str) -> bytes:
-        """All of a file.
+        """Read a whole file.
 
         Raises:
             DatasetError: if it cannot be read.
@@ -83,16 +87,19 @@ class Store:
 
     @contextmanager
     def open(self, name: str) -> Iterator[Any]:
-        """A file to read parts of: what Parquet's reader takes."""
+        """Open a file for reading parts of it, as Parquet's reader does.
+
+        Raises:
+            DatasetError: if it cannot be read.
+        """
         with self._explained("read"), self._fs.open(self._path(name), "rb") as file:
             yield file
 
     def write(self, name: str, content: bytes) -> None:
-        """Put a whole file in place of an older one. On a disk: beside it, flushed, renamed. An object store shows an
-        object when all of it is there.
+        """Write a file, replacing an older one. An object store shows an object only once it is complete.
 
         Raises:
-            DatasetError: if it cannot be written, because the disk is full, say; the older file stays.
+            DatasetError: if it cannot be written, for example because the disk is full; the older file stays.
         """
         path = self._path(name)
         with self._explained("written"):
@@ -104,7 +111,7 @@ class Store:
             write_bytes(target, content)
 
     def upload(self, name: str, path: Path) -> None:
-        """Put a file of this machine there, whole, without holding it in memory where the storage is far.
+        """Upload a local file, without reading it into memory if the storage is remote.
 
         Raises:
             DatasetError: if it cannot be written.
@@ -116,7 +123,7 @@ class Store:
             self._fs.put_file(str(path), self._path(name))
 
     def download(self, name: str, path: Path) -> None:
-        """Bring a file to this machine, whole.
+        """Download a file, whole or not at all.
 
         Raises:
             DatasetError: if it cannot be read.
@@ -126,12 +133,12 @@ class Store:
             self._fs.get_file(self._path(name), str(temporary))
 
     def remove(self, name: str) -> None:
-        """Nothing is there afterwards.
+        """Remove a file, if it exists.
 
         Raises:
             DatasetError: if it cannot be removed.
         """
-        with self._explained("written"):
+        with self._explained("removed"):
             try:
                 self._fs.rm_file(self._path(name))
             except FileNotFoundError:
@@ -142,9 +149,9 @@ class Store:
 
     @contextmanager
     def _explained(self, done: str) -> Iterator[None]:
-        """A store's own errors in one line of ours."""
+        """Turn an error of the storage into a DatasetError of one line, without credentials."""
         try:
             yield
         except OSError as error:
-            reason = " ".join((error.strerror or str(error) or type(error).__name__).split())
-            raise DatasetError(f"{self.url} cannot be {done}: {redact(reason)}; what was whole stays whole") from None
+            reason = redact(os_reason(error))
+            raise DatasetError(f"{self.url} cannot be {done}: {reason}; what was whole stays whole") from None

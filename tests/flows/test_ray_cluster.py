@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from small_datasets import contents
 from small_runs import SMALL, command, small_recipe
-from test_dataset import contents
 
 from flows.stages.synthesize import synthesize_flow
 from synth.errors import DatasetError, RunError

@@ -84,7 +84,7 @@ def test_a_file_may_have_the_name_of_what_it_extends(tmp_path: Path) -> None:
             "edits.Red={color='red'}",
             "edits.Red is not a name for an edit: use lower-case letters, digits and hyphens",
         ),
-        ("edits.red={colour='red'}", "'colour', which is no slot of the template; did you mean 'color'?"),
+        ("edits.red={colour='red'}", "'colour', which is not a slot of the template; did you mean 'color'?"),
         ("edits.red={}", "edits.red replaces no slot"),
         ("scenes.template=a {colr} sofa", "did you mean 'color'?"),
         ("name.first=x", "name is a value and has no keys below it"),
@@ -237,7 +237,7 @@ def test_a_recipe_has_scenes_or_photographs(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"either \[scenes\].* or \[photos\]"):
         load_recipe(path)
     path.write_text(PHOTOS.replace("target", "person"))
-    with pytest.raises(RecipeError, match=r"photos\.source is one text for all, so an edit is"):
+    with pytest.raises(RecipeError, match=r"photos\.source is one prompt for all, so an edit is"):
         load_recipe(path)
 
 

@@ -11,7 +11,7 @@ from distill import checkpoints
 from distill.students import load_student
 from flows.run.folder import RunFolder
 from flows.run.promotion import read_verdict
-from synth.dataset.building import excluded_seeds
+from synth.dataset.filters import excluded_seeds
 from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.store import Store
 from synth.errors import DistilleryError

@@ -14,8 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from small_datasets import contents
 from small_runs import SMALL, paint, small_recipe
-from test_dataset import contents
 from workplace import Workplace, kill, parameter, wait_for
 
 from flows.config.schema import Recipe

@@ -1,4 +1,4 @@
-"""One's own photographs: whatever is in a folder comes in or is rejected with its reason."""
+"""Photographs: every file of a folder is imported, or rejected with a reason."""
 
 import io
 import json
@@ -47,7 +47,7 @@ def rejects(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Real photographs, and what lies beside photographs on real disks."""
+    """Real photographs, and the other files that lie beside photographs on real disks."""
     assert len(PHOTOS) >= 3
     source = tmp_path / "photos"
     (source / "holiday").mkdir(parents=True)
@@ -64,24 +64,24 @@ def folder(tmp_path: Path) -> Path:
     return source
 
 
-def test_a_folder_becomes_a_set_that_trains_like_any_other(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_becomes_a_dataset(folder: Path, tmp_path: Path) -> None:
     import_photos(str(folder), SMALL, tmp_path / "set", progress=False)
     images = ImageDataset(tmp_path / "set")
-    assert len(images) == len(PHOTOS)  # one of them came twice
+    assert len(images) == len(PHOTOS)  # one of them is there twice
     assert images.prompts[0] == "a cup of coffee" and set(images.prompts[1:]) == {""}
     assert all(image.shape == (64, 64, 3) and image.std() > 10 for image in images)
     assert rejects(tmp_path / "set") == {
-        "cut.jpg": "cut short",
-        "empty.jpg": "no image",
+        "cut.jpg": "truncated",
+        "empty.jpg": "not an image",
         f"holiday/{PHOTOS[0].name}": "the same image as again.png",
         "icon.png": "8 x 8 is smaller than 16",
-        "notes.txt": "no image",
+        "notes.txt": "not an image",
         "strip.png": "400 x 20 is too long and narrow",
     }
     assert f"# {len(PHOTOS)} photographs" in (tmp_path / "set" / "README.md").read_text()
 
 
-def test_an_import_that_was_stopped_goes_on_and_another_s_set_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_an_import_resumes_and_a_foreign_set_is_refused(folder: Path, tmp_path: Path) -> None:
     import_photos(str(folder), SMALL, tmp_path / "whole", progress=False)
     import_photos(str(folder), SMALL, tmp_path / "stopped", progress=False)
     (tmp_path / "stopped" / "data" / "train-00001.parquet").unlink()
@@ -106,7 +106,8 @@ def test_parquet_and_its_captions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"])
-def test_every_mode_keeps_its_light_and_its_dark(mode: str) -> None:
+def test_every_mode_keeps_light_and_dark(mode: str) -> None:
+    """A gradient stays dark on the left and bright on the right."""
     grey = np.asarray(gradient().convert("L"))
     if mode == "I;16":
         image = Image.fromarray(grey.astype(np.uint16) * 257)
@@ -121,7 +122,8 @@ def test_every_mode_keeps_its_light_and_its_dark(mode: str) -> None:
     assert made[:, -10:].mean() > made[:, :10].mean() + 50
 
 
-def test_what_is_turned_is_turned_back_and_what_is_clear_is_white() -> None:
+def test_exif_alpha_and_animations() -> None:
+    """EXIF rotation is undone, transparency becomes white, and an animation gives its first frame."""
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held on its side
     turned = np.asarray(prepared(saved(gradient(), "JPEG", exif=exif, quality=95), SMALL)).astype(int)
@@ -132,7 +134,7 @@ def test_what_is_turned_is_turned_back_and_what_is_clear_is_white() -> None:
     assert prepared(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]), SMALL).size == (64, 64)
 
 
-def test_pad_shows_all_of_it() -> None:
+def test_pad_shows_the_whole_image() -> None:
     pad = SMALL.model_copy(update={"fit": "pad"})
     made = np.asarray(prepared(saved(gradient(80, 40)), pad))
     assert (made[0] == 255).all() and (made[-1] == 255).all() and not (made[32] == 255).all()
@@ -147,7 +149,7 @@ def test_a_bomb_is_rejected_unopened() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"]), st.data())
-def test_damage_is_rejected_and_never_a_crash(kind: str, data: st.DataObject) -> None:
+def test_damage_is_rejected_and_never_crashes(kind: str, data: st.DataObject) -> None:
     content = bytearray(saved(gradient(), kind))
     for _ in range(data.draw(st.integers(0, 6))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
@@ -159,17 +161,17 @@ def test_damage_is_rejected_and_never_a_crash(kind: str, data: st.DataObject) ->
         assert made.mode == "RGB" and made.size == (64, 64)
 
 
-def test_sources_that_are_none(tmp_path: Path) -> None:
+def test_sources_without_images_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.png").write_bytes(saved(gradient()))
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("a")
     with pytest.raises(DatasetError, match="has no image that can be used"):
         import_photos(str(tmp_path / "empty"), SMALL, tmp_path / "set", progress=False)
-    with pytest.raises(DatasetError, match=r"has no image that can be used \(no image\)"):
+    with pytest.raises(DatasetError, match=r"has no image that can be used \(not an image\)"):
         import_photos(str(tmp_path / "texts"), SMALL, tmp_path / "set", progress=False)
     with pytest.raises(DatasetError, match="put the images into a folder"):
         import_photos(str(tmp_path / "a.png"), SMALL, tmp_path / "set", progress=False)
-    with pytest.raises(DatasetError, match="neither a folder here nor a data set of the Hub"):
+    with pytest.raises(DatasetError, match="neither a folder here nor a Hub dataset"):
         import_photos("nobody/has-this", SMALL, tmp_path / "set", progress=False)
     assert not (tmp_path / "set" / "data").exists()

@@ -1,4 +1,4 @@
-"""Templates: pure, without repeats, in grammatical English, and strict about their slots."""
+"""Templates: pure, without repeats, grammatical, and strict about their slots."""
 
 from collections import Counter
 from typing import Any
@@ -22,11 +22,11 @@ SOFAS: dict[str, Any] = {
 }
 
 
-def template(**changes: Any) -> Template:
-    return Template(SceneSettings(**{**SOFAS, **changes}))
+def template(**overrides: Any) -> Template:
+    return Template(SceneSettings(**{**SOFAS, **overrides}))
 
 
-def test_a_scene_depends_on_its_index_alone() -> None:
+def test_a_scene_depends_only_on_its_index() -> None:
     first, second = template(), template()
     forwards = [first.scene(index) for index in range(50)]
     backwards = [second.scene(index) for index in reversed(range(50))]
@@ -35,7 +35,8 @@ def test_a_scene_depends_on_its_index_alone() -> None:
     assert template(count=7, batch_size=3).scene(40) == forwards[40]
 
 
-def test_no_combination_comes_twice_before_all_have_come_once() -> None:
+def test_combinations_come_once_per_turn() -> None:
+    """None comes twice before all have come once."""
     scenes = template()
     assert scenes.num_combinations == 24
     turns = [[scenes.scene(index).prompt for index in range(turn * 24, turn * 24 + 24)] for turn in range(3)]
@@ -60,7 +61,7 @@ def test_weights_say_how_often_a_value_comes() -> None:
     st.integers(0, 2**40),
     st.integers(0, 999),
 )
-def test_scenes_are_pure_complete_and_without_repeats(sizes: dict[str, int], seed: int, start: int) -> None:
+def test_scenes_are_pure_and_without_repeats(sizes: dict[str, int], seed: int, start: int) -> None:
     slots = {name: [f"{name}{value}" for value in range(size)] for name, size in sizes.items()}
     text = " ".join(f"{{{name}}}" for name in sizes)
     scenes = Template(SceneSettings(template=text, slots=slots, count=1, seed=seed))
@@ -80,7 +81,7 @@ def test_the_shuffle_is_a_permutation_at_every_size(num_values: int) -> None:
         assert shown != sorted(shown, key=lambda name: int(name[5:]))
 
 
-def test_seeds_differ_between_scenes_and_between_recipes() -> None:
+def test_seeds_differ_between_scenes_and_recipes() -> None:
     seeds = {template(seed=seed).scene(index).seed for seed in range(3) for index in range(200)}
     assert len(seeds) == 600
     assert all(0 <= seed < 2**63 for seed in seeds)
@@ -112,7 +113,7 @@ def test_the_article_agrees_with_what_follows(value: str, phrase: str) -> None:
         assert scenes.edited({"kind": "plain"}, {"kind": value}) == phrase
 
 
-def test_an_article_looks_past_an_empty_slot() -> None:
+def test_an_article_skips_an_empty_slot() -> None:
     scenes = template(
         template="A {size} {color} sofa, a lamp{rest}.", slots={"size": [""], "color": ["x"], "rest": [""]}
     )
@@ -121,7 +122,7 @@ def test_an_article_looks_past_an_empty_slot() -> None:
     assert scenes.render({"size": "", "color": "", "rest": ""}) == "A sofa, a lamp."
 
 
-def test_an_edit_replaces_its_slots_and_nothing_else() -> None:
+def test_an_edit_replaces_only_its_slots() -> None:
     scene = template().scene(5)
     wall = scene.slots["wall"]
     edited = template().edited(scene.slots, {"color": "amber", "material": "striped"})
@@ -130,7 +131,7 @@ def test_an_edit_replaces_its_slots_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("overrides", "message"),
     [
         ({"template": "a sofa"}, "no {slot}"),
         ({"template": SOFAS["template"] + " and a {rug} rug"}, "no 'rug'"),
@@ -142,25 +143,25 @@ def test_an_edit_replaces_its_slots_and_nothing_else() -> None:
         ({"slots": {**SOFAS["slots"], "wall": ["white", "blue", "white"]}}, "lists 'white' more than once"),
     ],
 )
-def test_a_wrong_template_is_refused_in_one_line(changes: dict[str, Any], message: str) -> None:
+def test_a_wrong_template_is_refused_in_one_line(overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        template(**changes)
+        template(**overrides)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_an_edit_of_an_unknown_slot_is_refused_with_the_nearest() -> None:
+def test_an_edit_of_an_unknown_slot_is_refused() -> None:
     with pytest.raises(RecipeError, match="did you mean 'color'"):
         template().edited(template().scene(0).slots, {"colour": "red"})
 
 
 @pytest.mark.parametrize("source", ["A photo of a person.", ""])
-def test_photographs_have_one_pair_of_texts(source: str) -> None:
+def test_photographs_share_one_pair_of_prompts(source: str) -> None:
     texts = PhotoTexts(PhotoTextSettings(source=source))
     assert texts.source("IMG_0042") == source
     assert texts.target("IMG_0042", {}, {"target": "A photo of a zombie."}) == "A photo of a zombie."
     for edit in ({"person": "zombie"}, {"target": " "}, {"target": "a", "other": "b"}):
-        with pytest.raises(RecipeError, match=r"photos\.source is one text for all"):
+        with pytest.raises(RecipeError, match=r"photos\.source is one prompt for all"):
             texts.target("", {}, edit)
 
 
@@ -174,12 +175,12 @@ def test_photographs_have_one_pair_of_texts(source: str) -> None:
         ("", ""),
     ],
 )
-def test_captions_have_words_replaced_and_articles_agree(caption: str, target: str) -> None:
+def test_words_of_captions_are_replaced_with_articles(caption: str, target: str) -> None:
     texts = PhotoTexts(PhotoTextSettings())
     assert texts.source(caption) == caption
     assert texts.target(caption, {}, {"cat": "otter", "kitten": "otter cub"}) == target
 
 
-def test_an_edit_of_captions_names_words() -> None:
-    with pytest.raises(RecipeError, match="names words and what replaces them"):
+def test_an_edit_of_captions_without_words_is_refused() -> None:
+    with pytest.raises(RecipeError, match="maps words to their replacements"):
         PhotoTexts(PhotoTextSettings()).target("a cat", {}, {" ": "lion"})

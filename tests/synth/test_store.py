@@ -1,4 +1,4 @@
-"""Where a data set lies: on a disk that may fill, behind the S3 protocol, and under a process that may be killed."""
+"""Storage: on a disk that fills, behind the S3 protocol, and under processes that are killed."""
 
 import multiprocessing
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_dataset import contents, picked, scenes
+from small_datasets import PICKY, contents, picked, scenes
 
 from synth.dataset.building import synthesize
 from synth.dataset.image_dataset import ImageDataset
@@ -23,42 +23,42 @@ from synth.teacher.teacher import Teacher
 __all__ = ["picked"]  # a fixture
 
 FORKS = multiprocessing.get_context("forkserver")
-PICKY = {"filters": {"python": "test_dataset:no_red"}}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def preloaded() -> None:
-    """Children that need not import torch again."""
-    FORKS.set_forkserver_preload(["synth.dataset.building", "diffusers", "test_dataset"])
+    """Children are forked from a server that has imported torch."""
+    FORKS.set_forkserver_preload(["synth.dataset.building", "diffusers", "small_datasets"])
 
 
-def paint_in_child(teacher: Path, folder: Path, threads: int, largest_file: int | None = None) -> None:
-    """What a worker's process does; with `largest_file`, on a disk that takes no larger one."""
-    torch.set_num_threads(threads)  # the parent's: with others, sums round otherwise
-    if largest_file is not None:
+def paint_in_child(teacher: Path, folder: Path, threads: int, max_file_size: int | None = None) -> None:
+    """A worker's process, on a disk that takes no file above `max_file_size`."""
+    torch.set_num_threads(threads)  # the parent's: sums round differently with another number
+    if max_file_size is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_size, max_file_size))
     loaded = Teacher.load(TeacherSettings(id=str(teacher), device="cpu"))
-    if largest_file is None:
+    if max_file_size is None:
         synthesize(loaded, scenes(count=10, **PICKY), folder, progress=False)
         return
     try:
         synthesize(loaded, scenes(count=10, **PICKY), folder, progress=False)
     except DatasetError as error:
-        (folder / "said").write_text(str(error))
+        (folder / "error").write_text(str(error))
 
 
-def test_a_run_killed_again_and_again_ends_with_the_same_bytes(
+def test_a_run_killed_again_and_again_gives_the_same_bytes(
     picked: Path, tiny_sd_folder: Path, tmp_path: Path
 ) -> None:
     draws = random.Random(0)
-    whole, kills = len(contents(picked)), 0
+    num_files = len(contents(picked))
+    kills = 0
     for attempt in range(10):
         child = FORKS.Process(target=paint_in_child, args=(tiny_sd_folder, tmp_path, torch.get_num_threads()))
         child.start()
-        begun = len(contents(tmp_path)) if tmp_path.exists() else 0
-        while attempt % 2 and child.is_alive() and len(contents(tmp_path)) == begun < whole:
-            time.sleep(0.005)  # every other time, not before a file was written
+        before = len(contents(tmp_path)) if tmp_path.exists() else 0
+        while attempt % 2 and child.is_alive() and len(contents(tmp_path)) == before < num_files:
+            time.sleep(0.005)  # every other kill comes after a file is written
         child.join(draws.uniform(0.0, 0.3))
         if child.is_alive():
             assert child.pid is not None
@@ -74,16 +74,14 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(
     assert len(ImageDataset(tmp_path)) == 10
 
 
-def test_a_disk_that_fills_leaves_whole_shards_and_a_clear_error(
-    picked: Path, tiny_sd_folder: Path, tmp_path: Path
-) -> None:
+def test_a_full_disk_leaves_whole_shards_and_an_error(picked: Path, tiny_sd_folder: Path, tmp_path: Path) -> None:
     sizes = {name: len(data) for name, data in contents(picked).items() if name.startswith("data")}
     too_small = max(sizes.values()) - 1
     child = FORKS.Process(target=paint_in_child, args=(tiny_sd_folder, tmp_path, torch.get_num_threads(), too_small))
     child.start()
     child.join()
-    said = (tmp_path / "said").read_text()
-    assert "cannot be written: File too large; what was whole stays whole" in said
+    error = (tmp_path / "error").read_text()
+    assert "cannot be written: File too large; what was whole stays whole" in error
     for name, data in contents(tmp_path).items():
         assert contents(picked)[name] == data
     assert not list(tmp_path.rglob("*.part"))
@@ -91,7 +89,7 @@ def test_a_disk_that_fills_leaves_whole_shards_and_a_clear_error(
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    """A real S3-protocol server on loopback."""
+    """A real server of the S3 protocol on loopback."""
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -109,7 +107,7 @@ def bucket() -> Iterator[str]:
     server.stop()
 
 
-def test_a_set_behind_s3_is_the_same_set(bucket: str, picked: Path, tiny_teacher: Teacher) -> None:
+def test_a_dataset_on_s3_has_the_same_bytes(bucket: str, picked: Path, tiny_teacher: Teacher) -> None:
     url = f"{bucket}/sofas"
     synthesize(tiny_teacher, scenes(count=6, **PICKY), url, progress=False)
     synthesize(tiny_teacher, scenes(count=10, **PICKY), url, progress=False)
@@ -118,11 +116,12 @@ def test_a_set_behind_s3_is_the_same_set(bucket: str, picked: Path, tiny_teacher
     for name, data in contents(picked).items():
         assert store.read(name) == data
     assert store.exists("preview.html") and store.exists("preview/train-00003.html")
-    there, here = ImageDataset(url), ImageDataset(picked)
-    assert there.fingerprint == here.fingerprint and (there.image(9) == here.image(9)).all()
+    remote = ImageDataset(url)
+    local = ImageDataset(picked)
+    assert remote.fingerprint == local.fingerprint and (remote.image(9) == local.image(9)).all()
 
 
-def test_a_store_that_cannot_be_opened_or_read_says_so(bucket: str, tmp_path: Path) -> None:
+def test_storage_that_cannot_be_used_is_an_error(bucket: str, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="cannot be opened"):
         Store("nosuchprotocol://bucket/x")
     with pytest.raises(DatasetError, match=r"s3://absent/x cannot be written"):

@@ -1,4 +1,4 @@
-"""Whatever is rejected, vetoed, killed or grown: the set is the one that an undisturbed run paints."""
+"""Rejects, vetoes, lost shards and growth: the dataset is the same as that of an undisturbed run."""
 
 import tempfile
 from pathlib import Path
@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from noise_painter import NoisePainter
 from tqdm import tqdm
 
-from synth.dataset.building import DatasetBuilder, excluded_seeds, fingerprint, synthesize
+from synth.dataset.building import DatasetBuilder, fingerprint, synthesize
+from synth.dataset.filters import excluded_seeds
 from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.prompts import Scene
 from synth.dataset.store import Store
@@ -20,21 +21,24 @@ from synth.settings import SceneSettings
 PAINTER: Any = NoisePainter()
 
 
-def fussy(scene: Scene, picture: np.ndarray) -> str | None:
-    """Rejects two of five, by what the image looks like."""
-    return "dull" if picture[0, 0, 0] % 5 < 2 else None
+def fussy(scene: Scene, pixels: np.ndarray) -> str | None:
+    """Rejects two of five images, by their first pixel."""
+    return "dull" if pixels[0, 0, 0] % 5 < 2 else None
 
 
-def scenes(**changes: Any) -> SceneSettings:
+FUSSY = f"{__name__}:fussy"
+
+
+def scenes(**overrides: Any) -> SceneSettings:
     base: dict[str, Any] = {
         "template": "a {color} {thing}",
         "slots": {"color": ["red", "blue", "green"], "thing": ["sofa", "chair"]},
         "count": 12,
         "batch_size": 3,
         "shard_size": 4,
-        "filters": {"python": "test_streams:fussy", "near_duplicates": 15, "max_attempts": 60},
+        "filters": {"python": FUSSY, "near_duplicates": 15, "max_attempts": 60},
     }
-    return SceneSettings(**{**base, **changes})
+    return SceneSettings(**{**base, **overrides})
 
 
 def shards(folder: Path) -> dict[str, bytes]:
@@ -43,32 +47,34 @@ def shards(folder: Path) -> dict[str, bytes]:
 
 @settings(max_examples=15, deadline=None)
 @given(st.data())
-def test_every_way_to_a_set_ends_in_the_same_bytes(data: st.DataObject) -> None:
-    count, seed = data.draw(st.integers(1, 14)), data.draw(st.integers(0, 99))
+def test_every_way_to_a_dataset_gives_the_same_bytes(data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 14))
+    seed = data.draw(st.integers(0, 99))
     wanted = scenes(count=count, seed=seed)
     with tempfile.TemporaryDirectory() as name:
-        straight, crooked = Path(name) / "straight", Path(name) / "crooked"
-        synthesize(PAINTER, wanted, straight, progress=False)
+        undisturbed = Path(name) / "undisturbed"
+        disturbed = Path(name) / "disturbed"
+        synthesize(PAINTER, wanted, undisturbed, progress=False)
         for step in sorted(data.draw(st.lists(st.integers(1, count), max_size=3))):
-            synthesize(PAINTER, scenes(count=step, seed=seed), crooked, progress=False)
-            for path in sorted((crooked / "data").glob("*")):
+            synthesize(PAINTER, scenes(count=step, seed=seed), disturbed, progress=False)
+            for path in sorted((disturbed / "data").glob("*")):
                 if data.draw(st.booleans()):
-                    path.unlink()  # lost, with all that was painted for it
-        worker = DatasetBuilder(PAINTER, wanted, crooked)
+                    path.unlink()  # lost, with all its images
+        worker = DatasetBuilder(PAINTER, wanted, disturbed)
         with tqdm(disable=True) as bar:
             for number in data.draw(st.permutations(list(worker.missing_shards()))):
-                DatasetBuilder(PAINTER, wanted, crooked).paint_shard(number, bar)
+                DatasetBuilder(PAINTER, wanted, disturbed).paint_shard(number, bar)
         worker.finish(0.0)
-        assert shards(crooked) == shards(straight)
-        assert ImageDataset(crooked).fingerprint == ImageDataset(straight).fingerprint
+        assert shards(disturbed) == shards(undisturbed)
+        assert ImageDataset(disturbed).fingerprint == ImageDataset(undisturbed).fingerprint
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.sets(st.integers(0, 11), max_size=5), st.integers(0, 99))
-def test_a_veto_holds_and_moves_nothing_else(vetoed: set[int], seed: int) -> None:
+def test_a_veto_changes_nothing_else(vetoed: set[int], seed: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        plain = scenes(seed=seed, filters={"python": "test_streams:fussy", "max_attempts": 60})
+        plain = scenes(seed=seed, filters={"python": FUSSY, "max_attempts": 60})
         synthesize(PAINTER, plain, folder, progress=False)
         before = {row["index"]: row["seed"] for path in sorted((folder / "data").glob("*")) for row in rows(path)}
         (folder / "exclude.txt").write_text("".join(f"{before[index]}\n" for index in vetoed))
@@ -87,7 +93,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
     {"guidance_scale": 2.0}, {"num_inference_steps": 3}, {"image_size": 24}, {"negative_prompt": "ugly"},
     {"batch_size": 4}, {"shard_size": 5}, {"filters": {"min_contrast": 1.0}},
 ]))  # fmt: skip
-def test_the_fingerprint_covers_pixels_not_the_count(change: dict[str, Any]) -> None:
-    """All that pixels depend on is in the fingerprint, and the count is not."""
-    assert fingerprint(PAINTER, scenes(**change)) != fingerprint(PAINTER, scenes())
+def test_the_fingerprint_covers_pixels_not_the_count(override: dict[str, Any]) -> None:
+    """The fingerprint contains all that pixels depend on, and not the count."""
+    assert fingerprint(PAINTER, scenes(**override)) != fingerprint(PAINTER, scenes())
     assert fingerprint(PAINTER, scenes(count=99)) == fingerprint(PAINTER, scenes())
