@@ -18,7 +18,7 @@ import math
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from numbers import Real
@@ -52,6 +52,15 @@ IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_STRENGTH = 10.0  # an edit ten times over is noise already, and far beyond it the network's numbers overflow
 MAX_BATCH = 8  # images in one pass of the network: bounds memory whatever the length of a list
 MAX_ASPECT = 4.0  # longer images are squeezed to this for the network alone; their own size returns
+
+# Bounds of what a model file may say about itself: a file from somebody else can say anything.
+MAX_SIZE = 8192
+MAX_EDITS = 1000
+MAX_NAME_CHARS = 200
+MAX_PROMPT_CHARS = 10_000
+MAX_PROPERTIES = 100
+MAX_PROPERTY_CHARS = 2**20
+MAX_DEPTH = 32
 
 UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
@@ -312,27 +321,76 @@ def _read_metadata(session: ort.InferenceSession, path: Path) -> dict[str, Any]:
         raise ModelFileError(
             f"{path} is an ONNX model, but not one of this project: it has no `{METADATA_PREFIX}*` metadata"
         )
-    try:
-        metadata = {key.removeprefix(METADATA_PREFIX): json.loads(value) for key, value in ours.items()}
-    except json.JSONDecodeError as error:
-        raise ModelFileError(f"{path} has broken metadata ({error}): export it again") from error
-    missing = [key for key in ("schema_version", "edits", "training_size", "size_multiple") if key not in metadata]
-    if missing:
-        raise ModelFileError(f"{path} has incomplete metadata (no {', '.join(missing)}): export it again")
-    if metadata["schema_version"] != SCHEMA_VERSION:
-        raise ModelFileError(
-            f"{path} has schema version {metadata['schema_version']} and this runtime reads {SCHEMA_VERSION}: "
-            "update the program that reads it, or export the model again"
-        )
-    edits, sizes = metadata["edits"], (metadata["training_size"], metadata["size_multiple"])
-    if not isinstance(edits, dict) or not edits or not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise ModelFileError(f"{path} has broken metadata (edits or sizes make no sense): export it again")
+    metadata = check_metadata({key.removeprefix(METADATA_PREFIX): value for key, value in ours.items()}, path)
     inputs, outputs = ({port.name for port in ports} for ports in (session.get_inputs(), session.get_outputs()))
     if inputs != {"image", "edit", "strength"} or "translated" not in outputs:
         raise ModelFileError(
             f"{path} does not take image, edit and strength or gives no `translated`: export it again"
         )
     return metadata
+
+
+def check_metadata(properties: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """What a model file says about itself, each property one JSON value, within bounds.
+
+    Raises ModelFileError for broken JSON, and for what is missing, of the wrong type, or beyond the bounds.
+    """
+    if len(properties) > MAX_PROPERTIES or any(len(value) > MAX_PROPERTY_CHARS for value in properties.values()):
+        raise ModelFileError(
+            f"{path} has more metadata than {MAX_PROPERTIES} properties of {MAX_PROPERTY_CHARS} letters: "
+            "export it again"
+        )
+    try:
+        metadata = {key: json.loads(value, parse_constant=_refuse_constant) for key, value in properties.items()}
+    except (ValueError, RecursionError) as error:  # ValueError: also integers of thousands of digits
+        raise ModelFileError(f"{path} has broken metadata ({_first_line(error)[:200]}): export it again") from error
+    missing = [key for key in ("schema_version", "edits", "training_size", "size_multiple") if key not in metadata]
+    if missing:
+        raise ModelFileError(f"{path} has incomplete metadata (no {', '.join(missing)}): export it again")
+    version = metadata["schema_version"]
+    if type(version) is not int or version != SCHEMA_VERSION:
+        raise ModelFileError(
+            f"{path} has schema version {json.dumps(version)[:20]} and this runtime reads {SCHEMA_VERSION}: "
+            "update the program that reads it, or export the model again"
+        )
+    problem = _problem(metadata)
+    if problem:
+        raise ModelFileError(f"{path} has broken metadata ({problem}): export it again")
+    return metadata
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _problem(metadata: dict[str, Any]) -> str | None:
+    """What makes no sense in the metadata, if anything."""
+    if _is_deeper(metadata, MAX_DEPTH):
+        return f"it is nested more than {MAX_DEPTH} deep"
+    for key in ("training_size", "size_multiple"):
+        size = metadata[key]
+        if type(size) is not int or not 1 <= size <= MAX_SIZE:  # True is an int, and no size
+            return f"{key} is no whole number from 1 to {MAX_SIZE}"
+    edits = metadata["edits"]
+    if not isinstance(edits, dict) or not 1 <= len(edits) <= MAX_EDITS:
+        return f"edits are no table of 1 to {MAX_EDITS} names"
+    for name, prompt in edits.items():
+        if not 1 <= len(name) <= MAX_NAME_CHARS:
+            return f"an edit's name is empty or longer than {MAX_NAME_CHARS} letters"
+        if not isinstance(prompt, str) or len(prompt) > MAX_PROMPT_CHARS:
+            return f"the prompt of {name!r} is no text of at most {MAX_PROMPT_CHARS} letters"
+    if not isinstance(metadata.get("name", ""), str) or len(metadata.get("name", "")) > MAX_NAME_CHARS:
+        return f"name is no text of at most {MAX_NAME_CHARS} letters"
+    return None
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Whether a JSON value is nested more than `depth` levels; without recursion, which it is meant to prevent."""
+    level = [value]
+    for _ in range(depth + 1):
+        below = (list(item.values()) if isinstance(item, dict) else item for item in level)
+        level = [item for items in below for item in items if isinstance(item, dict | list)]
+    return bool(level)
 
 
 def _open(source: Any) -> _Image:

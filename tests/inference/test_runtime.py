@@ -254,8 +254,10 @@ def test_bad_model_files_are_refused_clearly(tmp_path, capfd):
         "broken metadata": write_model(tmp_path / "broken.onnx", broken),
         r"incomplete metadata \(no training_size\)": write_model(tmp_path / "incomplete.onnx", incomplete),
         "schema version 2 and this runtime reads 1": write_model(tmp_path / "new.onnx", properties(schema_version=2)),
-        "edits or sizes make no sense": write_model(tmp_path / "odd.onnx", properties(size_multiple=0)),
-        r"edits or sizes make": write_model(tmp_path / "none.onnx", properties(edits={})),
+        "size_multiple is no whole number from 1 to 8192": write_model(
+            tmp_path / "odd.onnx", properties(size_multiple=0)
+        ),
+        "edits are no table of 1 to 1000 names": write_model(tmp_path / "none.onnx", properties(edits={})),
     }
     for message, path in cases.items():
         with pytest.raises(ModelFileError, match=message) as caught:
