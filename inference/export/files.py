@@ -136,6 +136,7 @@ def export_files(
     if any(kind.precision == "int8" for kind in files) and len(calibration_images) == 0:
         raise ExportError("int8 needs images for its calibration, in addition to those of the check: synthesize more")
     opset = (settings or ExportSettings()).opset
+    # Each level of the VAE but the last halves the sides.
     size_multiple = 2 ** (len(vae.config.block_out_channels) - 1)
     reference = ExportModule(vae, student)
     refused = []
@@ -157,7 +158,7 @@ def export_files(
                         metadata.training_size,
                         size_multiple,
                     )
-                except ParityError as error:
+                except ParityError as error:  # stops no other file: all of them are raised at the end
                     refused.append(str(error))
                     continue
                 # Only a file that has passed the check is described and moved to its place.
@@ -200,7 +201,7 @@ class _Tracer:
             "edit": torch.tensor([0, num_edits - 1]),
             "strength": torch.tensor([1.0, 0.5]),
         }
-        self._archives: dict[Kind, Any] = {}  # kept, for the metadata is known only after the check
+        self._archives: dict[Kind, Any] = {}  # saved again with the metadata, after the check
 
     def write(self, kind: Kind, path: Path, calibration_images: UInt8Array) -> None:
         """Write one kind of file, without metadata.
@@ -218,7 +219,7 @@ class _Tracer:
         except ExportError:
             raise
         except Exception as error:  # the exporters raise many kinds, all about the module that they were given
-            raise ExportError(f"{_name(kind)} cannot be made of the student: {first_line(error)}") from error
+            raise ExportError(f"{_name(kind)} cannot be made from the student: {first_line(error)}") from error
 
     def describe(self, kind: Kind, path: Path, properties: dict[str, Any]) -> None:
         """Put metadata into the file at `path`, which `write` has made."""

@@ -135,7 +135,7 @@ def _last_steps(model: onnx.ModelProto) -> list[str]:
         names.append(node.name)
         waiting += node.input
     if len(names) > _MAX_LAST_STEPS:
-        raise ExportError("the graph does not end as the exporter writes it: float16 would lose the image's bits")
+        raise ExportError("the graph does not end as the exporter writes it: the image's own bits would be lost")
     return names
 
 
@@ -166,7 +166,7 @@ def _tidy(model: onnx.ModelProto) -> None:
     """Drop duplicate and unused casts, and sort the nodes: the converter appends its casts at the end."""
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    # Of nodes and types with the same name one stays.
+    # The first of several nodes with one name stays, and one of several types.
     nodes = {node.output[0]: node for node in reversed(model.graph.node)}
     del model.graph.node[:]
     model.graph.node.extend(reversed(nodes.values()))
