@@ -40,7 +40,7 @@ class ExportModule(nn.Module):
     Args:
         vae: a diffusers AutoencoderKL or AutoencoderTiny.
         student: forward(latents (N, C, h, w), edit int64 (N,)) -> delta (N, C, h, w).
-        dtype: of the weights; in float16 the normalisations stay in float32.
+        dtype: of the weights; in float16 the normalizations stay in float32.
     """
 
     def __init__(self, vae: Any, student: nn.Module, dtype: torch.dtype = torch.float32):
@@ -64,7 +64,7 @@ class ExportModule(nn.Module):
         z = (mean - self.shift) * self.scale  # (N, C, h, w)
         delta = self.student(z, edit)  # (N, C, h, w)
         amount = strength[:, None, None, None]  # (N, 1, 1, 1)
-        # One pass of the decoder for both: its quantised ranges are then the same, and rounding treats both alike.
+        # One pass of the decoder for both: its quantized ranges are then the same, and rounding treats both alike.
         both = torch.cat([z, z + amount.to(self.dtype) * delta])  # (2N, C, h, w)
         decoded = self.vae.decode(both / self.scale + self.shift).sample  # (2N, 3, H, W)
         plain = decoded[: image.shape[0]].float()  # (N, 3, H, W)
@@ -76,7 +76,7 @@ class ExportModule(nn.Module):
 
 
 class _ExactNorm(nn.Module):
-    """A normalisation in float32 within a float16 network: sums over a whole image overflow float16."""
+    """A normalization in float32 within a float16 network: sums over a whole image overflow float16."""
 
     def __init__(self, norm: nn.Module):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A float32 ONNX file in fewer bits: float16 by ONNX Runtime's converter, int8 by its static quantisation.
+"""A float32 ONNX file in fewer bits: float16 by ONNX Runtime's converter, int8 by its static quantization.
 
 Both read the exported float32 file, so that PyTorch traces the student once. The new file has the same inputs and
 output, in float32.
@@ -59,7 +59,7 @@ def to_float16(source: Path, target: Path, external_data: bool) -> None:
 
 
 def to_int8(source: Path, target: Path, images: UInt8Array, num_edits: int, external_data: bool) -> None:
-    """Quantise the weights and inputs of an ONNX file's convolutions and matrix products.
+    """Quantize the weights and inputs of an ONNX file's convolutions and matrix products.
 
     Args:
         source: the float32 file.
@@ -101,7 +101,7 @@ def to_int8(source: Path, target: Path, images: UInt8Array, num_edits: int, exte
 
 
 class _Feeds:
-    """The calibration's inputs, batch by batch: the quantiser's data reader."""
+    """The calibration's inputs, batch by batch: the quantizer's data reader."""
 
     def __init__(self, images: UInt8Array, num_edits: int):
         self._feeds = self._make(images, num_edits)
@@ -187,7 +187,7 @@ def _save(model: onnx.ModelProto, target: Path, external_data: bool) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the quantiser's advice to its caller, which it logs through the root logger."""
+    """Silence the quantizer's advice to its caller, which it logs through the root logger."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
