@@ -1,4 +1,4 @@
-"""The settings that this room owns, and what a model file says about itself. No torch here."""
+"""The package's settings, and the metadata of a model file. Nothing heavy is imported."""
 
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -9,12 +9,12 @@ from synth.settings import Settings
 Format = Literal["onnx", "torchscript", "pt2"]
 Precision = Literal["float32", "float16", "int8"]
 
-
 OWN_VAE = "teacher"
+"""The value of `export.vae` that means the teacher's own."""
 
 
 class Kind(NamedTuple):
-    """What a model file is, and the number format of its weights."""
+    """The format of a model file and the precision of its weights."""
 
     format: Format
     precision: Precision
@@ -26,7 +26,7 @@ class Kind(NamedTuple):
 
 
 MAIN = Kind("onnx", "float32")
-"""The file that is always there: a run's figures are measured on it, and the runtime takes it everywhere."""
+"""The file that is always written: a run's metrics are measured on it, and the runtime runs it everywhere."""
 
 
 class ExportSettings(Settings):
@@ -35,16 +35,16 @@ class ExportSettings(Settings):
     formats: Annotated[tuple[Format, ...], Field(min_length=1)] = ("onnx",)
     """`onnx` for everything but Python with torch; `torchscript` for torch in C++, `pt2` for torch.export."""
     precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("float32",)
-    """Of the files' weights, whatever the teacher ran in. float16 halves a file and is for GPUs; int8 is for CPUs,
-    for `onnx` alone, and calibrated on the painted set."""
+    """Precisions of the files' weights, whatever the teacher ran in. float16 halves a file and is for GPUs; int8 is
+    for CPUs, for `onnx` alone, and calibrated on the dataset."""
     opset: Annotated[int, Field(ge=18, le=23)] = 20
-    """ONNX operator set. All of these keep parity; 20 gives the quickest file on a CPU: with 21 to 23 the same
+    """ONNX operator set. All of these keep parity; 20 gives the fastest file on a CPU: with 21 to 23 the same
     small model took four times as long to load and 14 to 30 % longer to run (onnxruntime 1.31)."""
 
     vae: str = OWN_VAE
-    """`teacher` for its own; or a folder or Hub id of an AutoencoderTiny that was made for the same latents, such as
-    `madebyollin/taesd` for Stable Diffusion 1.x and 2.x: quicker, and it loses more detail. A run's figures are its
-    files' own, and tell how much."""
+    """`teacher` for the teacher's own, or a folder or Hub id of an AutoencoderTiny made for the same latents, such as
+    `madebyollin/taesd` for Stable Diffusion 1.x and 2.x: faster, and it loses more detail. A run's metrics are
+    measured on its files, and show how much."""
 
     @model_validator(mode="after")
     def _check_int8(self) -> Self:
@@ -53,7 +53,7 @@ class ExportSettings(Settings):
         return self
 
     def kinds(self) -> list[Kind]:
-        """The files to write: each format in each precision that it has, and the main one always, first."""
+        """The files to write: the main one first, then each format in each precision that it supports."""
         wanted = [Kind(format, precision) for format in self.formats for precision in self.precisions]
         possible = [kind for kind in wanted if kind.precision != "int8" or kind.format == "onnx"]
         return list(dict.fromkeys([MAIN, *possible]))
@@ -63,22 +63,22 @@ EVERY_KIND = ExportSettings(formats=("onnx", "torchscript", "pt2"), precisions=(
 
 
 class ModelMetadata(Settings):
-    """What a model file tells whoever opens it; the exporter adds schema, sizes and parity."""
+    """The metadata of a model file; the exporter adds schema, sizes and parity."""
 
     name: str
     edits: Annotated[dict[str, str], Field(min_length=1)]
     """Each edit's name and an example of its target prompt, in the order of the student's contexts."""
     training_size: Annotated[int, Field(gt=0, le=8192)]
-    """Side of the square images that the student learnt from, in pixels."""
+    """Side of the square images that the student was trained on, in pixels."""
     teacher: str
-    """The teacher's id, for people."""
+    """The teacher's id, for readers."""
     licence: str
-    """The teacher's licence: it binds the student too."""
+    """The teacher's licence: it binds the student, too."""
     vae: str = OWN_VAE
-    """What is in the file in the place of the teacher's own, if it is another."""
+    """The VAE in the file, if it is not the teacher's own."""
     data_fingerprint: str
-    """Fingerprint of the painted set."""
+    """Fingerprint of the dataset."""
     validated_on: str
     """Where the metrics come from, e.g. "drawn scenes of the miniature, test split"."""
     metrics: dict[str, Any] = Field(default_factory=dict)
-    """Figures of the evaluation; `formats.record_metrics` sets them once the file was measured."""
+    """The evaluation's metrics; `formats.record_metrics` sets them once the file has been measured."""

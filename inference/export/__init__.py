@@ -1,1 +1,1 @@
-"""Students and VAEs into model files, each held to PyTorch's own answers."""
+"""A student and a VAE as model files, each checked against PyTorch before it is written."""

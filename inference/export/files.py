@@ -1,4 +1,4 @@
-"""A student and its teacher's VAE as model files, each held to PyTorch's own answers before it may exist."""
+"""Write a student and its teacher's VAE as model files, each checked against PyTorch before it is published."""
 
 import copy
 import json
@@ -18,27 +18,29 @@ from torch.export import Dim, ExportedProgram
 
 from distill.composition import change_of_pixels
 from distill.students import Student
-from inference.export import parity
-from inference.export import quantize as precision
+from inference.export import parity, quantize
 from inference.export.formats import EXTRA_FILE, open_file, publish, set_properties
 from inference.export.parity import ParityError, ParityReport
 from inference.runtime import SCHEMA_VERSION, UInt8Array
 from inference.settings import MAIN, ExportSettings, Kind, ModelMetadata
-from synth.errors import ExportError
+from synth.errors import ExportError, first_line
 from synth.files import scratch_folder
 
 GRAPH = 2
-"""Of what the graph computes: raised with each change of it, so that files of before are made anew."""
-MAX_INLINE_BYTES = 1536 * 2**20  # a protobuf file ends at 2 GiB, and PyTorch's exporter stays well below
-TRACE_LATENTS = (17, 25)  # odd, and odd again when halved and rounded up: see `_Tracer`
+"""Version of what the graph computes. Raise it with each change, so that older files are exported again."""
+MAX_INLINE_BYTES = 1536 * 2**20  # a protobuf file is limited to 2 GiB; PyTorch's exporter stays well below, too
+TRACE_LATENTS = (17, 25)  # height and width: odd, and odd again when halved and rounded up; see `_Tracer`
 
 
 class ExportModule(nn.Module):
-    """The whole of a model file: image to latent, student, and back as a change of pixels.
+    """All that a model file computes: image to latent, the student, and back as a change of pixels.
 
-    vae: a diffusers AutoencoderKL or AutoencoderTiny.
-    student: forward(latents (N,C,h,w), edit int64 (N,)) -> delta (N,C,h,w).
-    Holds copies on the CPU, in `dtype`; the originals stay as they are. Inputs and output are float32 always.
+    It holds copies on the CPU, in `dtype`; the originals do not change. Inputs and output are always float32.
+
+    Args:
+        vae: a diffusers AutoencoderKL or AutoencoderTiny.
+        student: forward(latents (N, C, h, w), edit int64 (N,)) -> delta (N, C, h, w).
+        dtype: of the weights; in float16 the normalizations stay in float32.
     """
 
     def __init__(self, vae: Any, student: nn.Module, dtype: torch.dtype = torch.float32):
@@ -55,29 +57,26 @@ class ExportModule(nn.Module):
         self.dtype = dtype
 
     def forward(self, image: Tensor, edit: Tensor, strength: Tensor) -> Tensor:
-        """image (N, 3, H, W) in [-1, 1], edit int64 (N,), strength float (N,) -> translated (N, 3, H, W).
-
-        Both latents go through one decoder in one pass: then its quantised ranges are the same for both, and what
-        rounding does to one it does to the other.
-        """
+        """image (N, 3, H, W) in [-1, 1], edit int64 (N,), strength float (N,) -> translated (N, 3, H, W)."""
         encoded = self.vae.encode(image.to(self.dtype))
-        # An AutoencoderTiny has no posterior: it answers with the latents themselves.
+        # An AutoencoderTiny has no posterior: it returns the latents themselves.
         mean = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
         z = (mean - self.shift) * self.scale  # (N, C, h, w)
         delta = self.student(z, edit)  # (N, C, h, w)
         amount = strength[:, None, None, None]  # (N, 1, 1, 1)
+        # One pass of the decoder for both: its quantized ranges are then the same, and rounding treats both alike.
         both = torch.cat([z, z + amount.to(self.dtype) * delta])  # (2N, C, h, w)
         decoded = self.vae.decode(both / self.scale + self.shift).sample  # (2N, 3, H, W)
-        plain, edited = decoded[: image.shape[0]].float(), decoded[image.shape[0] :].float()  # (N, 3, H, W) each
-        # The change first: (image + edited) - base would round away the image's last bits.
+        plain = decoded[: image.shape[0]].float()  # (N, 3, H, W)
+        edited = decoded[image.shape[0] :].float()  # (N, 3, H, W)
+        # The change is computed first: (image + edited) - plain would round away the image's last bits.
         translated = (image + change_of_pixels(image, edited, plain, strength)).clamp(-1.0, 1.0)  # (N, 3, H, W)
-        # By contract, not by luck: a matrix product may round the rows of a batch apart.
+        # Strength 0 is exact by construction: a matrix product may round the rows of a batch differently.
         return torch.where(amount == 0, image, translated)
 
 
 class _ExactNorm(nn.Module):
-    """A normalisation in float32 within a network in float16, as `precision` has it: sums over a whole image leave
-    float16's range."""
+    """A normalization in float32 within a float16 network: sums over a whole image overflow float16."""
 
     def __init__(self, norm: nn.Module):
         super().__init__()
@@ -89,11 +88,11 @@ class _ExactNorm(nn.Module):
 
 
 def _keep_norms_exact(module: nn.Module) -> None:
-    for name, part in module.named_children():
-        if isinstance(part, nn.GroupNorm | nn.LayerNorm):
-            setattr(module, name, _ExactNorm(part))
+    for name, child in module.named_children():
+        if isinstance(child, nn.GroupNorm | nn.LayerNorm):
+            setattr(module, name, _ExactNorm(child))
         else:
-            _keep_norms_exact(part)
+            _keep_norms_exact(child)
 
 
 def export_files(
@@ -105,16 +104,25 @@ def export_files(
     calibration_images: UInt8Array | None = None,
     settings: ExportSettings | None = None,
 ) -> Iterator[tuple[Kind, ParityReport]]:
-    """Write `student` and `vae` as the files that are asked for, whole or not at all; yields each once it is there.
+    """Write `student` and `vae` as model files, each whole or not at all.
 
-    files: where each kind goes. Weights beyond 1.5 GiB of an ONNX file go into `<path>.data` beside it.
-    parity_images: a few real inputs, uint8 (N, H, W, 3); resized, they are what a file and PyTorch are compared on,
-        at several sizes and batches.
-    calibration_images: others like them, for int8.
+    Args:
+        vae: as `ExportModule` takes it.
+        student: as `ExportModule` takes it.
+        metadata: what the files tell about themselves.
+        files: the path of each kind of file. Where an ONNX file's weights exceed 1.5 GiB, they go into `<path>.data`.
+        parity_images: a few real inputs, uint8 (N, H, W, 3). File and PyTorch are compared on them, resized to
+            several sizes and batched.
+        calibration_images: other images like them, for int8.
+        settings: the opset is taken from here.
 
-    Raises ExportError when the student's edits are not the metadata's, when it cannot be traced, and, after all
-    others are written, for a file that disagrees with PyTorch by more than its precision's bound; what was at its
-    path before stays.
+    Yields:
+        Each kind with its parity report, once its file is written.
+
+    Raises:
+        ExportError: if the student's edits differ from the metadata's, or the student cannot be traced. After all
+            other files are written, also if a file differs from PyTorch by more than its precision's bound; the file
+            that was at its path before stays.
     """
     if parity_images.ndim != 4 or parity_images.shape[-1] != 3 or len(parity_images) == 0:
         raise ExportError(f"parity_images has shape {parity_images.shape}: give uint8 images (N, H, W, 3)")
@@ -126,8 +134,9 @@ def export_files(
     if calibration_images is None:
         calibration_images = parity_images[:0]
     if any(kind.precision == "int8" for kind in files) and len(calibration_images) == 0:
-        raise ExportError("int8 needs images to be calibrated on besides those it is checked on: paint more")
+        raise ExportError("int8 needs images for its calibration, in addition to those of the check: synthesize more")
     opset = (settings or ExportSettings()).opset
+    # Each level of the VAE but the last halves the sides.
     size_multiple = 2 ** (len(vae.config.block_out_channels) - 1)
     reference = ExportModule(vae, student)
     refused = []
@@ -149,9 +158,10 @@ def export_files(
                         metadata.training_size,
                         size_multiple,
                     )
-                except ParityError as error:
+                except ParityError as error:  # stops no other file: all of them are raised at the end
                     refused.append(str(error))
                     continue
+                # Only a file that has passed the check is described and moved to its place.
                 properties = metadata.model_dump(mode="json") | {
                     "schema_version": SCHEMA_VERSION,
                     "size_multiple": size_multiple,
@@ -173,11 +183,11 @@ def _name(kind: Kind) -> str:
 
 
 class _Tracer:
-    """Writes the kinds of file of one module, and traces no more often than it must.
+    """Writes a module's kinds of file, and traces it as seldom as possible.
 
-    diffusers' U-Net decides in Python whether to hand sizes up to its upsampling blocks: only when a side
-    does not divide by 2^(levels - 1). The trace freezes that choice, so it must see such a size; the branch
-    that it then keeps is right for every size. Batch 2 and H != W, or the tracer takes them for constants.
+    diffusers' U-Net decides in Python whether to pass sizes to its upsampling blocks: only where a side does not
+    divide by 2^(levels - 1). The trace freezes that choice, so it must see such a size; the branch that it keeps is
+    right for every size. The batch is 2 and H != W, because the tracer takes 1 and equal sides for constants.
     """
 
     def __init__(self, module: ExportModule, scratch: Path, size_multiple: int, num_edits: int, opset: int):
@@ -191,10 +201,14 @@ class _Tracer:
             "edit": torch.tensor([0, num_edits - 1]),
             "strength": torch.tensor([1.0, 0.5]),
         }
-        self._archives: dict[Kind, Any] = {}  # what to save again once there is something to say about it
+        self._archives: dict[Kind, Any] = {}  # saved again with the metadata, after the check
 
     def write(self, kind: Kind, path: Path, calibration_images: UInt8Array) -> None:
-        """Write one kind, without metadata. Raises ExportError when it cannot be made."""
+        """Write one kind of file, without metadata.
+
+        Raises:
+            ExportError: if the exporter fails.
+        """
         try:
             with _quiet(), torch.no_grad():
                 if kind.format == "onnx":
@@ -204,12 +218,11 @@ class _Tracer:
                     self.describe(kind, path, {})
         except ExportError:
             raise
-        except Exception as error:  # the exporters raise many kinds, all of them about the module they were given
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise ExportError(f"{_name(kind)} cannot be made of the student: {reason}") from error
+        except Exception as error:  # the exporters raise many kinds, all about the module that they were given
+            raise ExportError(f"{_name(kind)} cannot be made from the student: {first_line(error)}") from error
 
     def describe(self, kind: Kind, path: Path, properties: dict[str, Any]) -> None:
-        """Put metadata into the file at `path`."""
+        """Put metadata into the file at `path`, which `write` has made."""
         extra = {EXTRA_FILE: json.dumps(properties)}
         if kind.format == "onnx":
             set_properties(path, properties)
@@ -220,17 +233,17 @@ class _Tracer:
 
     def _write_onnx(self, kind: Kind, path: Path, calibration_images: UInt8Array) -> None:
         num_bytes = sum(tensor.nbytes for tensor in self._module.state_dict().values())
-        if kind == MAIN:
+        if kind == MAIN:  # the export itself; the other precisions are made from it
             self._onnx.save(str(path), external_data=num_bytes > MAX_INLINE_BYTES)
             return
         source = self._scratch / "float32.onnx"
         if not source.exists():
             self._onnx.save(str(source), external_data=num_bytes > MAX_INLINE_BYTES)
         if kind.precision == "float16":
-            precision.to_float16(source, path, external_data=num_bytes / 2 > MAX_INLINE_BYTES)
+            quantize.to_float16(source, path, external_data=num_bytes / 2 > MAX_INLINE_BYTES)
         else:
-            external_data = num_bytes > MAX_INLINE_BYTES  # what stays in float32 is not known before
-            precision.to_int8(source, path, calibration_images, self._num_edits, external_data)
+            external_data = num_bytes > MAX_INLINE_BYTES  # how much stays in float32 is not known yet
+            quantize.to_int8(source, path, calibration_images, self._num_edits, external_data)
 
     @cached_property
     def _onnx(self) -> Any:
@@ -248,12 +261,16 @@ class _Tracer:
         return self._trace(self._module)
 
     def _trace(self, module: nn.Module) -> ExportedProgram:
-        free = Dim.DYNAMIC
-        dynamic_shapes = {"image": {0: free, 2: free, 3: free}, "edit": {0: free}, "strength": {0: free}}
+        dynamic = Dim.DYNAMIC
+        dynamic_shapes = {
+            "image": {0: dynamic, 2: dynamic, 3: dynamic},
+            "edit": {0: dynamic},
+            "strength": {0: dynamic},
+        }
         return torch.export.export(module, tuple(self._example.values()), dynamic_shapes=dynamic_shapes, strict=False)
 
     def _archive(self, kind: Kind) -> Any:
-        """What PyTorch's own two kinds of file hold."""
+        """What a file in one of PyTorch's own formats holds."""
         module = self._module
         if kind.precision == "float16":
             module = ExportModule(module.vae, module.student, torch.float16)
@@ -265,7 +282,7 @@ class _Tracer:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporters' remarks on their own insides (deprecations, kernels of torchvision not found)."""
+    """Silence the exporters' warnings about their own internals (deprecations, missing kernels of torchvision)."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.utils._sympy", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -1,12 +1,12 @@
-"""The kinds of model file: how each is opened, and where each keeps what it says about itself.
+"""The formats of a model file: how each is opened, and where each keeps its metadata.
 
-ONNX has it in its own metadata, one JSON value a property; the archives of PyTorch in an extra file, one JSON object.
+An ONNX file keeps it in its own metadata, one JSON value a property. PyTorch's archives keep it in an extra file, one
+JSON object.
 """
 
 import json
 import os
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +17,42 @@ import onnxruntime as ort
 import torch
 
 from inference.export.parity import Run
-from inference.runtime import METADATA_PREFIX
+from inference.runtime import METADATA_PREFIX, ModelFileError, check_metadata
 from inference.settings import Format
-from synth.errors import ExportError
-from synth.files import put, scratch_folder
+from synth.errors import ExportError, first_line
+from synth.files import put, write_bytes
+from synth.state import parse_json, reading
 
 EXTRA_FILE = "distillery.json"
 """The name of the metadata in a .torchscript or .pt2 file, as torch.jit.load and torch.export.load ask for it."""
 INPUTS = ("image", "edit", "strength")
-_EXTRA_PLACE = f"extra/{EXTRA_FILE}"
-_UNREADABLE = (OSError, ValueError, RuntimeError, NotImplementedError, EOFError, zlib.error, zipfile.BadZipFile)
-_MAX_METADATA = 1_000_000  # bytes
 PRODUCER = "dds-distillery"
+_EXTRA_SUFFIX = f"/extra/{EXTRA_FILE}"
+_MAX_METADATA_BYTES = 1_000_000
 
 
 def open_file(path: Path, format: Format) -> Run:
-    """The file as a function of its inputs by name, on the CPU."""
-    if format == "onnx":
-        return _open_onnx(path)
-    load: Any = torch.jit.load  # PyTorch does not annotate it
-    # torch.export guards the branches that diffusers' upsampling takes in Python by the size that was traced; the
-    # ones it kept are right for every size (see `inference.export.files`), which is what parity tries.
-    is_script = format == "torchscript"
-    network = load(str(path)) if is_script else torch.export.load(path).module(check_guards=False)
+    """Open a model file as a function of its inputs by name, on the CPU.
+
+    PyTorch's own formats execute code as they load: open only files of this machine's making.
+
+    Raises:
+        ExportError: if the file cannot be opened, or keeps weights outside its folder.
+    """
+    try:
+        return _open_onnx(path) if format == "onnx" else _open_archive(path, format)
+    except Exception as error:  # neither onnxruntime's exceptions nor torch's share a base class
+        raise ExportError(f"{path} cannot be opened ({first_line(error)}): export it again") from error
+
+
+def _open_archive(path: Path, format: Format) -> Run:
+    if format == "torchscript":
+        load: Any = torch.jit.load  # PyTorch does not annotate it
+        network = load(str(path))
+    else:
+        # torch.export guards the branches that diffusers' upsampling takes in Python by the size that was traced.
+        # The branches it kept are right for every size (see `inference.export.files`); parity tries others.
+        network = torch.export.load(path).module(check_guards=False)
 
     def run(feeds: dict[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.float32]:
         with torch.no_grad():
@@ -62,33 +75,42 @@ def _open_onnx(path: Path) -> Run:
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a model file of any kind, told by its name's ending, says about itself."""
+    """Read a model file's metadata; the ending of its name tells the format.
+
+    Nothing is loaded or executed: of PyTorch's archives only the one entry of the zip is read.
+
+    Raises:
+        ExportError: if there is no metadata, or it is damaged, incomplete or beyond the runtime's bounds.
+    """
     path = Path(path)
-    if path.suffix == ".onnx":
-        model = onnx.load(str(path), load_external_data=False)
-        ours = {entry.key: entry.value for entry in model.metadata_props if entry.key.startswith(METADATA_PREFIX)}
-        return {key.removeprefix(METADATA_PREFIX): json.loads(value) for key, value in ours.items()}
-    return _read_extra_file(path)
-
-
-def _read_extra_file(path: Path) -> dict[str, Any]:
-    """The metadata in one of PyTorch's archives, out of the zip: to load the file would be to run its code."""
+    with reading(path, ExportError, "export it again"):
+        properties = _onnx_properties(path) if path.suffix == ".onnx" else _archive_properties(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            ours = [entry for entry in archive.infolist() if entry.filename.endswith(f"/{_EXTRA_PLACE}")]
-            if len(ours) != 1:
-                raise ValueError(f"it has {len(ours)} entries {EXTRA_FILE}, not one")
-            # What an entry says of its size may be a lie, so no more than the bound is read.
-            with archive.open(ours[0]) as file:
-                content = file.read(_MAX_METADATA + 1)
-        if len(content) > _MAX_METADATA:
-            raise ValueError(f"its metadata is longer than {_MAX_METADATA} bytes")
-        metadata = json.loads(content)
-        if not isinstance(metadata, dict):
-            raise ValueError("its metadata is no table")
-        return metadata
-    except _UNREADABLE as error:
-        raise ExportError(f"{path} has no metadata that can be read ({error}): export it again") from None
+        return check_metadata(properties, path)
+    except ModelFileError as error:
+        raise ExportError(str(error)) from None
+
+
+def _onnx_properties(path: Path) -> dict[str, str]:
+    """The project's properties in an ONNX file, each one JSON value."""
+    model = onnx.load(str(path), load_external_data=False)
+    ours = {entry.key: entry.value for entry in model.metadata_props if entry.key.startswith(METADATA_PREFIX)}
+    return {key.removeprefix(METADATA_PREFIX): value for key, value in ours.items()}
+
+
+def _archive_properties(path: Path) -> dict[str, str]:
+    """The same of one of PyTorch's archives, read out of the zip: loading the file would run its code."""
+    with zipfile.ZipFile(path) as archive:
+        entries = [entry for entry in archive.infolist() if entry.filename.endswith(_EXTRA_SUFFIX)]
+        if len(entries) != 1:
+            raise ValueError(f"it has {len(entries)} entries {EXTRA_FILE}, not one")
+        # The size that an entry states may be a lie, so the reading itself is bounded.
+        with archive.open(entries[0]) as file:
+            content = file.read(_MAX_METADATA_BYTES + 1)
+    if len(content) > _MAX_METADATA_BYTES:
+        raise ValueError(f"its metadata is longer than {_MAX_METADATA_BYTES} bytes")
+    metadata: dict[str, Any] = parse_json(content, dict[str, Any])
+    return {key: json.dumps(value) for key, value in metadata.items()}
 
 
 def set_properties(path: Path, properties: dict[str, Any]) -> None:
@@ -98,21 +120,17 @@ def set_properties(path: Path, properties: dict[str, Any]) -> None:
     entries |= {f"{METADATA_PREFIX}{key}": json.dumps(value) for key, value in properties.items()}
     onnx.helper.set_model_props(model, entries)
     model.producer_name = PRODUCER
-    onnx.save(model, str(path))
+    # Not onnx.save: it also writes to the data files that the model names.
+    write_bytes(path, model.SerializeToString())
 
 
 def record_metrics(path: str | os.PathLike[str], metrics: dict[str, Any]) -> None:
-    """Put the metrics that were measured on the ONNX file at `path` into its metadata, in place of older ones."""
-    path = Path(path)
-    with scratch_folder(path) as scratch:
-        draft = scratch / path.name
-        draft.write_bytes(path.read_bytes())
-        set_properties(draft, {"metrics": metrics})
-        put(draft, path)  # weights beside it, if any, are the same
+    """Replace the metrics in the metadata of the ONNX file at `path`."""
+    set_properties(Path(path), {"metrics": metrics})  # external weights, if any, stay as they are
 
 
 def publish(draft: Path, path: Path) -> None:
-    """Move a finished file, and its weights if they lie beside it, to where people look for it."""
+    """Move a finished file, and the weights that lie beside it, to where people look for it."""
     draft_data, data = (file.with_name(file.name + ".data") for file in (draft, path))
     if draft_data.exists():
         path.unlink(missing_ok=True)  # absent for a moment rather than joined to another model's weights

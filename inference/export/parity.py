@@ -1,4 +1,4 @@
-"""The gate that every model file passes before it may exist: its answers beside PyTorch's in float32."""
+"""The parity check that every model file passes before it is written: its outputs against PyTorch's in float32."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from inference.settings import Precision
-from synth.errors import ExportError
+from synth.errors import ExportError, first_line
 from synth.psnr import psnr_from_mse
 
-MAX_DIFFERENCE = {"float32": 1e-3, "float16": 2 / 255}  # the largest that is let pass, in [-1, 1] pixels
-MIN_PSNR_DB = {"int8": 35.0}  # the lowest over a case
+MAX_DIFFERENCE = {"float32": 1e-3, "float16": 2 / 255}  # of any pixel, in [-1, 1]
+MIN_PSNR_DB = {"int8": 35.0}  # of each case
 _IDENTICAL_DB = 200.0  # in place of infinity, which JSON does not have
 _ADVICE = {
-    "float32": "the student does something that tracing loses",
+    "float32": "the student does something that the trace loses",
     "float16": "float16 is too coarse for this student: take float32",
     "int8": "eight bits are too few for this student: leave int8 out",
 }
 
 Run = Callable[[dict[str, npt.NDArray[np.generic]]], npt.NDArray[np.float32]]
-"""A file, opened: image, edit and strength by name -> translated."""
+"""An opened file: image, edit and strength by name -> translated."""
 
 
 @dataclass(frozen=True)
@@ -35,28 +35,28 @@ class ParityCase:
     max_difference: float
     """In [-1, 1] pixels."""
     psnr_db: float
-    """Of the file's answer to PyTorch's."""
+    """Of the file's output to PyTorch's."""
 
 
 @dataclass(frozen=True)
 class ParityReport:
-    """All comparisons that a file passed."""
+    """All the comparisons that a file passed."""
 
     cases: tuple[ParityCase, ...]
 
     @property
     def max_difference(self) -> float:
-        """The largest difference of all, in [-1, 1] pixels."""
+        """The largest difference of all cases, in [-1, 1] pixels."""
         return max(case.max_difference for case in self.cases)
 
     @property
     def min_psnr_db(self) -> float:
-        """The lowest of all."""
+        """The lowest PSNR of all cases."""
         return min(case.psnr_db for case in self.cases)
 
 
 class ParityError(ExportError):
-    """The file that was made does not answer as PyTorch does."""
+    """A file's output differs from PyTorch's."""
 
 
 def check(
@@ -71,17 +71,27 @@ def check(
 ) -> ParityReport:
     """Compare a file with `module`, at four sizes, over edits, strengths and images in turn.
 
-    run: the file. name: how a message calls it. images: uint8 (N, H, W, 3), resized to each size.
+    Args:
+        module: the reference, in float32.
+        run: the opened file.
+        name: what messages call the file.
+        precision: of the file; it decides the bound.
+        images: uint8 (N, H, W, 3), resized to each size.
+        num_edits: how many edits the student knows.
+        training_size: side of the images that the student was trained on, in pixels.
+        size_multiple: what heights and widths must be multiples of.
 
-    Raises ParityError where they differ by more than the precision's bound, where the file fails, or where it changes
-    the image at strength 0.
+    Raises:
+        ParityError: if the two differ by more than the precision's bound, the file fails, or it changes the image at
+            strength 0.
     """
     pixels = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1.0  # (N, 3, H, W) in [-1, 1]
     cases = []
-    drawn = 0  # samples so far: edits, strengths and images take turns over all cases
+    start = 0
     for batch, height, width in sizes(training_size, size_multiple):
-        turns = torch.arange(drawn, drawn + batch)
-        drawn += batch
+        # Edits, strengths and images take turns over the samples of all cases.
+        turns = torch.arange(start, start + batch)
+        start += batch
         small = nn.functional.interpolate(pixels, (height, width), mode="bilinear", antialias=True)
         image = small[turns % len(small)].clamp(-1.0, 1.0)  # (batch, 3, height, width)
         edit = turns % num_edits
@@ -94,7 +104,7 @@ def check(
 
 
 def sizes(training_size: int, size_multiple: int) -> list[tuple[int, int, int]]:
-    """(batch, height, width) to compare at: square as trained, odd multiples of both kinds, wide, tall."""
+    """(batch, height, width) of each case: square as trained, then odd multiples, wide and tall."""
 
     def odd(fraction: float) -> int:
         return size_multiple * (2 * round((training_size * fraction / size_multiple - 1) / 2) + 1)
@@ -113,8 +123,7 @@ def _compare(
         actual = run(feeds)
         untouched = run(feeds | {"strength": np.zeros(len(image), np.float32)})
     except Exception as error:  # neither onnxruntime's exceptions nor torch's share a base class of their own
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ParityError(f"{name} fails {where}, it was not written: {reason}") from error
+        raise ParityError(f"{name} fails {where}, it was not written: {first_line(error)}") from error
     if actual.shape != expected.shape:
         raise ParityError(f"{name} gives {actual.shape} for PyTorch's {expected.shape} {where}: it was not written")
     if not np.array_equal(untouched, feeds["image"]):
@@ -127,7 +136,7 @@ def _compare(
 
 
 def _judge(case: ParityCase, name: str, precision: Precision, where: str) -> None:
-    """ParityError where a case is beyond its precision's bound; so written, a NaN is beyond it too."""
+    """Raise ParityError if a case is beyond its precision's bound; `not <=`, so that a NaN is beyond it, too."""
     if precision in MAX_DIFFERENCE and not case.max_difference <= MAX_DIFFERENCE[precision]:
         raise ParityError(
             f"{name} differs from PyTorch by {case.max_difference:.2g} {where}, more than "

@@ -1,7 +1,7 @@
-"""A float32 ONNX file in fewer bits: float16 by ONNX Runtime's converter, int8 by its static quantisation.
+"""A float32 ONNX file in fewer bits: float16 by ONNX Runtime's converter, int8 by its static quantization.
 
-Both read the file that was exported and checked, so that PyTorch's trace is made once. What comes out has the same
-inputs and output, in float32.
+Both read the exported float32 file, so that PyTorch traces the student once. The new file has the same inputs and
+output, in float32.
 """
 
 import logging
@@ -17,43 +17,60 @@ from inference.runtime import FloatArray, UInt8Array
 from synth.errors import ExportError
 
 _CALIBRATION_BATCH = 4
-_MAX_LAST_STEPS = 12  # a sum, a clip, a choice at strength 0; the search went past the subtraction if there are more
+_MAX_LAST_STEPS = 12  # a sum, a clip, the choice at strength 0; with more, the search went past the subtraction
 
-# What stays in float32 besides the converter's own list (Resize is on it): sums over a whole image leave float16's
-# range, and a decoder turns black.
+# What stays in float32, in addition to the converter's own list (Resize is on it): sums over a whole image overflow
+# float16, and the decoder's output turns black.
 _FLOAT32_OPS = ["GroupNormalization", "InstanceNormalization", "LayerNormalization", "ReduceMean"]
 
 
 def to_float16(source: Path, target: Path, external_data: bool) -> None:
-    """Convert the ONNX file `source`. The last steps, image + change, stay in float32: the image's own bits
-    must come through.
+    """Convert an ONNX file to float16.
+
+    The last steps, image + change, stay in float32: the image's own bits must come through.
+
+    Args:
+        source: the float32 file.
+        target: the file to write.
+        external_data: whether the weights go into a file beside `target`.
+
+    Raises:
+        ExportError: if the graph does not end as the exporter writes it.
     """
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
     model = onnx.load(str(source))
     weights = {tensor.name for tensor in model.graph.initializer}
-    # The exporter describes the weights too; the converter would take them for values that it has converted.
-    described = [entry for entry in model.graph.value_info if entry.name not in weights]
+    # The exporter lists the weights' types, too; the converter would take them for values that it has converted.
+    value_info = [entry for entry in model.graph.value_info if entry.name not in weights]
     del model.graph.value_info[:]
-    model.graph.value_info.extend(described)
-    exact = _last_steps(model)
+    model.graph.value_info.extend(value_info)
+    last_steps = _last_steps(model)
     model = convert_float_to_float16(
         model,
         keep_io_types=True,
-        disable_shape_infer=True,  # the exporter wrote all shapes down, and inference ends at 2 GB
+        disable_shape_infer=True,  # the exporter has written all shapes, and the inference fails beyond 2 GB
         op_block_list=[*DEFAULT_OP_BLOCK_LIST, *_FLOAT32_OPS],
-        node_block_list=exact,
+        node_block_list=last_steps,
     )
-    _connect_directly(model, exact)
+    _connect_directly(model, last_steps)
     _tidy(model)
     _save(model, target, external_data)
 
 
 def to_int8(source: Path, target: Path, images: UInt8Array, num_edits: int, external_data: bool) -> None:
-    """Quantise weights and inputs of convolutions and matrix products of the ONNX file `source`.
+    """Quantize the weights and inputs of an ONNX file's convolutions and matrix products.
 
-    images: uint8 (N, H, W, 3) that the student's inputs are like; the ranges of all values are taken from them, over
-        every edit and the strengths that people use.
+    Args:
+        source: the float32 file.
+        target: the file to write.
+        images: uint8 (N, H, W, 3), like the student's inputs. The ranges of all values are taken from them, over all
+            edits and the usual strengths.
+        num_edits: how many edits the student knows.
+        external_data: whether the weights go into a file beside `target`.
+
+    Raises:
+        ExportError: if the graph does not end as the exporter writes it.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
@@ -66,7 +83,7 @@ def to_int8(source: Path, target: Path, images: UInt8Array, num_edits: int, exte
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "MatMul", "Gemm"],
             per_channel=True,
-            # Seven bits of weight: with eight, processors without VNNI let sums saturate, and no check here sees it.
+            # Weights of seven bits: with eight, sums saturate on processors without VNNI, and no check here sees it.
             reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -74,23 +91,23 @@ def to_int8(source: Path, target: Path, images: UInt8Array, num_edits: int, exte
             use_external_data_format=external_data,
             extra_options={"MatMulConstBOnly": True},  # attention's own products stay in float32
         )
-    exact = _last_steps(onnx.load(str(source), load_external_data=False))
+    last_steps = _last_steps(onnx.load(str(source), load_external_data=False))
     model = onnx.load(str(rough))
     for file in target.parent.glob(f"{rough.name}*"):
         file.unlink()
-    _connect_directly(model, exact)
+    _connect_directly(model, last_steps)
     _tidy(model)
     _save(model, target, external_data)
 
 
 class _Feeds:
-    """Inputs for the calibration, batch by batch, as the quantiser asks for them."""
+    """The calibration's inputs, batch by batch: the quantizer's data reader."""
 
     def __init__(self, images: UInt8Array, num_edits: int):
         self._feeds = self._make(images, num_edits)
 
     def get_next(self) -> dict[str, npt.NDArray[np.generic]] | None:
-        """The next batch; None at the end."""
+        """Return the next batch, None at the end."""
         return next(self._feeds, None)
 
     @staticmethod
@@ -107,22 +124,23 @@ class _Feeds:
 
 
 def _last_steps(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes after the change of pixels, which the last subtraction makes."""
+    """Names of the nodes between the output and the last subtraction, which computes the change of pixels."""
     makers = {output: node for node in model.graph.node for output in node.output}
-    waiting, names = ["translated"], []
-    while waiting:
+    names: list[str] = []
+    waiting = ["translated"]
+    while waiting:  # backwards from the output, up to the subtraction, the weights and the graph's inputs
         node = makers.get(waiting.pop())
         if node is None or node.op_type == "Sub" or node.name in names:
             continue
         names.append(node.name)
         waiting += node.input
     if len(names) > _MAX_LAST_STEPS:
-        raise ExportError("the graph does not end as the exporter writes it: float16 would lose the image's bits")
+        raise ExportError("the graph does not end as the exporter writes it: the image's own bits would be lost")
     return names
 
 
 def _connect_directly(model: onnx.ModelProto, names: list[str]) -> None:
-    """Connect the nodes `names` with the graph's own inputs and output, past the roundings that were put between."""
+    """Connect the nodes `names` with the graph's inputs and output, without the roundings inserted between them."""
     roundings = {"Cast", "QuantizeLinear", "DequantizeLinear"}
     makers = {output: node for node in model.graph.node for output in node.output}
 
@@ -135,6 +153,7 @@ def _connect_directly(model: onnx.ModelProto, names: list[str]) -> None:
     for node in model.graph.node:
         if node.name in names:
             node.input[:] = [origin(value) if origin(value) in inputs else value for value in node.input]
+    # The output itself may be a rounding: its node goes, and its source takes the output's name.
     last = origin("translated")
     if last != "translated":
         model.graph.node.remove(makers["translated"])
@@ -144,9 +163,10 @@ def _connect_directly(model: onnx.ModelProto, names: list[str]) -> None:
 
 
 def _tidy(model: onnx.ModelProto) -> None:
-    """Drop the casts that the converter made twice or that nobody asks any more, and order the nodes: it appends."""
+    """Drop duplicate and unused casts, and sort the nodes: the converter appends its casts at the end."""
     from onnxruntime.transformers.onnx_model import OnnxModel
 
+    # The first of several nodes with one name stays, and one of several types.
     nodes = {node.output[0]: node for node in reversed(model.graph.node)}
     del model.graph.node[:]
     model.graph.node.extend(reversed(nodes.values()))
@@ -167,7 +187,7 @@ def _save(model: onnx.ModelProto, target: Path, external_data: bool) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the quantiser's advice to its caller, which it gives through the root logger."""
+    """Silence the quantizer's advice to its caller, which it logs through the root logger."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)

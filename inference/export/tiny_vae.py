@@ -1,4 +1,4 @@
-"""A small VAE in the place of the teacher's: most of a model file's time is the VAE's."""
+"""A small VAE instead of the teacher's: a model file spends most of its time in the VAE."""
 
 import hashlib
 from pathlib import Path
@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from inference.runtime import UInt8Array
-from synth.errors import ExportError
+from synth.errors import ExportError, first_line
 from synth.pixels import to_float
 from synth.teacher.teacher import Teacher
 
-_MAX_DISTANCE = 0.5  # of the latents' variance; two VAEs that were trained apart differ by all of it and more
+_MAX_DISTANCE = 0.5  # of the latents' variance; VAEs that were trained independently differ by all of it and more
 
 
 def fingerprint(name: str) -> str:
-    """Of a folder's weights and config, for a VAE may be trained again; a Hub id stands for itself."""
+    """Identify a VAE: a folder by its weights and config, since it may be trained again; a Hub id by itself."""
     folder = Path(name)
     if not folder.is_dir():
         return name
@@ -27,37 +27,38 @@ def fingerprint(name: str) -> str:
 
 
 def open_tiny_vae(name: str, teacher: Teacher, images: UInt8Array) -> Any:
-    """An AutoencoderTiny that speaks the teacher's latents, float32, on the CPU.
+    """Open an AutoencoderTiny that shares the teacher's latents, in float32, on the CPU.
 
     Args:
         name: a folder, or a Hub id such as madebyollin/taesd.
-        teacher: whose VAE it stands for.
-        images: uint8 (N, H, W, 3), to see whether it does.
+        teacher: the teacher whose VAE it replaces.
+        images: uint8 (N, H, W, 3), on which the latents are compared.
 
     Raises:
-        ExportError: if it is not there or no AutoencoderTiny, or its latents are not the teacher's.
+        ExportError: if it cannot be opened as an AutoencoderTiny, or its latents are not the teacher's.
     """
     from diffusers import AutoencoderTiny
 
     try:
         vae: Any = AutoencoderTiny.from_pretrained(name, use_safetensors=True)
-    except Exception as error:  # of the Hub, of diffusers, of safetensors: no class in common
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ExportError(f"export.vae: {name} cannot be opened as an AutoencoderTiny: {reason}") from error
+    except Exception as error:  # the Hub's, diffusers' and safetensors' errors share no base class
+        raise ExportError(
+            f"export.vae: {name} cannot be opened as an AutoencoderTiny: {first_line(error)}"
+        ) from error
     x = to_float(torch.from_numpy(images))  # (N, 3, H, W)
     with torch.no_grad():
-        own = teacher.encode(x.to(teacher.device)).float().cpu()  # (N, C, h, w)
-        z = vae.encode(x).latents * vae.config.scaling_factor  # (N, C, h, w), if it fits
-    if z.shape != own.shape:
+        z_teacher = teacher.encode(x.to(teacher.device)).float().cpu()  # (N, C, h, w)
+        z = vae.encode(x).latents * vae.config.scaling_factor  # (N, C, h, w) if it fits
+    if z.shape != z_teacher.shape:
         raise ExportError(
-            f"export.vae: {name} makes latents of {_shape(z)}, and {teacher.name} has {_shape(own)}: "
-            "take one that was made for this family"
+            f"export.vae: {name} makes latents of {_shape(z)}, and {teacher.name} has {_shape(z_teacher)}: "
+            "choose one that was made for this family"
         )
-    apart = float((z - own).square().mean() / own.var())
-    if apart > _MAX_DISTANCE:
+    distance = float((z - z_teacher).square().mean() / z_teacher.var())
+    if distance > _MAX_DISTANCE:
         raise ExportError(
-            f"export.vae: the latents of {name} are not those of {teacher.name}, they differ by {apart:.0%} of their "
-            "variance: take one that was made for this family"
+            f"export.vae: the latents of {name} are not those of {teacher.name}, they differ by {distance:.0%} of "
+            "their variance: choose one that was made for this family"
         )
     return vae.eval().requires_grad_(False)
 

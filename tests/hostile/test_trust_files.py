@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from tiny_model import METADATA, properties, write_model
 
 from inference import runtime
 from inference.export.formats import read_metadata
@@ -97,14 +98,14 @@ class _AddOne(torch.nn.Module):
 
 @pytest.mark.parametrize("ending", ["torchscript", "pt2"])
 def test_metadata_is_read_without_loading(tmp_path, monkeypatch, ending):
-    path, extra = tmp_path / f"model.{ending}", {"distillery.json": '{"edits": {"a": "b"}}'}
+    path, extra = tmp_path / f"model.{ending}", {"distillery.json": json.dumps(METADATA)}
     if ending == "pt2":
         torch.export.save(torch.export.export(_AddOne(), (torch.zeros(2),)), path, extra_files=extra)
     else:
         torch.jit.save(torch.jit.trace(_AddOne(), torch.zeros(2)), str(path), _extra_files=extra)
     for module in (torch.jit, torch.export):
         monkeypatch.setattr(module, "load", lambda *a, **k: pytest.fail("the file was loaded"))
-    assert read_metadata(path) == {"edits": {"a": "b"}}
+    assert read_metadata(path) == METADATA
 
 
 @pytest.mark.parametrize(
@@ -118,5 +119,29 @@ def test_metadata_that_lies_is_one_line(tmp_path, ending, content):
         archive.writestr("model/data.pkl", b"")
         if content is not None:
             archive.writestr("model/extra/distillery.json", content)
-    with pytest.raises(ExportError, match="metadata that can be read"):
+    with pytest.raises(ExportError, match=rf"model\.{ending} .*: export it again$"):
         read_metadata(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"training_size": True}, "training_size is no whole number"),
+        ({"size_multiple": 10**9}, "size_multiple is no whole number"),
+        ({"edits": {"x" * 300: "long"}}, "name is empty or longer"),
+        ({"schema_version": 2}, "schema version 2"),
+        ({"metrics": float("nan")}, "broken metadata"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["onnx", "torchscript", "pt2"])
+def test_metadata_beyond_bounds_is_one_line(tmp_path, ending, changes, problem):
+    """The bounds are the runtime's, whatever the format."""
+    path = tmp_path / f"model.{ending}"
+    if ending == "onnx":
+        write_model(path, properties(**changes))
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("model/extra/distillery.json", json.dumps(METADATA | changes))
+    with pytest.raises(ExportError, match=rf"model\.{ending} has .*{problem}.*: ") as caught:
+        read_metadata(path)
+    assert "\n" not in str(caught.value)

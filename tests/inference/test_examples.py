@@ -1,4 +1,4 @@
-"""The examples, run as their readers run them, against the runtime's own answers."""
+"""The examples, run as a reader runs them, against the runtime's output."""
 
 import json
 import shutil
@@ -29,9 +29,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_python_with_onnxruntime_alone(model: Path, tmp_path: Path, size: tuple[int, int]) -> None:
     source, target = tmp_path / "room.png", tmp_path / "edited.png"
     Image.fromarray(noise(*size)).save(source)
-    absent = ["torch", "synth", "distill", "inference", "flows", "onnx", "click", "pydantic", "tqdm"]
+    blocked = ["torch", "synth", "distill", "inference", "flows", "onnx", "click", "pydantic", "tqdm"]
     program = (
-        f"import runpy, sys; sys.modules.update(dict.fromkeys({absent}));"  # importing one of these fails
+        f"import runpy, sys; sys.modules.update(dict.fromkeys({blocked}));"  # importing one of them fails
         "sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     arguments = [str(EXAMPLES / "python_onnxruntime.py"), str(model), str(source), "red leather", str(target), "0.7"]
@@ -42,7 +42,7 @@ def test_python_with_onnxruntime_alone(model: Path, tmp_path: Path, size: tuple[
 
 @pytest.mark.slow
 def test_a_clean_environment_gets_the_same_pixels(model: Path, tmp_path: Path) -> None:
-    """Three packages from the index, one file of ours. `python -m pytest -m slow tests/inference/test_examples.py`."""
+    """Three packages from the index, and one file of the project. Run it with `python -m pytest -m slow`."""
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
     wanted = [f"{name}=={version(name)}" for name in ("numpy", "Pillow", "onnxruntime")]
@@ -77,7 +77,7 @@ def torchscript(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.torchscript"
     example = torch.zeros(2, 3, 24, 40), torch.tensor([0, 1]), torch.ones(2)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TorchScript is deprecated, which nobody here can mend
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, which cannot be fixed here
         traced = torch.jit.trace(TinyNetwork(), example)
         torch.jit.save(traced, path, _extra_files={"distillery.json": json.dumps(METADATA)})
     return path
@@ -87,17 +87,18 @@ def torchscript(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_torchscript_with_torch_alone(
     model: Path, torchscript: Path, tmp_path: Path, size: tuple[int, int], bound: int
 ) -> None:
-    """Where the network's size is the image's own, the same pixels; else another cubic scales the change."""
+    """The same pixels at the network's own size; elsewhere another cubic scales the change."""
     source, target = tmp_path / "room.ppm", tmp_path / "edited.ppm"
-    Image.fromarray(noise(*size)).save(source)
-    absent = ["numpy", "PIL", "onnxruntime", "synth", "distill", "inference", "flows"]
+    image = noise(*size)
+    Image.fromarray(image).save(source)
+    blocked = ["numpy", "PIL", "onnxruntime", "synth", "distill", "inference", "flows"]
     program = (
-        f"import runpy, sys; sys.modules.update(dict.fromkeys({absent}));"
+        f"import runpy, sys; sys.modules.update(dict.fromkeys({blocked}));"
         "sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     arguments = [str(EXAMPLES / "python_torchscript.py"), str(torchscript), str(source), "red leather", str(target)]
     subprocess.run([sys.executable, "-I", "-c", program, *arguments, "0.7"], check=True, capture_output=True)
-    expected = np.asarray(Translator.load(model, num_threads=1)(source, "red leather", 0.7)).astype(int)
+    expected = Translator.load(model, num_threads=1)(image, "red leather", 0.7).astype(int)
     assert np.abs(np.asarray(Image.open(target)) - expected).max() <= bound
 
 
@@ -105,10 +106,11 @@ def test_torchscript_with_torch_alone(
 @pytest.mark.skipif(not (NODE / "node_modules").exists(), reason=f"npm install --ignore-scripts in {NODE.name} first")
 @pytest.mark.parametrize(("size", "bound"), [((64, 64), 1), ((90, 140), 8), ((400, 30), 8)])
 def test_node(model: Path, tmp_path: Path, size: tuple[int, int], bound: int) -> None:
-    """Where the network's size is the image's own, the same pixels; else another filter scales the change."""
+    """The same pixels at the network's own size; elsewhere another filter scales the change."""
     source, target = tmp_path / "room.ppm", tmp_path / "edited.ppm"
-    Image.fromarray(noise(*size)).save(source)
+    image = noise(*size)
+    Image.fromarray(image).save(source)
     arguments = [str(NODE / "translate.mjs"), str(model), str(source), "blue fabric", str(target), "0.7"]
     subprocess.run(["node", *arguments], check=True, capture_output=True)
-    expected = np.asarray(Translator.load(model, num_threads=1)(source, "blue fabric", 0.7)).astype(int)
+    expected = Translator.load(model, num_threads=1)(image, "blue fabric", 0.7).astype(int)
     assert np.abs(np.asarray(Image.open(target)) - expected).max() <= bound

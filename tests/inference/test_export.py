@@ -1,3 +1,5 @@
+"""Export: files that agree with PyTorch at any size, describe themselves, and are whole or not there."""
+
 import json
 import random
 import warnings
@@ -55,7 +57,7 @@ def make_vae(levels: int) -> AutoencoderKL:
 
 
 def make_student(levels: int) -> UNetStudent:
-    """A student whose zeroed layer and contexts were moved, as training does: it changes every pixel."""
+    """A student whose zeroed layer and contexts are no longer zero, as after training: it changes every pixel."""
     torch.manual_seed(1)
     unet = UNet2DConditionModel(
         in_channels=4,
@@ -76,7 +78,7 @@ def make_student(levels: int) -> UNetStudent:
 
 
 def make_gentle_vae() -> AutoencoderKL:
-    """A VAE whose pixels few bits can hold: random networks are rougher than trained ones."""
+    """A VAE whose pixels few bits can represent: random networks are rougher than trained ones."""
     vae = make_vae(1)
     with torch.no_grad():
         vae.decoder.conv_out.weight *= 0.1
@@ -95,7 +97,7 @@ def make_tiny_vae() -> AutoencoderTiny:
 
 
 class ConvStudent(nn.Module):
-    """The least that can stand in a student's place."""
+    """The smallest network that has a student's interface."""
 
     def __init__(self, gain: float = 1.0) -> None:
         super().__init__()
@@ -109,43 +111,43 @@ class ConvStudent(nn.Module):
 
 
 class FickleStudent(ConvStudent):
-    """Takes its gain from a draw that a trace freezes."""
+    """Multiplies by a random draw, which a trace freezes."""
 
     def forward(self, latents: torch.Tensor, edit: torch.Tensor) -> torch.Tensor:
         return super().forward(latents, edit) * random.uniform(1, 2)
 
 
 class BranchingStudent(ConvStudent):
-    """Decides by the values in a tensor, which no trace can follow."""
+    """Branches on the values in a tensor, which no trace can follow."""
 
     def forward(self, latents: torch.Tensor, edit: torch.Tensor) -> torch.Tensor:
         return super().forward(latents, edit) if latents.mean() > 0 else latents
 
 
 def export_onnx(vae, student, metadata, path, images, settings=None) -> ParityReport:
-    """The main file alone."""
+    """Export the main file alone."""
     ((_, report),) = export_files(vae, student, metadata, {MAIN: path}, images, settings=settings)
     return report
 
 
-def pictures(num: int, height: int, width: int) -> np.ndarray:
-    """Smooth colours with some noise on them."""
+def smooth_images(num: int, height: int, width: int) -> np.ndarray:
+    """Smooth colours with some noise, uint8 (N, H, W, 3)."""
     rng = np.random.default_rng(num * height * width)
     ramp = np.linspace(0, 200, width)[None, None, :, None] + rng.uniform(0, 40, (num, height, width, 3))
     return ramp.astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
-def parts() -> tuple[AutoencoderKL, UNetStudent]:
+def networks() -> tuple[AutoencoderKL, UNetStudent]:
     return make_vae(levels=4), make_student(levels=3)
 
 
 @pytest.fixture(scope="module")
 def exported(
-    parts: tuple[AutoencoderKL, UNetStudent], tmp_path_factory: pytest.TempPathFactory
+    networks: tuple[AutoencoderKL, UNetStudent], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, ParityReport]:
     path = tmp_path_factory.mktemp("export") / "new" / "model.onnx"
-    report = export_onnx(*parts, METADATA, path, pictures(3, 128, 128))
+    report = export_onnx(*networks, METADATA, path, smooth_images(3, 128, 128))
     return path, report
 
 
@@ -153,12 +155,12 @@ def exported(
     ("num", "height", "width"),
     [(1, 128, 128), (2, 72, 104), (5, 56, 88), (1, 136, 64), (1, 8, 40), (3, 64, 96)],
 )
-def test_file_agrees_with_pytorch_at_any_batch_and_size(parts, exported, num, height, width):
-    image = torch.from_numpy(pictures(num, height, width)).permute(0, 3, 1, 2).float() / 127.5 - 1
+def test_file_agrees_with_pytorch_at_any_batch_and_size(networks, exported, num, height, width):
+    image = torch.from_numpy(smooth_images(num, height, width)).permute(0, 3, 1, 2).float() / 127.5 - 1
     edit = torch.arange(num) % len(EDITS)
     strength = torch.linspace(1.0, 0.3, num)
     with torch.no_grad():
-        expected = ExportModule(*parts)(image, edit, strength).numpy()
+        expected = ExportModule(*networks)(image, edit, strength).numpy()
     session = ort.InferenceSession(str(exported[0]))
     feeds = {"image": image.numpy(), "edit": edit.numpy(), "strength": strength.numpy()}
     (actual,) = session.run(None, feeds)
@@ -168,9 +170,9 @@ def test_file_agrees_with_pytorch_at_any_batch_and_size(parts, exported, num, he
     assert np.array_equal(untouched, image.numpy())
 
 
-def test_module_lays_the_edited_decode_onto_the_image(parts):
-    vae, student = (part.eval() for part in parts)
-    image = torch.from_numpy(pictures(2, 72, 104)).permute(0, 3, 1, 2).float() / 127.5 - 1
+def test_module_adds_the_change_of_pixels_to_the_image(networks):
+    vae, student = (network.eval() for network in networks)
+    image = torch.from_numpy(smooth_images(2, 72, 104)).permute(0, 3, 1, 2).float() / 127.5 - 1
     edit, strength = torch.tensor([2, 0]), torch.tensor([0.5, 1.0])
     with torch.no_grad():
         z = (vae.encode(image).latent_dist.mean - 0.1) * 0.7
@@ -182,7 +184,7 @@ def test_module_lays_the_edited_decode_onto_the_image(parts):
     assert translated.abs().max() <= 1
 
 
-def test_module_leaves_its_parts_alone():
+def test_module_does_not_change_the_originals():
     vae, student = make_vae(2).to(torch.bfloat16).train(), ConvStudent().to(torch.bfloat16).train()
     module = ExportModule(vae, student)
     assert {value.dtype for value in module.state_dict().values()} == {torch.float32}
@@ -200,7 +202,7 @@ def test_report_covers_odd_sizes_and_batches(exported):
     assert (72, 104) in {(case.height, case.width) for case in report.cases}
 
 
-def test_file_tells_what_it_is(exported):
+def test_file_describes_itself(exported):
     path, report = exported
     model = onnx.load(path)
     onnx.checker.check_model(model)
@@ -218,13 +220,13 @@ def test_file_tells_what_it_is(exported):
     assert [path.name for path in path.parent.iterdir()] == ["model.onnx"]
 
 
-def test_runtime_runs_it(parts, exported):
+def test_runtime_runs_the_file(networks, exported):
     translator = Translator.load(exported[0])
-    images = pictures(2, 128, 128)
+    images = smooth_images(2, 128, 128)
     edited = translator(images, "white-velvet")
     image = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.no_grad():
-        expected = ExportModule(*parts)(image, torch.tensor([2, 2]), torch.ones(2))
+        expected = ExportModule(*networks)(image, torch.tensor([2, 2]), torch.ones(2))
     expected_uint8 = ((expected + 1) * 127.5).permute(0, 2, 3, 1).numpy()
     assert np.abs(edited - expected_uint8).max() <= 0.51  # rounding, and parity
     assert np.array_equal(translator(images, "white-velvet", strength=0.0), images)
@@ -238,34 +240,34 @@ def test_metrics_are_recorded_in_place(exported):
     assert [path.name for path in path.parent.iterdir()] == ["model.onnx"]
 
 
-def test_broken_parity_is_refused_and_leaves_the_old_file(tmp_path):
+def test_failed_parity_leaves_the_old_file(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"an older model")
     with pytest.raises(ExportError, match=r"differs from PyTorch by .* at 32x32, batch 1"):
-        export_onnx(make_vae(1), FickleStudent(), SMALL, path, pictures(1, 32, 32))
+        export_onnx(make_vae(1), FickleStudent(), SMALL, path, smooth_images(1, 32, 32))
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
     assert path.read_bytes() == b"an older model"
 
 
-def test_a_trace_at_even_sizes_would_be_caught(tmp_path, monkeypatch, capfd):
+def test_parity_catches_a_trace_at_even_sizes(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(export, "TRACE_LATENTS", (16, 24))
     with pytest.raises(ExportError, match=r"the float32 onnx file fails at \d+x\d+, batch 3"):
-        export_onnx(make_vae(1), make_student(2), SMALL, tmp_path / "model.onnx", pictures(1, 32, 32))
+        export_onnx(make_vae(1), make_student(2), SMALL, tmp_path / "model.onnx", smooth_images(1, 32, 32))
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
 
 
-def test_edits_in_another_order_than_the_students_are_refused(parts, tmp_path):
+def test_edits_in_another_order_are_refused(networks, tmp_path):
     metadata = METADATA.model_copy(update={"edits": dict(reversed(EDITS.items()))})
     with pytest.raises(ExportError, match="the student knows red-leather, blue-fabric, white-velvet"):
-        export_onnx(*parts, metadata, tmp_path / "model.onnx", pictures(1, 32, 32))
+        export_onnx(*networks, metadata, tmp_path / "model.onnx", smooth_images(1, 32, 32))
 
 
 def test_a_tiny_vae_is_exported_like_any_other(tmp_path):
     path = tmp_path / "model.onnx"
-    report = export_onnx(make_tiny_vae(), ConvStudent(gain=100.0), SMALL, path, pictures(1, 32, 32))
+    report = export_onnx(make_tiny_vae(), ConvStudent(gain=100.0), SMALL, path, smooth_images(1, 32, 32))
     assert report.max_difference < MAX_DIFFERENCE["float32"]
-    image = pictures(1, 40, 24)
+    image = smooth_images(1, 40, 24)
     model = Translator.load(path)
     assert np.array_equal(model(image, "red-leather", strength=0.0), image)
     assert not np.array_equal(model(image, "red-leather"), image)
@@ -277,52 +279,53 @@ def test_a_compact_student_is_exported_like_any_other(tmp_path):
     nn.init.normal_(student.unet.last.weight, std=0.05)
     kinds = (MAIN, Kind("torchscript", "float32"), Kind("pt2", "float32"))
     files = {kind: tmp_path / kind.file_name for kind in kinds}
-    reports = dict(export_files(make_gentle_vae(), student, METADATA, files, pictures(2, 32, 32)))
+    reports = dict(export_files(make_gentle_vae(), student, METADATA, files, smooth_images(2, 32, 32)))
     assert set(reports) == set(kinds)
     assert all(report.max_difference < MAX_DIFFERENCE["float32"] for report in reports.values())
-    model, image = Translator.load(files[MAIN]), pictures(1, 27, 21)
+    model, image = Translator.load(files[MAIN]), smooth_images(1, 27, 21)
     red, blue = (model(image, edit) for edit in list(EDITS)[:2])
     assert not np.array_equal(red, image) and not np.array_equal(red, blue)
 
 
-def test_a_unet_student_is_a_pt2_file_for_every_size(parts, tmp_path):
-    """Parity tries sizes that divide by what the U-Net halves, square ones among them, and others."""
+def test_a_unet_student_is_a_pt2_file_for_every_size(networks, tmp_path):
+    """Parity tries sizes that divide by what the U-Net halves, square ones among them, and sizes that do not."""
     kind = Kind("pt2", "float32")
-    ((_, report),) = export_files(*parts, METADATA, {kind: tmp_path / kind.file_name}, pictures(2, 64, 64))
+    ((_, report),) = export_files(*networks, METADATA, {kind: tmp_path / kind.file_name}, smooth_images(2, 64, 64))
     assert report.max_difference < MAX_DIFFERENCE["float32"]
     assert any(case.height == case.width for case in report.cases)
 
 
 def test_untraceable_student_is_one_clear_line(tmp_path):
-    with pytest.raises(ExportError, match="the float32 onnx file cannot be made of the student: ") as caught:
-        export_onnx(make_vae(1), BranchingStudent(), SMALL, tmp_path / "model.onnx", pictures(1, 32, 32))
+    with pytest.raises(ExportError, match="the float32 onnx file cannot be made from the student: ") as caught:
+        export_onnx(make_vae(1), BranchingStudent(), SMALL, tmp_path / "model.onnx", smooth_images(1, 32, 32))
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_large_weights_lie_beside_the_file_and_the_console_stays_quiet(tmp_path, monkeypatch, capfd):
+def test_large_weights_lie_beside_the_file(tmp_path, monkeypatch, capfd):
+    """With nothing on the console; and a file that fails parity stops no other."""
     path, half, eight = (tmp_path / name for name in ("model.onnx", "half.onnx", "eight.onnx"))
     files = {MAIN: path, Kind("onnx", "float16"): half, Kind("onnx", "int8"): eight}
-    parts = make_gentle_vae(), ConvStudent(), SMALL
+    gentle = make_gentle_vae(), ConvStudent(), SMALL
     with monkeypatch.context() as patch:
         patch.setattr(export, "MAX_INLINE_BYTES", 0)
-        assert len(list(export_files(*parts, files, pictures(1, 32, 32), pictures(4, 32, 32)))) == 3
+        assert len(list(export_files(*gentle, files, smooth_images(1, 32, 32), smooth_images(4, 32, 32)))) == 3
     assert sorted(file.name for file in tmp_path.iterdir()) == [
-        "eight.onnx",  # none of its tensors is worth a place outside: they have less than a kilobyte each
+        "eight.onnx",  # keeps all weights inside: its tensors are smaller than a kilobyte
         *("half.onnx", "half.onnx.data", "model.onnx", "model.onnx.data"),
     ]
-    images = pictures(1, 32, 32)
+    images = smooth_images(1, 32, 32)
     beside = Translator.load(path)(images, "red-leather")
     assert np.abs(Translator.load(half)(images, "red-leather").astype(int) - beside).max() <= 1
     record_metrics(path, {"psnr": 30.0})
     assert_same_pixels(Translator.load(path)(images, "red-leather"), beside)
 
-    # Again, without: and a student whose edits are too much for eight bits, which stops no other file.
+    # Export again with the weights inside. This student's edits are too strong for eight bits.
     rough = {MAIN: path, Kind("onnx", "int8"): eight}
     with pytest.raises(ExportError, match=r"the int8 onnx file comes within \d\d\.\d dB of float32 at 32x32"):
         list(
             export_files(
-                *(make_vae(1), ConvStudent(4.0), SMALL, rough, pictures(1, 32, 32), pictures(4, 32, 32)),
+                *(make_vae(1), ConvStudent(4.0), SMALL, rough, smooth_images(1, 32, 32), smooth_images(4, 32, 32)),
                 ExportSettings(opset=18),
             )
         )
@@ -339,15 +342,15 @@ TORCH_KINDS = [Kind(format, precision) for format in ("torchscript", "pt2") for 
 def torch_files(tmp_path_factory: pytest.TempPathFactory) -> dict[Kind, tuple[Path, ParityReport]]:
     folder = tmp_path_factory.mktemp("torch")
     files = {kind: folder / kind.file_name for kind in TORCH_KINDS}
-    written = export_files(make_gentle_vae(), ConvStudent(), SMALL, files, pictures(2, 32, 32))
+    written = export_files(make_gentle_vae(), ConvStudent(), SMALL, files, smooth_images(2, 32, 32))
     return {kind: (files[kind], report) for kind, report in written}
 
 
 @pytest.mark.parametrize("kind", TORCH_KINDS, ids=lambda kind: kind.file_name)
-def test_torch_files_agree_with_pytorch_and_say_what_they_are(torch_files, kind):
+def test_torch_files_agree_and_describe_themselves(torch_files, kind):
     path, report = torch_files[kind]
     module = ExportModule(make_gentle_vae(), ConvStudent())
-    image = torch.from_numpy(pictures(3, 24, 40)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    image = torch.from_numpy(smooth_images(3, 24, 40)).permute(0, 3, 1, 2).float() / 127.5 - 1
     edit, strength = torch.tensor([2, 0, 1]), torch.tensor([1.0, 0.5, 0.0])
     with torch.no_grad():
         expected = module(image, edit, strength).numpy()
@@ -366,9 +369,9 @@ def test_torch_files_agree_with_pytorch_and_say_what_they_are(torch_files, kind)
     assert metadata["training_size"] == 32 and metadata["schema_version"] == 1 and "opset" not in metadata
 
 
-def test_weights_of_a_float16_file_are_float16_but_for_the_norms(torch_files):
+def test_float16_files_keep_their_norms_in_float32(torch_files):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TorchScript is deprecated, which nobody here can mend
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, which cannot be fixed here
         script = torch.jit.load(torch_files[Kind("torchscript", "float16")][0])
     program = torch.export.load(torch_files[Kind("pt2", "float16")][0])
     for weights in (script.named_parameters(), program.named_parameters()):
@@ -376,7 +379,7 @@ def test_weights_of_a_float16_file_are_float16_but_for_the_norms(torch_files):
         assert kinds == {(True, torch.float32), (False, torch.float16)}
 
 
-def test_settings_say_which_files_there_are():
+def test_settings_name_the_files():
     assert ExportSettings().kinds() == [MAIN]
     assert [kind.file_name for kind in ExportSettings(formats=("pt2",), precisions=("float16",)).kinds()] == [
         "model.onnx",
@@ -388,9 +391,9 @@ def test_settings_say_which_files_there_are():
         ExportSettings(formats=("pt2",), precisions=("int8",))
 
 
-def test_int8_wants_images_to_be_calibrated_on(tmp_path):
+def test_int8_needs_calibration_images(tmp_path):
     files = {Kind("onnx", "int8"): tmp_path / "model.onnx"}
-    for images in (None, pictures(1, 32, 32)[:0]):
+    for images in (None, smooth_images(1, 32, 32)[:0]):
         with pytest.raises(ExportError, match="int8 needs"):
-            list(export_files(make_vae(1), ConvStudent(), SMALL, files, pictures(1, 32, 32), images))
+            list(export_files(make_vae(1), ConvStudent(), SMALL, files, smooth_images(1, 32, 32), images))
     assert list(tmp_path.iterdir()) == []

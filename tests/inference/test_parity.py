@@ -1,4 +1,4 @@
-"""The gate itself, with files that are wrong in one way each."""
+"""The parity check, with files that are each wrong in one way."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,24 +15,24 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint
 
 
 class Darken(nn.Module):
-    """Stands for a student and its VAE."""
+    """Takes the place of a student and its VAE."""
 
     def forward(self, image: Tensor, edit: Tensor, strength: Tensor) -> Tensor:
         return (image - 0.1 * strength[:, None, None, None] * (1 + edit[:, None, None, None])).clamp(-1, 1)
 
 
-def right(feeds: dict[str, Any]) -> np.ndarray:
+def correct(feeds: dict[str, Any]) -> np.ndarray:
     inputs = {name: torch.from_numpy(value) for name, value in feeds.items()}
     return Darken()(**inputs).numpy()
 
 
 def off_by(error: float) -> Callable[[dict[str, Any]], np.ndarray]:
-    """Wrong in one pixel by `error`, but not at strength 0."""
+    """A file that is wrong by `error` in one pixel, except at strength 0."""
 
     def run(feeds: dict[str, Any]) -> np.ndarray:
-        answer = right(feeds)
-        answer[0, 0, 0, 0] += error * bool(feeds["strength"][0])
-        return answer
+        output = correct(feeds)
+        output[0, 0, 0, 0] += error * bool(feeds["strength"][0])
+        return output
 
     return run
 
@@ -41,8 +41,8 @@ def check(run: Callable[[dict[str, Any]], np.ndarray], precision: Any = "float32
     return parity.check(Darken(), run, "the file", precision, IMAGES, 2, 32, 8)
 
 
-def test_a_right_file_passes_and_the_largest_difference_is_reported() -> None:
-    report = check(right)
+def test_a_correct_file_passes_and_is_measured() -> None:
+    report = check(correct)
     assert report.max_difference == 0 and report.min_psnr_db == 200
     assert [(case.batch, case.height, case.width) for case in report.cases] == [
         *((1, 32, 32), (3, 24, 24), (2, 40, 32), (1, 32, 24))
@@ -66,9 +66,9 @@ def test_each_precision_has_its_bound(precision: str, passes: float, fails: floa
 def test_int8_is_held_to_35_db() -> None:
     def noisy(scale: float) -> Callable[[dict[str, Any]], np.ndarray]:
         def run(feeds: dict[str, Any]) -> np.ndarray:
-            answer = right(feeds)
-            signs = np.where(np.indices(answer.shape).sum(0) % 2, 1, -1)
-            return answer + np.float32(scale) * signs * (feeds["strength"] != 0)[:, None, None, None]
+            output = correct(feeds)
+            checkerboard = np.where(np.indices(output.shape).sum(0) % 2, 1, -1)
+            return output + np.float32(scale) * checkerboard * (feeds["strength"] != 0)[:, None, None, None]
 
         return run
 
@@ -83,13 +83,15 @@ def test_numbers_that_overflow_are_refused(precision: str) -> None:
         check(off_by(float("nan")), precision)
 
 
-def test_a_file_that_fails_or_has_another_shape_or_touches_the_image_at_strength_0_is_refused() -> None:
+def test_files_that_break_the_contract_are_refused() -> None:
+    """They fail, return another shape, or change the image at strength 0."""
+
     def broken(feeds: dict[str, Any]) -> np.ndarray:
         raise RuntimeError("no kernel\nfor this")
 
     with pytest.raises(ParityError, match=r"the file fails at 32x32, batch 1, it was not written: no kernel$"):
         check(broken)
     with pytest.raises(ParityError, match=r"gives \(1, 3, 31, 32\) for PyTorch's \(1, 3, 32, 32\)"):
-        check(lambda feeds: right(feeds)[:, :, 1:])
+        check(lambda feeds: correct(feeds)[:, :, 1:])
     with pytest.raises(ParityError, match="changes the image at strength 0"):
-        check(lambda feeds: right(feeds) + np.float32(1e-6))
+        check(lambda feeds: correct(feeds) + np.float32(1e-6))

@@ -1,4 +1,4 @@
-"""A small VAE in a model file in place of the teacher's: taken where its latents are the teacher's, else refused."""
+"""A small VAE instead of the teacher's in a model file: accepted if it shares the teacher's latents, else refused."""
 
 from pathlib import Path
 
@@ -28,42 +28,43 @@ def tiny_vae(latent_channels: int = 4) -> AutoencoderTiny:
 
 @pytest.fixture(scope="module")
 def run(prefect_server: None, tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a teacher whose own VAE is such a one: another with its encoder fits it."""
+    """A run whose teacher has a tiny VAE itself, so that another one with the same encoder fits."""
     folder = tmp_path_factory.mktemp("tiny")
-    parts = tiny_teacher.pipeline.components | {"vae": tiny_vae(), "requires_safety_checker": False}
-    StableDiffusionPipeline(**parts).save_pretrained(folder / "teacher")
+    components = tiny_teacher.pipeline.components | {"vae": tiny_vae(), "requires_safety_checker": False}
+    StableDiffusionPipeline(**components).save_pretrained(folder / "teacher")
     result = run_command(folder / "teacher", folder / "run", "scenes.filters.min_contrast=0", "training.steps=40")
     assert result.exit_code == 0, result.output
     return folder / "run"
 
 
-def test_it_goes_into_the_file_and_the_file_says_so(run: Path, tmp_path: Path) -> None:
+def test_it_replaces_the_teachers_and_the_file_says_so(run: Path, tmp_path: Path) -> None:
     other = tiny_vae()
     for weight in other.decoder.parameters():
         weight.data.mul_(0.9)
     other.save_pretrained(tmp_path)
-    model, picture = run / "model.onnx", noise(64, 64)
+    model = run / "model.onnx"
+    image = noise(64, 64)
     own = Translator.load(model, num_threads=1)
     edit = next(iter(own.edits))
     assert read_metadata(model)["vae"] == "teacher"
 
-    (run / "evaluation.json").write_text("{}")  # of the file that is there
+    (run / "evaluation.json").write_text("{}")  # the metrics of the present file
     result = command("export", run, "--vae", tmp_path)
     assert result.exit_code == 0, result.output
     assert "differs from PyTorch by" in result.stdout
     assert read_metadata(model)["vae"] == str(tmp_path)
-    exchanged = Translator.load(model, num_threads=1)
-    assert np.array_equal(exchanged(picture, edit, 0), picture)
-    assert (exchanged(picture, edit, 10) != own(picture, edit, 10)).any()
+    replaced = Translator.load(model, num_threads=1)
+    assert np.array_equal(replaced(image, edit, 0), image)
+    assert (replaced(image, edit, 10) != own(image, edit, 10)).any()
     assert "the figures were of the file before" in result.stdout and not (run / "evaluation.json").exists()
     assert "is up to date" in command("export", run).stdout, "the run remembers its VAE"
     other.decoder.layers[0].bias.data.add_(0.1)
     other.save_pretrained(tmp_path)
-    assert "is up to date" not in command("export", run).stdout, "but this one has learnt since"
+    assert "is up to date" not in command("export", run).stdout, "but this VAE has been trained since"
 
     assert command("export", run, "--vae", "teacher").exit_code == 0
     assert read_metadata(model)["vae"] == "teacher"
-    assert_same_pixels(Translator.load(model, num_threads=1)(picture, edit, 10), own(picture, edit, 10))
+    assert_same_pixels(Translator.load(model, num_threads=1)(image, edit, 10), own(image, edit, 10))
 
 
 def test_one_of_other_latents_is_refused(finished: Path, tmp_path: Path) -> None:
