@@ -2,7 +2,7 @@
 
     python benchmarks/tiny_vae.py runs/sofas --out tiny-vae [--steps 1500]
     distillery export runs/sofas --vae tiny-vae
-    distillery evaluate translator runs/sofas        # the figures of that file
+    distillery evaluate student runs/sofas        # the figures of that file
 
 For Stable Diffusion there are such VAEs on the Hub (madebyollin/taesd); the miniature has none. An AutoencoderTiny
 learns on the run's painted images: its encoder to give the latents that the teacher's gives, its decoder to give

@@ -116,7 +116,7 @@ def write_model_files(recipe: Recipe, out: Path) -> Path:
     ):
         if kind == MAIN and run.drop_metrics():
             logger.info(
-                f"the figures were of the file before: `distillery evaluate translator {out}` measures this one"
+                f"the figures were of the file before: `distillery evaluate student {out}` measures this one"
             )
         run.mark_done(_stage(kind), made_from)
         logger.info(

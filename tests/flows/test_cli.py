@@ -104,7 +104,7 @@ def test_photographs_become_a_set(tmp_path: Path) -> None:
     for level in (40, 200):
         Image.fromarray(np.full((70, 90, 3), level, np.uint8)).save(tmp_path / "photos" / f"{level}.png")
     arguments = ["import-photos", tmp_path / "photos", "--out", tmp_path / "set"]
-    assert distillery(*arguments, "--size", "64").stdout == f"data set  {tmp_path / 'set'}\n"
+    assert distillery(*arguments, "--size", "64").stdout == f"dataset  {tmp_path / 'set'}\n"
     assert (tmp_path / "set" / "preview.html").exists()
     assert "multiple of 8" in distillery(*arguments, "--size", "50").stderr
 
@@ -116,7 +116,7 @@ def test_a_training_needs_a_painted_set(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("verb", ["export", "evaluate translator"])
+@pytest.mark.parametrize("verb", ["export", "evaluate student"])
 def test_verbs_of_a_run_need_a_run(verb: str, tmp_path: Path) -> None:
     result = distillery(*verb.split(), tmp_path)
     assert result.exit_code == 2
