@@ -65,6 +65,11 @@ def os_reason(error: OSError) -> str:
     return " ".join((error.strerror or str(error)).split()) or type(error).__name__
 
 
+def printable(text: object) -> str:
+    """Text from outside as a terminal may show it: what a terminal would obey is escaped, a newline as `\\n`."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text))
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the end of a message about an unknown name: the nearest known name, or all of them."""
     names = sorted(known)

@@ -1,13 +1,28 @@
-"""The command `distillery`. Every verb is thin, and what is heavy is imported inside it."""
+"""The command `distillery`: one module a verb, each a thin layer that imports what is heavy inside its function."""
 
 import sys
 from typing import Any
 
 import click
 
-from flows.cli import apply, begin, make, measure, share
+from flows.cli.make.distill import distill
+from flows.cli.make.export import export
+from flows.cli.make.import_photos import import_photos
+from flows.cli.make.init import init
+from flows.cli.make.preview import preview
+from flows.cli.make.publish import publish
+from flows.cli.make.run import run
+from flows.cli.make.synthesize import synthesize
+from flows.cli.measure.evaluate import evaluate
+from flows.cli.measure.study import study
+from flows.cli.results import print_error
+from flows.cli.use.edit import edit
+from flows.cli.use.inspect import inspect
+from flows.cli.use.serve import serve
+from flows.cli.use.translate import translate
 from synth.errors import DistilleryError
 
+# The packages that each extra installs, to name the extra when one of them is missing.
 _PIPELINE = {
     *("torch", "diffusers", "transformers", "accelerate", "huggingface_hub", "safetensors", "onnx", "onnxscript"),
     *("pyarrow", "datasets", "prefect", "skimage"),
@@ -16,7 +31,7 @@ _SERVE = {"fastapi", "starlette", "uvicorn", "python_multipart"}
 
 
 class _OneLineErrors(click.Group):
-    """Errors that a person can mend end in one line and exit code 2; all others keep their traceback."""
+    """Ends on an error that the user can fix with one line and exit code 2; other errors keep their traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -30,21 +45,22 @@ class _OneLineErrors(click.Group):
             extra = "serve" if package in _SERVE else "pipeline"
             _fail(f'this needs more than the base install ({error.name}): pip install "dds-distillery[{extra}]"')
         except ValueError as error:
-            runtime = sys.modules.get("inference.runtime")  # stands alone, and so do its errors
+            # The runtime imports nothing of the project, so its errors have a root of their own.
+            runtime = sys.modules.get("inference.runtime")
             if runtime is None or not isinstance(error, runtime.TranslatorError):
                 raise
             _fail(str(error))
 
 
 def _fail(message: str) -> None:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    print_error(message)
     sys.exit(2)
 
 
 @click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="dds-distillery")
 def main() -> None:
-    """Describe an edit in words, get back a small network that makes it in one pass.
+    """Describe an edit in words and get a small network that makes it in one pass.
 
     \b
     distillery run demo --out runs/demo
@@ -52,5 +68,8 @@ def main() -> None:
     """
 
 
-for verb in (*begin.VERBS, *make.VERBS, *apply.VERBS, *measure.VERBS, *share.VERBS):
+_MAKE = (init, preview, run, synthesize, import_photos, distill, export, publish)
+_USE = (translate, inspect, serve, edit)
+_MEASURE = (study, evaluate)
+for verb in (*_MAKE, *_USE, *_MEASURE):
     main.add_command(verb)

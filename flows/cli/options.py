@@ -3,19 +3,61 @@
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+Settings = TypeVar("Settings")
+
 FOLDER = click.Path(file_okay=False, path_type=Path)
-trust_option = click.option(
-    "--trust", is_flag=True, help="Let the recipe's file run code and reach outside, where it asks for it."
-)
 _TEACHER_OPTIONS = ("id", "revision", "dtype", "device", "allow_cpu")
+
+trust_option = click.option(
+    "--trust",
+    is_flag=True,
+    help="Let the recipe's file run code and reach other machines, where it asks to.",
+)
+provider_option = click.option(
+    "--provider",
+    type=click.Choice(["cuda", "coreml", "directml", "cpu"]),
+    help="Run the model on this device. (default: the best that ONNX Runtime has here)",
+)
+study_out_option = click.option(
+    "--out",
+    type=FOLDER,
+    required=True,
+    help="Write the results into this folder; a study that was killed in it resumes.",
+)
+
+
+def recipe_options(verb: Verb) -> Verb:
+    """Add the argument RECIPE and the options that change the recipe."""
+    for decorate in (
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set any key of the recipe."),
+        trust_option,
+        click.option("--num-images", type=click.IntRange(1), help="Short for --set scenes.count=N."),
+        click.option("--teacher", help="Short for --set teacher.id=...: miniature, a folder or a Hub id."),
+        click.argument("recipe"),
+    ):
+        verb = decorate(verb)
+    return verb
+
+
+def runner_options(verb: Verb) -> Verb:
+    """Add the options that say where the shards are painted."""
+    for decorate in (
+        click.option("--ray-address", metavar="URL", help="Use this Ray cluster, such as ray://host:10001."),
+        click.option(
+            "--runner", type=click.Choice(["threads", "ray"]), help="Paint the shards in this process, or on Ray."
+        ),
+    ):
+        verb = decorate(verb)
+    return verb
 
 
 def teacher_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """For a verb without a recipe, what a recipe says under [teacher]: it is handed on as `teacher`."""
+    """Add what a recipe sets under [teacher], for a verb without one. The verb gets it as `teacher`."""
 
     @wraps(verb)
     def with_teacher(**given: Any) -> None:
@@ -26,16 +68,50 @@ def teacher_options(verb: Callable[..., None]) -> Callable[..., None]:
 
     decorated: Callable[..., None] = with_teacher
     for decorate in (
-        click.option("--allow-cpu", is_flag=True, help="Run a full-size teacher on a CPU all the same: hours."),
-        click.option("--device", default="auto", help="cpu, cuda, cuda:1; the GPU, if there is one, unless said."),
+        click.option("--allow-cpu", is_flag=True, help="Run a full-size teacher on a CPU all the same; takes hours."),
+        click.option(
+            "--device",
+            default="auto",
+            help="Run the teacher on cpu, cuda or cuda:1. (default: the GPU, if there is one)",
+        ),
         click.option(
             "--dtype",
             type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
             default="auto",
-            help="Of its weights; auto is bfloat16 for a full-size one on a GPU.",
+            show_default=True,
+            help="Load the teacher's weights as this type; auto is bfloat16 for a full-size teacher on a GPU.",
         ),
-        click.option("--revision", help="A branch, tag or commit of a Hub id."),
-        click.option("--teacher", "id", default="miniature", show_default=True, help="A folder or a Hub id."),
+        click.option("--revision", help="Take this branch, tag or commit of a Hub id."),
+        click.option(
+            "--teacher",
+            "id",
+            default="miniature",
+            show_default=True,
+            help="Use this teacher: miniature, a folder or a Hub id.",
+        ),
     ):
         decorated = decorate(decorated)
     return decorated
+
+
+def settings_of_options(settings: Callable[..., Settings], values: dict[str, Any]) -> Settings:
+    """Settings from the options of the current verb.
+
+    Args:
+        settings: the pydantic model.
+        values: its fields by name; an option has the name of its field.
+
+    Raises:
+        click.UsageError: for a value out of bounds, with the name of its option.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        fields = [str(name) for name in first["loc"][:1]]
+        parameters = click.get_current_context().command.params
+        options = [parameter.opts[0] for parameter in parameters if parameter.name in fields]
+        message = first["msg"].removeprefix("Value error, ")
+        raise click.UsageError(": ".join([*(options or fields), message])) from None

@@ -7,9 +7,9 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from flows.config.naming import slug
 from flows.config.schema import Recipe
 from flows.reports.tables import markdown_table, scenes_of
-from flows.config.naming import slug
 from flows.run.folder import RunFolder
 from synth.cards import hub_licence, render_card
 from synth.files import write_text

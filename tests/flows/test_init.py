@@ -102,7 +102,7 @@ def test_nothing_is_overwritten_and_nothing_wrong_is_written(tmp_path: Path) -> 
     out.write_text("mine")
     result = command("init", "mine", "--from", "sofas", "--out", out)
     assert (result.exit_code, out.read_text()) == (2, "mine")
-    assert result.stderr.startswith(f"error: {out} is there already")
+    assert result.stderr.startswith(f"error: {out} exists already")
     wrong = command("init", "x", "--from", "sofas", "--edit", "a=colour=green", "--out", tmp_path / "x.toml")
     assert wrong.exit_code == 2 and "did you mean 'color'" in wrong.stderr
     assert not (tmp_path / "x.toml").exists()

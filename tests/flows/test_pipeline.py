@@ -117,7 +117,7 @@ def test_stages_one_by_one_and_killed_between_make_the_same_student(
     assert "images    6 of 64 px, 2 steps" in planned and "shards    2 of up to 4" in planned
     assert not painted.exists()
     assert command("synthesize", *shared, "--set", "scenes.count=2", "--out", painted).exit_code == 0
-    assert command("synthesize", *shared, "--out", painted).stdout.endswith(f"data set  {painted}\n")
+    assert command("synthesize", *shared, "--out", painted).stdout.endswith(f"dataset  {painted}\n")
     teach = ["distill", *shared, "--data", painted, "--out", out]
 
     import flows.training.log
@@ -149,7 +149,7 @@ def test_stages_one_by_one_and_killed_between_make_the_same_student(
 def test_measured_on_drawn_scenes(
     finished: Path, tiny_sd_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from flows.cli.make import tell_results
+    from flows.cli.results import print_results
     from flows.evaluation.scenes import evaluate, has_true_answers
     from flows.reports.report import write_report
     from synth.world.readers import FactorNetwork, FactorReader
@@ -173,7 +173,7 @@ def test_measured_on_drawn_scenes(
     page = write_report(recipe, finished).read_text()
     assert "true counterfactual" in page
     assert "<td>vae ceiling</td>" in page
-    tell_results(finished)
+    print_results(finished)
     before = (finished / "grid.png").stat().st_mtime_ns
     evaluate(recipe, finished, untrained)
     assert (finished / "grid.png").stat().st_mtime_ns == before
@@ -186,7 +186,7 @@ def test_measured_on_photographs(finished: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for number in range(3):
         Image.fromarray(rng.integers(0, 256, (70, 90, 3), np.uint8)).save(photos / f"{number}.png")
-    result = command("evaluate", "translator", finished, "--images", photos)
+    result = command("evaluate", "student", finished, "--images", photos)
     assert result.exit_code == 0, result.output
     for figure in ("LPIPS", "CLIP scores", "DINO's structure distance"):
         assert f"{figure} is not measured" in result.stdout or f"{figure} are not measured" in result.stdout
@@ -196,7 +196,7 @@ def test_measured_on_photographs(finished: Path, tmp_path: Path) -> None:
         assert set(row) == {"changed", "variety"} and 0 < row["variety"] < 2
     with Image.open(finished / "photographs" / "contact_sheet.png") as sheet:
         assert sheet.width > sheet.height
-    refused = command("evaluate", "translator", finished, "--images", photos, "--clip", tmp_path / "none")
+    refused = command("evaluate", "student", finished, "--images", photos, "--clip", tmp_path / "none")
     assert refused.exit_code == 2 and "cannot be opened as a CLIP model" in refused.stderr
 
 

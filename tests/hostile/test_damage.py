@@ -100,7 +100,7 @@ def test_the_command_says_it_in_one_line(finished: Path, tmp_path: Path, name: s
     file.write_bytes(DAMAGE[how](file.read_bytes()))
     if "parquet" in name:
         (tmp_path / "run" / "stages.json").unlink()
-    verb = ("export", tmp_path / "run") if name != "evaluation.json" else ("evaluate", "translator", tmp_path / "run")
+    verb = ("export", tmp_path / "run") if name != "evaluation.json" else ("evaluate", "student", tmp_path / "run")
 
     result = command(*verb)
     assert result.exit_code == 2, result.output

@@ -39,20 +39,20 @@ def test_a_file_asks_in_vain_on_the_command_line(tmp_path: Path, verb: str, key:
 
 @pytest.mark.parametrize("key", ASKS)
 def test_the_command_line_itself_may_ask(key: str) -> None:
-    from flows.cli.make import resolve as from_command_line
+    from flows.cli.recipe import resolve
 
-    resolved = from_command_line("sofas", (f"{key}={ASKS[key]}",), trust=False)
+    resolved = resolve("sofas", (f"{key}={ASKS[key]}",), trust=False)
     assert list(requests(resolved)) == [key]
 
 
 @pytest.mark.parametrize("key", ASKS)
 def test_an_override_of_one_key_trusts_no_other(tmp_path: Path, key: str) -> None:
-    from flows.cli.make import resolve as from_command_line
+    from flows.cli.recipe import resolve
 
     theirs = recipe_file(tmp_path, key, ASKS[key])
     with pytest.raises(RecipeError, match=key):
-        from_command_line(str(theirs), ("operations.processes=1", "training.steps=3"), trust=False)
-    assert list(requests(from_command_line(str(theirs), (), trust=True))) == [key]
+        resolve(str(theirs), ("operations.processes=1", "training.steps=3"), trust=False)
+    assert list(requests(resolve(str(theirs), (), trust=True))) == [key]
 
 
 @pytest.mark.parametrize("key", ASKS)

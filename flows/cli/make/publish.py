@@ -1,27 +1,25 @@
-"""The verb that hands results on."""
+"""`distillery publish`: a model or a dataset to the Hugging Face Hub."""
 
 from pathlib import Path
 
 import click
 
+from flows.cli.results import print_line
 from flows.orchestration.environment import prepare
 
 
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--to", required=True, help="hf://owner/name, or hf://datasets/owner/name for a data set.")
+@click.option("--to", required=True, help="Upload to hf://owner/name, or hf://datasets/owner/name for a dataset.")
 @click.option("--private", is_flag=True, help="Make a new repository private.")
 def publish(folder: Path, to: str, private: bool) -> None:
-    """Upload the model of the run in FOLDER, or the data set in it, to the Hugging Face Hub, with its card.
+    """Upload the model of the run in FOLDER, or the dataset in it, to the Hugging Face Hub, with its card.
 
     \b
     distillery publish runs/sofas --to hf://owner/sofas
     distillery publish sets/sofas --to hf://datasets/owner/sofas
     """
     prepare()
-    from flows.publish import publish as upload
+    import flows.publish
 
-    click.echo(upload(folder, to, private))
-
-
-VERBS = (publish,)
+    print_line(flows.publish.publish(folder, to, private))

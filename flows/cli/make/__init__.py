@@ -1,0 +1,1 @@
+"""The verbs that make a model file, from a new recipe to the upload of a finished run."""

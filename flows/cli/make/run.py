@@ -1,0 +1,63 @@
+"""`distillery run`: from a recipe to a model file."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flows.cli.options import FOLDER, recipe_options, runner_options
+from flows.cli.recipe import resolve
+from flows.cli.results import print_line, print_results
+from flows.orchestration.environment import prepare
+
+
+@click.command()
+@click.option(
+    "--pilot", is_flag=True, help="Run a few hundred images and steps first, in OUT-pilot; OUT keeps the images."
+)
+@click.option("--data", help="Read or paint the dataset at this folder or URL. (default: a folder in the run folder)")
+@recipe_options
+@runner_options
+@click.option("--out", type=FOLDER, required=True, help="Use this run folder; a run that was killed in it resumes.")
+def run(
+    recipe: str,
+    out: Path,
+    overrides: tuple[str, ...],
+    trust: bool,
+    pilot: bool,
+    data: str | None,
+    **short: Any,
+) -> None:
+    """Paint, distill, export and measure: RECIPE in, model file out.
+
+    RECIPE is `sofas`, `demo` or a TOML file. What an earlier run that was killed left in --out is kept. With --data,
+    the run takes the dataset that `synthesize` painted for the recipe, and paints more if it is too small.
+
+    \b
+    distillery run sofas --teacher miniature --num-images 5000 --out runs/sofas
+    distillery run sofas --set training.steps=200 --set training.seed=1 --out runs/other
+    distillery run sofas --data sets/sofas --out runs/sofas
+    distillery run mine.toml --pilot --out runs/mine
+    """
+    resolved = resolve(recipe, overrides, trust, **short)
+    if pilot and data is not None:
+        raise click.UsageError("--pilot paints a small dataset of its own: leave out --data or --pilot")
+    prepare()
+    from flows.run.folder import RunFolder
+    from flows.stages.pipeline import pipeline
+
+    # Refuse a folder that does not fit before a Prefect server starts for the run.
+    run_folder = RunFolder.check(resolved, out)
+    if data is None and not trust:
+        run_folder.check_dataset_is_local()
+    if pilot:
+        from flows.run.pilot import prepare_pilot
+
+        pilot_recipe, pilot_folder = prepare_pilot(resolved, out)
+        pipeline(pilot_recipe, pilot_folder)
+        print_results(pilot_folder)
+        num_painted = pilot_recipe.to_paint().count
+        print_line(f"then   repeat the command without --pilot: it resumes from {num_painted} painted images")
+        return
+    pipeline(resolved, out, data)
+    print_results(out)

@@ -1,0 +1,1 @@
+"""The verbs that measure: students, zero-shot edits and the method itself."""

@@ -1,0 +1,78 @@
+"""`distillery serve`: model files over HTTP."""
+
+import os
+
+import click
+
+from flows.cli.options import provider_option
+from flows.cli.results import print_line
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Listen on this address; 0.0.0.0 is all networks."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="Listen on this port; 0 takes a free one.",
+)
+@click.option(
+    "--token",
+    envvar="DISTILLERY_TOKEN",
+    show_envvar=True,
+    help="Require this token from clients. Prefer the environment variable: lists of processes do not show it.",
+)
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Without a token: another name by which clients ask for this server.",
+)
+@click.option(
+    "--max-side", type=click.IntRange(1), default=16_384, show_default=True, help="Refuse images longer than this."
+)
+@click.option(
+    "--max-aspect", type=click.FloatRange(1), default=50.0, show_default=True, help="Refuse images narrower than 1:N."
+)
+@provider_option
+def serve(
+    models: tuple[str, ...],
+    host: str,
+    port: int,
+    token: str | None,
+    allowed_hosts: tuple[str, ...],
+    max_side: int,
+    max_aspect: float,
+    provider: str | None,
+) -> None:
+    """Serve model files over HTTP: POST an image to /v1/translate and get it back edited. Needs no torch.
+
+    MODEL is a file or hf://owner/name; NAME=MODEL gives it another name. Ctrl-C finishes accepted requests first.
+
+    \b
+    distillery serve runs/sofas/model.onnx runs/flowers/model.onnx
+    curl -F image=@room.jpg "http://127.0.0.1:8000/v1/translate?model=sofas&edit=red-leather" -o edited.png
+    """
+    from inference.server.app import create_app
+    from inference.server.limits import Limits
+    from inference.server.models import load_models
+    from inference.server.run import listen
+    from inference.server.run import serve as answer
+
+    if token is None and "DISTILLERY_TOKEN" in os.environ:
+        token = ""  # click takes an empty variable for none; whoever sets one means to have a token
+    limits = Limits(max_side=max_side, max_aspect=max_aspect)
+    # Listen first: a port that is taken is refused before the models are loaded.
+    with listen(host, port) as listener:
+        translators = load_models(models, [provider] if provider else None)
+        app = create_app(translators, limits, token, [host, *allowed_hosts])
+        for name, translator in translators.items():
+            print_line(f"{name}: {', '.join(translator.edits)} (on {translator.providers[0]})", err=True)
+        if token is None and host not in ("127.0.0.1", "localhost", "::1"):
+            print_line("warning: open to the network without a token: set DISTILLERY_TOKEN", err=True)
+        answer(app, listener, lambda line: print_line(line, err=True))

@@ -1,0 +1,51 @@
+"""`distillery serve`: from a listening line to a clean stop, and what it refuses."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from small_runs import command
+
+
+def test_serve_answers_until_it_is_stopped(model: Path) -> None:
+    import httpx
+
+    program = "import sys; from flows.cli import main; main(sys.argv[1:])"
+    arguments = [sys.executable, "-c", program, "serve", f"rooms={model}", "--port", "0", "--provider", "cpu"]
+    environment = os.environ | {"DISTILLERY_TOKEN": "s3cret"}
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment) as server:
+        assert server.stderr is not None
+        assert server.stderr.readline() == "rooms: red leather, blue fabric (on CPUExecutionProvider)\n"
+        found = re.match(r"listening on (http://127\.0\.0\.1:\d+) ", server.stderr.readline())
+        assert found
+        headers = {"Authorization": "Bearer s3cret"}
+        with httpx.Client(base_url=found[1], trust_env=False, timeout=60) as client:
+            assert client.get("/v1/models").status_code == 401
+            assert client.get("/v1/models", headers=headers).json()["models"][0]["name"] == "rooms"
+        server.send_signal(signal.SIGINT)
+        assert server.wait(60) == 0
+        assert server.stderr.read().endswith("stopped\n")
+
+
+def test_serve_refuses_in_one_line(model: Path, tmp_path: Path) -> None:
+    for arguments, message in (
+        ([tmp_path / "absent.onnx", "--port", "0"], "no model file at"),
+        ([model, model, "--port", "0"], "two of the models are called rooms"),
+        ([model, "--port", "0", "--token", ""], "the token is empty"),
+        ([model, "--port", "0", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1 port 0"),
+    ):
+        result = command("serve", *arguments)
+        assert result.exit_code == 2
+        assert len(result.stderr.strip().splitlines()) == 1
+        assert message in result.stderr
+
+
+def test_serve_names_the_extra_that_it_needs(model: Path) -> None:
+    absent = "import sys; sys.modules.update(dict.fromkeys(['fastapi', 'uvicorn']));"
+    program = f"{absent} from flows.cli import main; main(['serve', {str(model)!r}])"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert 'pip install "dds-distillery[serve]"' in ran.stderr
