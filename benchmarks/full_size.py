@@ -41,10 +41,10 @@ from PIL import Image
 from torch import nn
 from turns import Work, medians
 
+from distill.optimization import optimize
 from distill.settings import EditSettings, TrainingSettings
 from distill.students import CompactStudent, Student, UNetStudent
 from distill.train import train
-from distill.zero_shot import optimize
 from inference.export.files import ExportModule, export_files
 from inference.export.formats import INPUTS
 from inference.runtime import Translator

@@ -34,7 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, tqdm(total=args.num_images, unit="image") as bar:
         builder = DatasetBuilder(NoisePainter(), settings, folder)  # type: ignore[arg-type]
         started = time.perf_counter()
-        for number in builder.unfinished():
+        for number in builder.missing_shards():
             builder.paint_shard(number, bar)
             # About ten lines in all, whatever the number of images.
             if (number + 1) % (args.num_images // 10_000 or 1) == 0 or number == 0:

@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--teacher", default="miniature")
     args = parser.parse_args()
     teacher = Teacher.load(TeacherSettings(id=args.teacher))
-    scenes = load_recipe("sofas").scenes.model_copy(update={"count": args.num_images})
+    scenes = load_recipe("sofas").to_paint().model_copy(update={"count": args.num_images})
     bare(teacher, scenes.model_copy(update={"count": 10}))  # warms up
     seconds = {"ours": 0.0, "bare": 0.0}
     with tempfile.TemporaryDirectory() as folder:
