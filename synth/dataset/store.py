@@ -10,7 +10,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from synth.errors import DatasetError, os_reason
+from synth.errors import DatasetError, FileError, os_reason
 from synth.files import whole_file, write_bytes
 from synth.urls import credentials_refused, has_credentials, redact
 
@@ -152,6 +152,8 @@ class Store:
         """Turn an error of the storage into a DatasetError of one line, without credentials."""
         try:
             yield
+        except FileError as error:  # of the writer of local files
+            raise DatasetError(redact(str(error))) from None
         except OSError as error:
             reason = redact(os_reason(error))
             raise DatasetError(f"{self.url} cannot be {done}: {reason}; what was whole stays whole") from None

@@ -1,6 +1,7 @@
 """Small datasets of sofas, painted by a tiny teacher: settings, fixtures and what is compared of them."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,13 @@ def picked(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture
-def synth_log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    """The log of `synth`, even after a test that ran a command, which sends it to the terminal."""
+def synth_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[pytest.LogCaptureFixture]:
+    """The log of `synth` alone, even after a test that ran a command, which sends it to the terminal."""
     monkeypatch.setattr(logging.getLogger("synth"), "propagate", True)
     caplog.set_level(logging.INFO, logger="synth")
-    return caplog
+    only_synth = logging.Filter("synth")
+    caplog.handler.addFilter(only_synth)
+    yield caplog
+    caplog.handler.removeFilter(only_synth)
