@@ -50,6 +50,9 @@ def server(folder: Path) -> Iterator[int]:
             break
         except httpx.HTTPError:
             time.sleep(0.5)
+    else:
+        process.kill()
+        sys.exit("the Prefect server did not answer within two minutes")
     yield process.pid
     process.terminate()
     process.wait()
