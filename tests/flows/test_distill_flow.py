@@ -124,7 +124,7 @@ def test_a_set_of_another_size_is_refused_or_said(photos: Path, tiny_sd_folder: 
     painted = [*("--data", photos, "--teacher", tiny_sd_folder, "--set", "scenes.image_size=96")]
     refused = command("distill", "sofas", *painted, "--out", tmp_path / "run")
     assert refused.exit_code == 2
-    assert "the dataset's images are 64 x 64 and the recipe's 96 x 96" in refused.stderr
+    assert "the dataset's images are 64 x 64, but the recipe asks for 96 x 96" in refused.stderr
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "coffee.png").write_bytes((DATA / "coffee.png").read_bytes())
     import_photos(str(tmp_path / "one"), PhotoSettings(image_size=96), tmp_path / "large", progress=False)
@@ -139,7 +139,7 @@ def test_a_tracker_that_is_not_there_is_refused_in_one_line(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     mine = recipe(tmp_path, tiny_sd_folder, 'source = ""', 'snow = { target = "a blue sofa" }')
     result = command("distill", mine, "--data", photos, "--set", "training.tracker=wandb", "--out", tmp_path / "run")
-    assert result.exit_code == 2 and "training.tracker is wandb, and that is not installed" in result.stderr
+    assert result.exit_code == 2 and "training.tracker is wandb, which is not installed" in result.stderr
 
 
 def test_a_trained_run_takes_no_other_set_and_keeps_its_own(
