@@ -40,7 +40,7 @@ def test_the_page_has_every_setting_and_the_verdict_is_printed(tiny_sd_folder: P
     assert lines[-1].startswith(("go, if", "no-go: ")) and lines[-2] == f"page  {out}"
     assert "the full run: 6 images, 4 steps of 2" in lines[0]
     assert re.search(r"dollars at 1 an hour$", lines[1])
-    assert lines[4] == "named devices: nothing is assumed of them for a teacher of this size"
+    assert lines[4] == "named devices: no published speeds for a teacher of this size"
 
 
 def test_photographs_take_the_place_of_painted_scenes(tiny_sd_folder: Path, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_every_edit_needs_one_setting_without_a_sign() -> None:
     cells = [cell("a", 2, "nothing moves"), cell("a", 4), cell("b", 2), cell("b", 4, "background lost")]
     go, line = judge(cells)
     assert go and line.endswith(
-        "nothing speaks against a (guidance 4, 100 iterations), b (guidance 2, 100 iterations)"
+        "no diagnostic speaks against a (guidance 4, 100 iterations), b (guidance 2, 100 iterations)"
     )
     go, line = judge([*cells, cell("c", 2, "nothing moves"), cell("c", 4, "nothing moves", "colours saturate")])
     assert not go and line == "no-go: c: nothing moves (so much); turn it"
