@@ -20,7 +20,9 @@ import numpy as np
 
 from flows.config.schema import Recipe
 from flows.run.folder import RunFolder, save_student
+from synth.errors import TrainingError
 from synth.files import write_text
+from synth.state import read_json
 
 if TYPE_CHECKING:
     from distill.metrics import Images
@@ -83,9 +85,13 @@ class EarlyStopping:
 
         Returns:
             Whether the training should have stopped there.
+
+        Raises:
+            TrainingError: if the record of the earlier evaluations is damaged.
         """
         if self._run.development.exists():
-            self._rows = json.loads(self._run.development.read_text())
+            remedy = "delete it, and the training evaluates its students from here on"
+            self._rows = read_json(self._run.development, list[Row], TrainingError, remedy)
         step = int(checkpoint.name.removeprefix("step_"))
         if step % self._every:
             return False
