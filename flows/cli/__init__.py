@@ -1,4 +1,4 @@
-"""The command `distillery`. Every verb is thin, and what is heavy is imported inside it."""
+"""The command `distillery`: thin verbs, which import heavy libraries only when they run."""
 
 import sys
 from typing import Any

@@ -12,6 +12,7 @@ from flows.run.folder import RunFolder
 from synth.errors import TrainingError
 from synth.files import write_bytes, write_text
 from synth.images import open_image, png_bytes, tile_images
+from synth.state import reading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -143,9 +144,14 @@ def _append_row(path: Path, row: dict[str, float], is_first: bool) -> None:
 
     A killed run may have logged steps after its last checkpoint, which the resumed run repeats. The first line that a
     process writes therefore drops the rows from its own step on.
+
+    Raises:
+        TrainingError: if the log is damaged.
     """
     if is_first and path.exists():
-        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        write_text(path, "".join(line for line in lines if json.loads(line)["step"] < row["step"]))
+        with reading(path, TrainingError, "delete it, and the training resumes without its earlier metrics"):
+            lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            earlier = [line for line in lines if json.loads(line)["step"] < row["step"]]
+        write_text(path, "".join(earlier))
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")
