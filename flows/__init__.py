@@ -1,3 +1,3 @@
-"""Orchestration: recipes, the command, and the Prefect flows that join the other packages. No maths here."""
+"""Recipes, the command line, and the Prefect flows that run the other packages. No maths here."""
 
-import synth  # noqa: F401  # telemetry is off before anything heavy is imported
+import synth  # noqa: F401  # turns telemetry off before anything heavy is imported

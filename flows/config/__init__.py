@@ -1,1 +1,1 @@
-"""config"""
+"""What to run: the recipe's schema, how it is loaded, and what it may be trusted with."""

@@ -1,1 +1,1 @@
-"""orchestration"""
+"""All that Prefect needs around the flows: retries, locks, progress, logs, Ray and deployments."""

@@ -1,4 +1,4 @@
-"""What Prefect's UI shows of a run besides its logs: pages, tables and links. Only within a flow run."""
+"""Pages, tables and links that a flow run shows in Prefect's UI. Call these only within a flow run."""
 
 import base64
 import io
@@ -19,19 +19,19 @@ from synth.markdown import escape
 
 logger = logging.getLogger(__name__)
 
-_IMAGE_SIDE = 1200  # px, at most: an artifact lies in the server's database
+_MAX_IMAGE_SIDE = 1200  # px; the server's database holds the artifact
 _URL = re.compile(r"(?!javascript|vbscript|data)[a-z][a-z0-9+.-]*(::[a-z0-9+.-]+)*://", re.IGNORECASE)
 _URL_CHARACTERS = ":/?#@!$&'*+,;=%~"
 
 
 def artifact_key(*names: str) -> str:
-    """An artifact's key: small letters, digits, hyphens. The same key in a later run is a newer version of it."""
+    """Make an artifact's key: lower-case letters, digits, hyphens. A key used again makes a new version."""
     return slug("-".join(names))
 
 
 @contextmanager
 def ignore_http_errors() -> Iterator[None]:
-    """Let no failed request to the UI cost a run its work: the server may be restarting."""
+    """Log a failed request to Prefect instead of raising: a server that restarts must not cost a run its work."""
     try:
         yield
     except httpx.HTTPError as error:
@@ -39,13 +39,13 @@ def ignore_http_errors() -> Iterator[None]:
 
 
 def show_markdown(key: str, markdown: str, description: str) -> None:
-    """A page in the UI."""
+    """Show a page in the UI."""
     with ignore_http_errors():
         create_markdown_artifact(markdown, key=key, description=escape(description))
 
 
 def show_table(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
-    """A table in the UI, a column for each key."""
+    """Show a table in the UI, with a column for each key."""
     with ignore_http_errors():
         create_table_artifact([dict(row) for row in rows], key=key, description=escape(description))
 
@@ -61,9 +61,9 @@ def show_link(key: str, place: str | Path, description: str) -> None:
 
 
 def markdown_image(encoded: bytes, caption: str) -> str:
-    """An image inside Markdown: image artifacts want a public address, and a run folder has none."""
+    """Embed an image in Markdown. Prefect's image artifacts need a public URL, which a file in a run folder lacks."""
     image = decode_rgb(encoded)
-    image.thumbnail((_IMAGE_SIDE, _IMAGE_SIDE))
+    image.thumbnail((_MAX_IMAGE_SIDE, _MAX_IMAGE_SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
     return f"![{escape(caption)}](data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()})"

@@ -1,10 +1,10 @@
-"""The deployments of prefect.yaml: what `prefect deploy` and a worker need of them, and a way without a worker.
+"""The deployments of prefect.yaml: the steps that it names, and commands to serve them and to restart crashed runs.
 
-    prefect deploy --all                     registers them; workers run them
-    python -m flows.orchestration.deployments serve        registers them and runs them itself
-    python -m flows.orchestration.deployments automate     crashed runs go on by themselves
+    prefect deploy --all                                   registers them; workers run them
+    python -m flows.orchestration.deployments serve        registers them and runs them without a worker
+    python -m flows.orchestration.deployments automate     lets the server restart crashed runs
 
-prefect.yaml is the only place that says which deployments there are.
+prefect.yaml is the only list of the deployments.
 """
 
 import os
@@ -32,15 +32,17 @@ from flows.config.loading import load_recipe, recipe_names
 from synth.errors import RunError
 
 ROOT = Path(__file__).parents[2]
-_ENDS = ("Completed", "Failed", "Cancelled", "Crashed")
-_BEAT = "prefect.flow-run.heartbeat"
-_CRASHED = "distillery: runs whose process is gone have crashed"
-_AGAIN = "distillery: crashed runs go on"
+_FINAL_STATES = ("Completed", "Failed", "Cancelled", "Crashed")
+_HEARTBEAT = "prefect.flow-run.heartbeat"
+_MARK_CRASHED = "distillery: runs whose process is gone have crashed"
+_RESCHEDULE = "distillery: crashed runs go on"
 
 
 def enter_checkout() -> dict[str, str]:
-    """A pull step of prefect.yaml: a worker goes to where relative paths begin. That is its own checkout, or the
-    folder that DISTILLERY_HOME names."""
+    """Change to the folder that relative paths start from: DISTILLERY_HOME (default: the checkout).
+
+    A pull step of prefect.yaml, which a worker takes before each run.
+    """
     home = Path(os.environ.get("DISTILLERY_HOME", ROOT)).expanduser()
     home.mkdir(parents=True, exist_ok=True)
     os.chdir(home)
@@ -48,40 +50,40 @@ def enter_checkout() -> dict[str, str]:
 
 
 def read_recipes() -> dict[str, dict[str, Any]]:
-    """A build step of prefect.yaml: the recipes as resolved, so that the form in the UI shows every value."""
+    """Read all resolved recipes, so that the form in the UI shows every value. A build step of prefect.yaml."""
     return {name: load_recipe(name).model_dump(mode="json") for name in recipe_names()}
 
 
 def deployments(prefect_file: Path = ROOT / "prefect.yaml") -> list[RunnerDeployment]:
-    """What prefect.yaml describes, for `serve`: the same names, parameters, schedules and limits; no work pool."""
-    described = yaml.safe_load(prefect_file.read_text())["deployments"]
+    """Read the deployments of prefect.yaml for `serve`: all that they describe but the work pool."""
+    entries = yaml.safe_load(prefect_file.read_text())["deployments"]
     recipes = {"recipes": read_recipes()}
-    return [_deployment(apply_values(one, recipes)) for one in described]
+    return [_deployment(apply_values(entry, recipes)) for entry in entries]
 
 
-def _deployment(described: dict[str, Any]) -> RunnerDeployment:
-    flow: Flow[..., Any] = load_flow_from_entrypoint(described["entrypoint"], use_placeholder_flow=False)
+def _deployment(entry: dict[str, Any]) -> RunnerDeployment:
+    flow: Flow[..., Any] = load_flow_from_entrypoint(entry["entrypoint"], use_placeholder_flow=False)
     deployment: Any = flow.to_deployment(
-        described["name"],
-        parameters=described["parameters"],
-        description=described["description"],
-        tags=described["tags"],
-        concurrency_limit=ConcurrencyLimitConfig(**described["concurrency_limit"]),
+        entry["name"],
+        parameters=entry["parameters"],
+        description=entry["description"],
+        tags=entry["tags"],
+        concurrency_limit=ConcurrencyLimitConfig(**entry["concurrency_limit"]),
         schedules=[
-            Cron(one["cron"], timezone=one["timezone"], active=one["active"])
-            for one in described.get("schedules", [])
+            Cron(schedule["cron"], timezone=schedule["timezone"], active=schedule["active"])
+            for schedule in entry.get("schedules", [])
         ],
-        entrypoint_type=EntrypointType.MODULE_PATH,  # by file, a child would load a second module of another name
+        entrypoint_type=EntrypointType.MODULE_PATH,  # by file path, a child would load the module twice
     )
     served: RunnerDeployment = deployment
     return served
 
 
 def serve(limit: int = 1) -> None:
-    """Register all deployments and run them from this process, each run in a child of its own, until it is stopped.
+    """Register all deployments and run them from this process, one child process a run, until it is stopped.
 
     Args:
-        limit: runs at a time.
+        limit: the maximum number of runs at a time.
 
     Raises:
         RunError: if no server is configured.
@@ -92,31 +94,35 @@ def serve(limit: int = 1) -> None:
 
 
 def automate(seconds: int = 300) -> list[str]:
-    """Put two automations on the server, in place of older ones of their names.
+    """Create two automations on the server, replacing older ones of the same names.
 
-    The first marks a run as crashed that has sent no heartbeat for `seconds`: its worker, or all of its machine, is
-    gone. (Runs send one every 30 seconds. A server that is down for longer than `seconds` hears none either.) The
-    second schedules a crashed run again; it goes on from what is on disk. A run that crashes again and again gives up
-    by itself (see `flows.orchestration.flow_run`).
+    The first marks a run as crashed once it has sent no heartbeat for `seconds`: its worker or its machine is gone.
+    Runs send one every 30 seconds. A server that was down for longer than `seconds` missed them and marks all runs.
+    The second schedules a crashed run again, which resumes from what is on disk. `flow_run.resolve` ends a run that
+    keeps crashing.
+
+    Args:
+        seconds: the silence after which a run counts as crashed.
 
     Returns:
-        Their names.
+        The automations' names.
 
     Raises:
         RunError: if no server is configured.
     """
     _require_server()
+    # Both automations watch the flow runs that carry the tag "distillery", each run by itself.
     any_run = ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]})
-    ours = ResourceSpecification({"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.distillery"})
-    made = [
+    tagged = ResourceSpecification({"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.distillery"})
+    automations = [
         Automation(
-            name=_CRASHED,
+            name=_MARK_CRASHED,
             description="Ships with dds-distillery.",
             trigger=EventTrigger(
-                after={_BEAT},
-                expect={_BEAT, *(f"prefect.flow-run.{end}" for end in _ENDS)},
+                after={_HEARTBEAT},
+                expect={_HEARTBEAT, *(f"prefect.flow-run.{state}" for state in _FINAL_STATES)},
                 match=any_run,
-                match_related=ours,
+                match_related=tagged,
                 for_each={"prefect.resource.id"},
                 posture=Posture.Proactive,
                 threshold=1,
@@ -132,12 +138,12 @@ def automate(seconds: int = 300) -> list[str]:
             ],
         ),
         Automation(
-            name=_AGAIN,
+            name=_RESCHEDULE,
             description="Ships with dds-distillery.",
             trigger=EventTrigger(
                 expect={"prefect.flow-run.Crashed"},
                 match=any_run,
-                match_related=ours,
+                match_related=tagged,
                 for_each={"prefect.resource.id"},
                 posture=Posture.Reactive,
                 threshold=1,
@@ -147,41 +153,43 @@ def automate(seconds: int = 300) -> list[str]:
                 ChangeFlowRunState(
                     state=StateType.SCHEDULED,
                     name="AwaitingRetry",
-                    message="Crashed; it goes on from what is on disk.",
+                    message="Crashed; resumes from what is on disk.",
                     force=True,
                 )
             ],
         ),
     ]
-    for automation in made:
+    for automation in automations:
         _delete(automation.name)
         automation.create()
-    return [automation.name for automation in made]
+    return [automation.name for automation in automations]
 
 
 def _delete(name: str) -> None:
     try:
-        there: Any = Automation.read(name=name)
-    except ValueError:  # there is none of this name
+        existing: Any = Automation.read(name=name)
+    except ValueError:  # the server has none of this name
         return
-    there.delete()
+    existing.delete()
 
 
 def _require_server() -> None:
     if get_current_settings().api.url is None:
         raise RunError(
-            "no Prefect server is configured: start one with `prefect server start`, and tell this machine with "
+            "no Prefect server is configured: start one with `prefect server start`, then run "
             "`prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api`"
         )
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """The deployments of prefect.yaml without a worker, and the automations that look after runs."""
+    """Serve the deployments of prefect.yaml without a worker, or restart crashed runs."""
 
 
 @main.command("serve")
-@click.option("--limit", type=click.IntRange(1), default=1, show_default=True, help="Runs at a time.")
+@click.option(
+    "--limit", type=click.IntRange(1), default=1, show_default=True, help="Maximum number of runs at a time."
+)
 def _serve_command(limit: int) -> None:
     """Register all deployments and run them from this process, until Ctrl-C.
 
@@ -193,10 +201,14 @@ def _serve_command(limit: int) -> None:
 
 @main.command("automate")
 @click.option(
-    "--seconds", type=click.IntRange(90), default=300, show_default=True, help="Silence that counts as death."
+    "--seconds",
+    type=click.IntRange(90),
+    default=300,
+    show_default=True,
+    help="Silence after which a run counts as crashed.",
 )
 def _automate_command(seconds: int) -> None:
-    """Let the server mark runs as crashed whose process is gone, and schedule them again.
+    """Let the server find runs whose process is gone, and schedule them again.
 
     \b
     python -m flows.orchestration.deployments automate

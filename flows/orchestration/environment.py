@@ -1,4 +1,4 @@
-"""What a process is told before the heavy libraries are imported in it."""
+"""How a process is prepared before it imports the heavy libraries: logging, threads, and a private Prefect."""
 
 import atexit
 import os
@@ -16,30 +16,30 @@ from synth.cpu import prepare_cpu
 
 
 def prepare() -> None:
-    """The libraries say only what a person must know, and leave nothing behind."""
+    """Prepare a command's process: quiet libraries, logs in the terminal, and a private Prefect if none is set up."""
     prepare_worker()
     _private_prefect()
 
 
 def prepare_worker() -> None:
-    """The same where Prefect is set up already: in a process that a worker of Prefect's or Ray's began."""
+    """Prepare a process in which Prefect is set up already, such as one that a Prefect or Ray worker started."""
     quiet_libraries()
     show_logs()
     prepare_cpu()
 
 
 def quiet_libraries() -> None:
-    """Neither bars of their own nor advice to programmers."""
+    """Silence the libraries' own progress bars, and warnings that are meant for programmers."""
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def _private_prefect() -> None:
-    """Before Prefect is imported: unless the user has set it up, it lives in a folder that is gone afterwards.
+    """Give Prefect a temporary home, unless the user has set Prefect up. Call this before Prefect is imported.
 
-    A run's record is its run folder. Prefect's own database would grow by each run in ~/.prefect, where nobody who
-    only calls `distillery` looks for it; whoever has a Prefect server or profile of their own keeps them.
+    A run's record is its run folder. In ~/.prefect, Prefect's database would grow with every run, unnoticed by people
+    who only call `distillery`. A server, profile or home that the user has configured stays in use.
     """
     if not _names_server():
         _lock_private_server()
@@ -49,15 +49,15 @@ def _private_prefect() -> None:
     home = tempfile.mkdtemp(prefix="distillery-prefect-")
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _end_in_order)
+        signal.signal(signal.SIGTERM, _exit_cleanly)
     os.environ["PREFECT_HOME"] = home
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")  # slow laptops
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")  # a slow laptop takes that long
     os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")  # the server ends with the run
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # progress bars speak; errors end in one line
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # the command shows bars, and errors in one line
 
 
 def _names_server() -> bool:
-    """Whether the user's settings name a Prefect server: then no private one starts, and its secret is theirs."""
+    """Whether the user's settings name a Prefect server, which then takes the place of a private one."""
     home = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect")).expanduser()
     profiles = Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml")).expanduser()
     files = [path for path in (profiles, Path(".env")) if path.is_file()]
@@ -67,17 +67,20 @@ def _names_server() -> bool:
 
 
 def _lock_private_server() -> None:
-    """Every program and every web page of this machine can reach the server's port: only this run has its secret.
+    """Protect the private server with a secret that only this run knows.
 
-    Without one, Prefect answers whoever asks, and lets the scripts of any web page read the answers.
+    Every program on this machine can reach the server's port, and so can every web page open on it. Without a secret
+    Prefect answers them all.
     """
     secret = os.environ.setdefault("PREFECT_SERVER_API_AUTH_STRING", f"distillery:{secrets.token_urlsafe(32)}")
     os.environ["PREFECT_API_AUTH_STRING"] = secret
-    os.environ.setdefault("PREFECT_SERVER_CORS_ALLOWED_ORIGINS", "https://none.invalid")  # a name nobody can have
+    os.environ.setdefault(
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS", "https://none.invalid"
+    )  # .invalid is a reserved name
     os.environ.setdefault("PREFECT_SERVER_CSRF_PROTECTION_ENABLED", "true")
 
 
-def _end_in_order(number: int, _: object) -> None:
-    """As Ctrl-C would: Prefect's server is a process of its own, which is stopped on the way out."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # whoever repeats it shall not interrupt that
+def _exit_cleanly(number: int, _: object) -> None:
+    """Exit as Ctrl-C does, so that Prefect's server, a separate process, is stopped on the way out."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second signal must not interrupt the clean-up
     sys.exit(128 + number)

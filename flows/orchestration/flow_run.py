@@ -1,4 +1,4 @@
-"""How every flow begins: a process that is fit for torch, the recipe as resolved, a name for the run."""
+"""How every flow run starts: it prepares its process, resolves its recipe and names itself."""
 
 from collections.abc import Sequence
 
@@ -12,22 +12,26 @@ from flows.orchestration.artifacts import ignore_http_errors
 from flows.orchestration.environment import prepare_worker
 from synth.errors import RunError
 
-_MAX_ATTEMPTS = 5
+_MAX_ATTEMPTS = 5  # of one flow run, which the automations schedule again after each crash
 
 
 def resolve(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """The recipe with its changes.
+    """Prepare this process and apply the overrides to the recipe.
+
+    Args:
+        recipe: as the flow run's parameters have it.
+        overrides: keys that differ, e.g. "training.steps=200".
 
     Raises:
         RecipeError: for a wrong override, or a recipe that asks for more than this process trusts.
-        RunError: if the run has crashed again and again: another try would end like the last.
+        RunError: if the flow run has crashed too often, since another attempt would end like the last.
     """
     prepare_worker()
     context = FlowRunContext.get()
     if context is not None and context.flow_run is not None and context.flow_run.run_count > _MAX_ATTEMPTS:
         raise RunError(
-            f"this run was begun {context.flow_run.run_count} times and never ended: look at the worker's log "
-            "(out of memory?) and start a new run; it goes on from what is on disk"
+            f"this run was started {context.flow_run.run_count} times and never finished: check the worker's log "
+            "(out of memory?), then start a new run, which resumes from what is on disk"
         )
     recipe = with_overrides(recipe, overrides)
     check_trust(recipe)
@@ -35,7 +39,7 @@ def resolve(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
 
 
 def name_run(name: str) -> None:
-    """Call the run so in the UI: a flow's own template of a name cannot know the recipe's changes."""
+    """Rename the flow run in the UI. A flow's own name template is filled before the overrides are applied."""
     context = FlowRunContext.get()
     if context is not None and context.flow_run is not None:
         with ignore_http_errors(), get_client(sync_client=True) as client:

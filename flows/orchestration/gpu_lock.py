@@ -1,4 +1,4 @@
-"""One run at a time on a GPU, among the runs of one Prefect server."""
+"""A lock on the GPU: of all runs on one Prefect server, one at a time uses a card."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,16 +11,16 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 @contextmanager
 def exclusive_gpu(device: str, num_gpus: int = 1) -> Iterator[None]:
-    """Hold this machine's GPU; wait for a run that has it. Without a GPU nothing happens.
+    """Lock this machine's GPUs, waiting for the run that holds them. Without a GPU, do nothing.
 
-    A global concurrency limit bears the card's own id, so that it means the same card on every worker, whatever
-    CUDA_VISIBLE_DEVICES says. It is made when it is first needed; to allow two runs on a card, raise it to 2. The
-    slot is leased: that of a killed run is free again after five minutes. A run holds it from first to last, because
-    a teacher stays in the card's memory between stages.
+    The lock is a global concurrency limit named after the card's UUID, so that it means the same card on every
+    worker, whatever CUDA_VISIBLE_DEVICES says. It is created on first use; raise it to 2 to allow two runs on a card.
+    Its slot is leased: a killed run's slot is free again after five minutes. A run holds the lock from start to
+    finish, because the teacher stays in the card's memory between stages.
 
     Args:
-        device: as the recipe's teacher.device has it: "auto", "cpu", "cuda", "cuda:1".
-        num_gpus: more than one are the machine's first.
+        device: the recipe's teacher.device: "auto", "cpu", "cuda" or "cuda:1".
+        num_gpus: if more than one, the machine's first so many cards.
     """
     names = _gpu_names(device, num_gpus)
     if not names:
@@ -32,35 +32,36 @@ def exclusive_gpu(device: str, num_gpus: int = 1) -> Iterator[None]:
 
 @contextmanager
 def exclusive(*names: str) -> Iterator[None]:
-    """Hold the global concurrency limits `names`, all at once; one that is not there is made, with one slot."""
+    """Hold a slot of each of these global concurrency limits, creating missing ones with one slot."""
     with get_client(sync_client=True) as client:
         for name in names:
             try:
                 client.read_global_concurrency_limit_by_name(name)
             except ObjectNotFound:
-                _make_limit(client, name)
-    # A lease that could not be renewed because the server restarts is no reason to throw a training away.
+                _create_limit(client, name)
+    # A lease that cannot be renewed while the server restarts must not end a training.
     with concurrency(list(names), strict=True, raise_on_lease_renewal_failure=False):
         yield
 
 
-def _make_limit(client: Any, name: str) -> None:
+def _create_limit(client: Any, name: str) -> None:
     from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 
     try:
         client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
-    except ObjectAlreadyExists:  # another worker was quicker
+    except ObjectAlreadyExists:  # another worker was faster
         return
 
 
 def _gpu_names(device: str, num_gpus: int) -> list[str]:
+    """The limits' names, one a card; empty if the run uses no GPU."""
     import torch
 
     if device == "cpu" or not torch.cuda.is_available():
         return []
     try:
         chosen = torch.device("cuda" if device == "auto" else device)
-    except RuntimeError:  # the teacher refuses it in one line
+    except RuntimeError:  # not a device; loading the teacher reports it in one line
         return []
     if chosen.type != "cuda":
         return []

@@ -1,4 +1,4 @@
-"""Where the project's log lines go: the terminal, or the log of the flow run that wrote them."""
+"""Send the project's log lines to the flow run that wrote them, or to the terminal."""
 
 import logging
 import sys
@@ -9,17 +9,17 @@ _PACKAGES = ("flows", "inference", "distill", "synth")
 
 
 def show_logs() -> None:
-    """Show what the project's loggers write, from INFO on. The loggers of other libraries stay as they are."""
+    """Show the lines of the project's loggers from INFO on. The loggers of other libraries stay as they are."""
     for package in _PACKAGES:
         logger = logging.getLogger(package)
         if not any(isinstance(handler, _RunOrTerminal) for handler in logger.handlers):
             logger.addHandler(_RunOrTerminal())
         logger.setLevel(logging.INFO)
-        logger.propagate = False  # Prefect's root handler would print every line once more
+        logger.propagate = False  # Prefect's root handler would print every line again
 
 
 class _RunOrTerminal(logging.Handler):
-    """Write records into the flow run's log, or to the terminal where there is no run or its log is off."""
+    """Write records to the flow run's log, or to the terminal outside a run or where that log is off."""
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
@@ -28,11 +28,11 @@ class _RunOrTerminal(logging.Handler):
             run_logger.log(record.levelno, message)
             return
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        tqdm.write(f"{prefix}{message}")  # above the bars
+        tqdm.write(f"{prefix}{message}")  # prints above the progress bars
 
 
 def _run_logger() -> "logging.Logger | logging.LoggerAdapter[logging.Logger] | None":
-    # Prefect reads its settings when it is imported, and a process may have to make them first.
+    # Do not import Prefect here: it reads its settings on import, and `environment.prepare` may not have made them.
     if "prefect" not in sys.modules:
         return None
     from prefect.exceptions import MissingContextError

@@ -1,4 +1,4 @@
-"""Progress bars: in the terminal, and in Prefect's UI where a flow run is at work."""
+"""Progress bars in the terminal and, within a flow run, in Prefect's UI."""
 
 import time
 from typing import Any
@@ -12,11 +12,11 @@ from tqdm import tqdm
 from flows.orchestration.artifacts import artifact_key, ignore_http_errors
 from synth.markdown import escape
 
-_SECONDS_BETWEEN_UPDATES = 5.0  # of an artifact: each is a request to the server
+_SECONDS_BETWEEN_UPDATES = 5.0  # of an artifact; each update is a request to the server
 
 
 def in_a_run() -> bool:
-    """Whether Prefect runs this code."""
+    """Whether this code runs within a flow or task run."""
     try:
         get_run_context()
     except MissingContextError:
@@ -25,7 +25,7 @@ def in_a_run() -> bool:
 
 
 def open_progress(what: str, recipe_name: str) -> UUID | None:
-    """A progress artifact for a `Bar` to move; None where there is no run."""
+    """Create a progress artifact for a `Bar` to update; None outside a run."""
     if not in_a_run():
         return None
     with ignore_http_errors():
@@ -37,12 +37,22 @@ def open_progress(what: str, recipe_name: str) -> UUID | None:
 
 
 class Bar:
-    """A bar in the terminal that also moves an artifact in the UI, from `initial` on."""
+    """A progress bar in the terminal that also updates an artifact in the UI.
+
+    Args:
+        desc: the label.
+        total: how many units there are.
+        unit: what is counted, e.g. "step".
+        initial: units that were done before.
+        artifact: of `open_progress`.
+        leave: keep the bar in the terminal after it is closed.
+    """
 
     def __init__(
         self, desc: str, total: int, unit: str, initial: int = 0, artifact: UUID | None = None, leave: bool = True
     ) -> None:
-        self.n, self.total = initial, total
+        self.n = initial
+        self.total = total
         self._bar = tqdm(desc=desc, total=total, unit=unit, initial=initial, leave=leave)
         self._artifact = artifact
         self._last_update = 0.0  # of the artifact, in seconds of the monotonic clock
@@ -54,13 +64,14 @@ class Bar:
         self.close()
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Stop the bar where it is."""
         self._bar.close()
 
     def update(self, n: int = 1) -> None:
-        """Count `n` more as done."""
+        """Count `n` more units as done."""
         self.n += n
         self._bar.update(n)
+        # The last update always goes out, so that a finished artifact shows 100.
         now = time.monotonic()
         if self._artifact is None or (self.n < self.total and now - self._last_update < _SECONDS_BETWEEN_UPDATES):
             return
@@ -70,4 +81,4 @@ class Bar:
 
     def set_postfix(self, **values: Any) -> None:
         """Show values behind the bar, in the terminal."""
-        self._bar.set_postfix(refresh=False, **values)  # shown at its next turn
+        self._bar.set_postfix(refresh=False, **values)  # shown at the next update

@@ -1,7 +1,7 @@
-"""Shards painted by the workers of a Ray cluster, through Prefect's task runner.
+"""Paint shards on the workers of a Ray cluster, through Prefect's task runner.
 
-Ray schedules: a shard has a GPU to itself, or a CPU where the cluster has no GPU. A worker keeps its teacher from
-shard to shard. Prefect sees a task run for each shard, as it does without Ray, and tries again what can pass.
+Ray gives each shard a GPU, or a CPU where the cluster has no GPU. A worker keeps its teacher from shard to shard.
+As without Ray, each shard is a task run of Prefect's, which is retried after a transient error.
 """
 
 import os
@@ -18,19 +18,19 @@ from synth.telemetry import TELEMETRY_OFF
 
 
 def paint_on_ray(
-    task: "Task[..., None]", shared: Mapping[str, Any], todo: Mapping[int, int], operations: OperationSettings
+    task: "Task[..., None]", shared: Mapping[str, Any], missing: Mapping[int, int], operations: OperationSettings
 ) -> Iterator[int]:
-    """Paint the shards of `todo` at once, and yield how many images each brought.
+    """Paint missing shards in parallel, and yield the number of images of each that is done.
 
     Args:
-        task: paints one shard; takes `number` and what is shared.
+        task: paints one shard; takes `number` and the shared parameters.
         shared: parameters that are the same for all shards.
-        todo: number of a shard -> how many images it lacks.
-        operations: where the cluster is.
+        missing: number of a shard -> how many images it lacks.
+        operations: the recipe's, with the cluster's address.
 
     Raises:
         RunError: if Ray is not installed, or the cluster does not answer.
-        DistilleryError: of the first shard that cannot be painted; whole shards stay.
+        DistilleryError: of the first shard that cannot be painted; complete shards are kept.
     """
     try:
         import ray
@@ -40,26 +40,26 @@ def paint_on_ray(
         raise RunError(f'painting on Ray needs {error.name}: pip install "dds-distillery[ray]"') from None
     import torch
 
-    # Sums round otherwise with another number of threads, and Ray's workers would have one.
+    # Rounding depends on the number of threads, and Ray would give its workers one. Equal numbers, equal images.
     environment = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     environment |= {name: os.environ[name] for name in TELEMETRY_OFF}
-    _refuse_silence(operations.ray_address)
+    _require_cluster(operations.ray_address)
     runner: Any
     with RayTaskRunner(operations.ray_address, {"runtime_env": {"env_vars": environment}}) as runner:
-        cluster: Any = ray  # which is partly untyped
-        share = {"num_gpus": 1} if cluster.cluster_resources().get("GPU") else {"num_cpus": 1}
-        with remote_options(**share):
-            futures = {number: runner.submit(task, {**shared, "number": number}) for number in todo}
+        untyped_ray: Any = ray  # its type hints are incomplete
+        resources = {"num_gpus": 1} if untyped_ray.cluster_resources().get("GPU") else {"num_cpus": 1}
+        with remote_options(**resources):
+            futures = {number: runner.submit(task, {**shared, "number": number}) for number in missing}
         for number, future in futures.items():
             future.result()
-            yield todo[number]
+            yield missing[number]
 
 
-def _refuse_silence(address: str | None) -> None:
-    """Ray itself would ask a cluster that is not there for minutes."""
-    place = urlsplit(address if address and "://" in address else f"//{address or ''}")
+def _require_cluster(address: str | None) -> None:
+    """Fail at once if nothing listens at the address, which Ray itself would try for minutes."""
+    url = urlsplit(address if address and "://" in address else f"//{address or ''}")
     try:
-        if place.hostname and place.port:
-            socket.create_connection((place.hostname, place.port), timeout=10).close()
+        if url.hostname and url.port:
+            socket.create_connection((url.hostname, url.port), timeout=10).close()
     except (OSError, ValueError) as error:
         raise RunError(f"no Ray cluster answers at {address}: {error}; `ray start --head` starts one") from error

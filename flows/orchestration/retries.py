@@ -1,4 +1,4 @@
-"""Which errors are transient, and how the tasks that meet them are retried."""
+"""Which errors are transient, and how tasks are retried after them."""
 
 import errno
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,13 @@ if TYPE_CHECKING:
 _TRANSIENT_ERRNOS = {
     *(errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.EPIPE, errno.ETIMEDOUT, errno.ESTALE),
     *(errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.ENETDOWN, errno.ENETUNREACH),
-    *(errno.EHOSTDOWN, errno.EHOSTUNREACH, getattr(errno, "EREMOTEIO", errno.EIO)),  # s3fs: the server's own fault
+    *(
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        getattr(errno, "EREMOTEIO", errno.EIO),
+    ),  # how s3fs reports an error of the server
 }
-_TRANSIENT_KINDS = {  # of libraries that need not be installed
+_TRANSIENT_TYPES = {  # by name, because their libraries need not be installed
     "aiohttp.client_exceptions.ClientError",
     "botocore.exceptions.ConnectionError",
     "botocore.exceptions.HTTPClientError",
@@ -21,30 +25,30 @@ _TRANSIENT_KINDS = {  # of libraries that need not be installed
     "requests.exceptions.ConnectionError",
     "requests.exceptions.Timeout",
 }
-_FINAL_KINDS = {
-    "huggingface_hub.errors.OfflineModeIsEnabled",  # a ConnectionError by birth, but somebody wants it so
-    "prefect.task_engine.TaskRunTimeoutError",  # a TimeoutError; the next try would take as long
+_PERMANENT_TYPES = {
+    "huggingface_hub.errors.OfflineModeIsEnabled",  # a ConnectionError, but the user asked for it
+    "prefect.task_engine.TaskRunTimeoutError",  # a TimeoutError, but another attempt would take as long
 }
 _TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether an error may be gone at the next try: the network's and the storage's. A recipe, a file that is
-    missing, a right that is missing and a full disk stay as they are.
+    """Whether an error of the network or the storage may be gone at the next attempt.
 
-    Our own errors put a library's into one line; what they were made from decides.
+    A wrong recipe, a missing file, a missing permission and a full disk are permanent. The project's own errors wrap
+    those of libraries, so the chain of causes is searched for the first error that decides.
     """
     link: BaseException | None = error
     seen: set[int] = set()
     while link is not None and id(link) not in seen:
         seen.add(id(link))
-        kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(link).__mro__}
-        if kinds & _FINAL_KINDS:
+        types = {f"{base.__module__}.{base.__qualname__}" for base in type(link).__mro__}
+        if types & _PERMANENT_TYPES:
             return False
         status = _status(link)
         if status is not None:
             return status in _TRANSIENT_STATUS
-        if isinstance(link, ConnectionError | TimeoutError) or kinds & _TRANSIENT_KINDS:
+        if isinstance(link, ConnectionError | TimeoutError) or types & _TRANSIENT_TYPES:
             return True
         if isinstance(link, OSError) and link.errno in _TRANSIENT_ERRNOS:
             return True
@@ -69,7 +73,7 @@ def _is_worth_a_retry(task: Any, task_run: Any, state: "State[Any]") -> bool:
 RETRIES: dict[str, Any] = {
     "retries": 4,
     "retry_delay_seconds": exponential_backoff(10),  # 10, 20, 40, 80 s
-    "retry_jitter_factor": 0.5,  # workers that lost the same server do not come back at once
+    "retry_jitter_factor": 0.5,  # workers that lost the same server must not all return at once
     "retry_condition_fn": _is_worth_a_retry,
 }
-"""For tasks that touch storage or the network. They go on from what is on disk."""
+"""Options of tasks that use storage or the network. A retried task resumes from what is on disk."""

@@ -1,4 +1,4 @@
-"""Dry runs: what painting or training takes on this machine, measured on a little of it that is thrown away."""
+"""Dry runs: time a little painting or training on this machine, extrapolate, and throw the result away."""
 
 import time
 from datetime import timedelta
@@ -7,17 +7,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from flows.config.schema import Recipe
-from flows.planning.estimates import checkpoints_of
+from flows.planning.estimates import EXTRAS_FACTOR, checkpoints_of
 from flows.shared_teacher import open_teacher
 from flows.training.student import check_size
 
-_MIN_IMAGES = 4  # of a training's dry run
-_NUM_STEPS = 3
-_EXTRAS = 1.1  # the gallery and the rejects take a tenth of what the images take
+_MIN_IMAGES = 4  # in a dry run of the training
+_NUM_STEPS = 3  # of which the first is not timed
 
 
 def dry_run_painting(recipe: Recipe) -> str:
     """Paint one batch of the recipe's dataset, time it, and extrapolate.
+
+    Returns:
+        Lines for people.
 
     Raises:
         RecipeError: for a template that cannot be filled.
@@ -37,7 +39,7 @@ def dry_run_painting(recipe: Recipe) -> str:
     images = [image for image in paint(teacher, settings, scenes) if image is not None]
     seconds = (time.perf_counter() - started) / len(scenes)
     num_bytes = sum(len(png_bytes(image)) for image in images) / max(1, len(images))
-    gigabytes = _EXTRAS * num_bytes * settings.count / 1e9
+    gigabytes = EXTRAS_FACTOR * num_bytes * settings.count / 1e9
     lines = [
         f"teacher   {teacher.name} on {teacher.device}",
         f"images    {settings.count} of {settings.image_size} px, {settings.num_inference_steps} steps, guidance "
@@ -56,11 +58,14 @@ def dry_run_training(recipe: Recipe, data: str) -> str:
 
     Args:
         recipe: the edits, and how to train.
-        data: where the painted dataset is.
+        data: the dataset's folder or URL.
+
+    Returns:
+        Lines for people.
 
     Raises:
         DatasetError: if there is no dataset.
-        TrainingError: if the training could not start.
+        TrainingError: if the training cannot start.
     """
     from distill.students import num_weights
     from distill.train import train
@@ -71,12 +76,13 @@ def dry_run_training(recipe: Recipe, data: str) -> str:
     dataset = ImageDataset(data)
     check_size(recipe, teacher, dataset)
     few = dataset.first(max(settings.batch_size, _MIN_IMAGES))
+    # The dry run ends before the last step, which would write a checkpoint.
     steps = max(settings.steps, _NUM_STEPS + 1)
     short = settings.model_copy(update={"checkpoint_every": settings.steps, "steps": steps})
     with TemporaryDirectory(prefix="distillery-dry-run-") as folder:
         started = time.perf_counter()
         records = train(teacher, few, recipe.texts(), recipe.edits, short, Path(folder), progress=False)
-        # The networks' first calls are slow, so the first step measures only what comes before it.
+        # The networks' first calls are slow, so the first step serves only to time the encoding before it.
         first = next(records)
         seconds_before = time.perf_counter() - started - first.seconds
         later = list(islice(records, _NUM_STEPS - 1))
@@ -84,7 +90,7 @@ def dry_run_training(recipe: Recipe, data: str) -> str:
     seconds = min(record.seconds for record in later)
     num_all, num_learned = num_weights(teacher, first.student.edits, settings)
     gigabytes = checkpoints_of(recipe, 4 * num_all, 4 * num_learned) / 1e9
-    encoding = seconds_before / len(few) * len(dataset)
+    encoding = seconds_before / len(few) * len(dataset)  # an upper bound: set-up is counted for every image
     kind = settings.student + (f", LoRA of rank {settings.lora_rank}" if settings.lora_rank else "")
     lines = [
         f"teacher   {teacher.name} on {teacher.device}",

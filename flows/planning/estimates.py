@@ -1,10 +1,8 @@
-"""What a run will take: time, memory, disk and money, from rates that were measured here or written down.
+"""Estimate a run's time, memory, disk and cost, from rates that were measured here or published.
 
-Nothing heavy is imported before a teacher is at hand.
-
-A step of the training asks the teacher 2 + 2 K times for each image, K edits with one reference branch for all of
-them, and takes the student forward and back K times, which is about three passes of a network of the same size. So
-2 + 5 K passes an image are counted, of which 4 are what one iteration of a zero-shot edit takes for an image.
+For K edits, a training step takes 2 + 2 K passes of the teacher an image, since all edits share one reference branch,
+and K passes of the student forward and backward, which cost about three passes each. That makes 2 + 5 K passes an
+image. One iteration of a zero-shot edit takes 4.
 """
 
 from collections.abc import Sequence
@@ -18,67 +16,62 @@ if TYPE_CHECKING:
     from distill.examples import Example
     from synth.teacher.teacher import Teacher
 
-PASSES_OF_AN_EDIT = 4  # two branches, each with and without its text
-_OVERHEAD = 1.1  # of a set: the gallery and the rejects' thumbnails
+PASSES_OF_AN_EDIT = 4  # an image and iteration: two branches, each with and without its text
+EXTRAS_FACTOR = 1.1  # on disk: the gallery and the rejects take a tenth of what the images take
 
 
 @dataclass(frozen=True)
 class Rates:
-    """How quick a device is, for images of one size."""
+    """The speed of a device, for images of one size."""
 
     seconds_per_image: float
-    """To paint one; 0 where photographs are taken."""
+    """To paint one image; 0 for photographs."""
     seconds_per_pass: float
-    """Of the teacher's network, for one latent."""
+    """One pass of the teacher's network, for one latent."""
     dollars_per_hour: float | None = None
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What lies on disk or in memory, in bytes."""
+    """Sizes on disk or in memory, in bytes."""
 
     image: float
-    """Of one encoded image."""
+    """One encoded image."""
     latent: int
-    """Of one image's latent, in float32."""
+    """One image's latent, in float32."""
     teacher: int
-    """Of all its weights, as they lie in memory."""
+    """All weights of the teacher, in its own dtype."""
     student: int
-    """Of its weights in float32."""
+    """All weights of the student, in float32."""
     learned: int
-    """Of those among them that are trained: all, but for LoRA."""
+    """The weights that are trained, in float32: all of the student's, except with LoRA."""
     vae: int
-    """Of its weights in float32, which every model file holds too."""
+    """The VAE's weights in float32, which every model file holds too."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a full run."""
+    """What a full run takes. Exporting and measuring take minutes and are not counted."""
 
     painting_seconds: float
     training_seconds: float
     dollars: float | None
 
-    @property
-    def seconds(self) -> float:
-        """Of both; exporting and measuring take minutes and are not counted."""
-        return self.painting_seconds + self.training_seconds
-
 
 @dataclass(frozen=True)
 class NamedDevice:
-    """A device by its name, with the assumptions that its figures rest on."""
+    """A device with published speeds, and where these come from."""
 
     name: str
     images_per_second: float
-    """Stable Diffusion 1.5, 512 px, 50 steps."""
+    """With Stable Diffusion 1.5 at 512 px and 50 steps."""
     training_hours: float
-    """The published training: 125,000 steps of two images."""
+    """For the published training: 125,000 steps of two images."""
     dollars_per_hour: float | None
     assumption: str
 
     def rates(self, image_size: int, num_inference_steps: int) -> Rates:
-        """Its rates at another size, taken to follow the number of pixels."""
+        """Scale the speeds to another image size, assuming time in proportion to the number of pixels."""
         pixels = (image_size / _PUBLISHED_SIZE) ** 2
         passes = _PUBLISHED_STEPS * _PUBLISHED_BATCH * _passes_per_image(_PUBLISHED_EDITS)
         return Rates(
@@ -88,10 +81,12 @@ class NamedDevice:
         )
 
 
-_PUBLISHED_SIZE, _PUBLISHED_INFERENCE_STEPS = 512, 50
-_PUBLISHED_STEPS, _PUBLISHED_BATCH = 125_000, 2
+_PUBLISHED_SIZE = 512  # px
+_PUBLISHED_INFERENCE_STEPS = 50
+_PUBLISHED_STEPS = 125_000
+_PUBLISHED_BATCH = 2
 _PUBLISHED_EDITS = 4  # of the sofa network; the paper does not say which of its networks took 23 hours
-_A6000_SLOWER = 0.29 / 0.11  # img2img-turbo at 512 px, as its authors report it on both
+_A6000_SLOWDOWN = 0.29 / 0.11  # seconds of img2img-turbo at 512 px on an A6000 and an A100, as its authors report
 
 NAMED_DEVICES = (
     NamedDevice(
@@ -99,26 +94,26 @@ NAMED_DEVICES = (
         1.2,
         23.0,
         2.0,
-        "1.2 images a second with stock diffusers, by report; 23 hours for the published training, taken to be one "
-        "of four edits; 2 dollars an hour",
+        "1.2 images a second, as reported for stock diffusers; 23 hours for the published training, assumed to be of "
+        "four edits; 2 dollars an hour",
     ),
     NamedDevice(
         "one A6000",
-        1.2 / _A6000_SLOWER,
-        23.0 * _A6000_SLOWER,
+        1.2 / _A6000_SLOWDOWN,
+        23.0 * _A6000_SLOWDOWN,
         None,
-        f"{_A6000_SLOWER:.1f} times an A100's time, as img2img-turbo's authors report of their network on both",
+        f"{_A6000_SLOWDOWN:.1f} times the time of an A100, as img2img-turbo's authors report for their network",
     ),
 )
-"""For teachers of the size of Stable Diffusion 1.x and 2.x alone. Nothing here was run by this project."""
+"""Only for teachers of the size of Stable Diffusion 1.x and 2.x. This project has measured none of it."""
 
 FULL_SIZE = (500_000_000, 1_200_000_000)
-"""Parameters of a network that the named devices' figures are taken to hold for; Stable Diffusion 1.x and 2.x have
-about 860 million."""
+"""Number of parameters, from and to, for which the named devices' speeds are assumed to hold. Stable Diffusion 1.x
+and 2.x have about 860 million."""
 
 
 def cost_of(recipe: Recipe, rates: Rates) -> Cost:
-    """What painting and training a recipe takes at these rates."""
+    """Estimate what painting and training a recipe takes at these rates."""
     painting = recipe.scenes.count * rates.seconds_per_image if recipe.scenes is not None else 0.0
     passes = recipe.training.steps * recipe.training.batch_size * _passes_per_image(len(recipe.edits))
     training = passes * rates.seconds_per_pass
@@ -127,61 +122,66 @@ def cost_of(recipe: Recipe, rates: Rates) -> Cost:
 
 
 def memory_of(recipe: Recipe, sizes: Sizes) -> int:
-    """Bytes that a training holds at least: the teacher, the student, and of what it learns the gradient, Adam's two
-    moments and the moving average, if there is one. What the networks keep between their layers comes on top."""
+    """Estimate the bytes that a training's weights take, without the networks' activations."""
+    # Of each trained weight: the gradient, Adam's two moments, and the moving average if there is one.
     copies = 3 + (recipe.training.ema_decay > 0)
     return sizes.teacher + sizes.student + copies * sizes.learned
 
 
 def disk_of(recipe: Recipe, sizes: Sizes, num_images: int) -> int:
-    """Bytes of the set, its latents, the checkpoints that are kept, the student and its model file."""
-    pictures = num_images * (_OVERHEAD * sizes.image + sizes.latent)
-    return round(pictures + checkpoints_of(recipe, sizes.student, sizes.learned) + 2 * sizes.student + sizes.vae)
+    """Estimate the bytes of the dataset, its latents, the kept checkpoints, the student and its model file."""
+    images = num_images * (EXTRAS_FACTOR * sizes.image + sizes.latent)
+    return round(images + checkpoints_of(recipe, sizes.student, sizes.learned) + 2 * sizes.student + sizes.vae)
 
 
 def checkpoints_of(recipe: Recipe, student: int, learned: int) -> int:
-    """Bytes of the checkpoints that are kept, and of one more, for one is written before one goes.
+    """Estimate the bytes of the kept checkpoints and one more, since a new one is written before an old one goes.
 
     Args:
-        recipe: how it is trained.
+        recipe: how the student is trained.
         student: bytes of all its weights.
-        learned: bytes of those that are trained.
+        learned: bytes of the weights that are trained.
     """
-    networks = 1 + (recipe.training.ema_decay > 0)  # the student, its average
+    networks = 1 + (recipe.training.ema_decay > 0)  # the student and its moving average
+    # Adam keeps two moments of each trained weight.
     return (recipe.training.keep_checkpoints + 1) * (networks * student + 2 * learned)
 
 
 def run_costs(
     teacher: "Teacher", recipe: Recipe, rates: Rates, examples: "Sequence[Example]", num_images: int
 ) -> list[str]:
-    """What the full run takes, here and on named devices, in lines for a person.
+    """Describe what the full run takes, here and on named devices.
 
     Args:
-        teacher: who paints and teaches.
-        recipe: its scenes completed by the teacher's own sizes.
+        teacher: paints the dataset and teaches the student.
+        recipe: with scenes that the teacher's defaults have completed.
         rates: as measured on this device.
-        examples: images of the set, or like it.
-        num_images: of the set.
+        examples: images of the dataset, or similar ones.
+        num_images: in the dataset.
+
+    Returns:
+        Lines for people.
     """
-    sizes, training = _sizes(teacher, recipe, examples), recipe.training
+    sizes = _sizes(teacher, recipe, examples)
+    training = recipe.training
     image_size = examples[0].image.shape[0]
     num_inference_steps = recipe.scenes.num_inference_steps if recipe.scenes is not None else 0
-    assert num_inference_steps is not None, "completed by the teacher's own"
+    assert num_inference_steps is not None, "the teacher's defaults have completed the scenes"
     here = cost_of(recipe, rates)
     price = "" if here.dollars is None else f", {here.dollars:.0f} dollars at {rates.dollars_per_hour:g} an hour"
     lines = [
         f"the full run: {num_images} images, {training.steps} steps of {training.batch_size}",
-        f"here ({teacher.device}): {_both(here)}, by the rates of this preview{price}",
-        f"memory: {_gigabytes(memory_of(recipe, sizes))} for the weights of teacher and student in training, and "
-        f"what the networks keep between their layers on top; this preview took {_peak()} at most",
+        f"here ({teacher.device}): {_times(here)}, at the speed of this preview{price}",
+        f"memory: {_gigabytes(memory_of(recipe, sizes))} for the weights of teacher and student in training, "
+        f"activations not counted; this preview took at most {_peak_memory()}",
         f"disk: {_gigabytes(disk_of(recipe, sizes, num_images))}",
     ]
     if not FULL_SIZE[0] < sum(p.numel() for p in teacher.network.parameters()) < FULL_SIZE[1]:
-        return [*lines, "named devices: nothing is assumed of them for a teacher of this size"]
+        return [*lines, "named devices: no published speeds for a teacher of this size"]
     for device in NAMED_DEVICES:
         there = cost_of(recipe, device.rates(image_size, num_inference_steps))
         dollars = "" if there.dollars is None else f", {there.dollars:.0f} dollars"
-        lines.append(f"{device.name}: {_both(there)}{dollars}. Assumed, not run: {device.assumption}")
+        lines.append(f"{device.name}: {_times(there)}{dollars}. Assumed, not measured: {device.assumption}")
     return lines
 
 
@@ -192,7 +192,7 @@ def _sizes(teacher: "Teacher", recipe: Recipe, examples: "Sequence[Example]") ->
     def parameters(module: Any) -> int:
         return sum(parameter.numel() for parameter in module.parameters())
 
-    parts = [part for part in teacher.pipeline.components.values() if hasattr(part, "parameters")]
+    modules = [module for module in teacher.pipeline.components.values() if hasattr(module, "parameters")]
     height, width, _ = examples[0].image.shape
     factor = teacher.vae_scale_factor
     prompts = {example.edit: example.prompt for example in examples}
@@ -200,15 +200,15 @@ def _sizes(teacher: "Teacher", recipe: Recipe, examples: "Sequence[Example]") ->
     return Sizes(
         image=sum(len(png_bytes(example.pil_image)) for example in examples) / len(examples),
         latent=4 * teacher.latent_channels * (height // factor) * (width // factor),
-        teacher=sum(p.numel() * p.element_size() for part in parts for p in part.parameters()),
+        teacher=sum(p.numel() * p.element_size() for module in modules for p in module.parameters()),
         student=4 * num_all,
         learned=4 * num_learned,
         vae=4 * parameters(teacher.vae),
     )
 
 
-def _peak() -> str:
-    """What this process has held at most."""
+def _peak_memory() -> str:
+    """The most memory that this process has held so far."""
     import torch
 
     from synth.memory import peak_memory_bytes
@@ -219,13 +219,13 @@ def _peak() -> str:
     return _gigabytes(peak) if peak else "an amount that this system does not report"
 
 
-def _both(cost: Cost) -> str:
+def _times(cost: Cost) -> str:
     painting = f"{_duration(cost.painting_seconds)} to paint, " if cost.painting_seconds else ""
     return f"{painting}{_duration(cost.training_seconds)} to train"
 
 
 def _duration(seconds: float) -> str:
-    """For a person: "45 s", "12 min", "3.5 h", "2.1 days"."""
+    """Format as "45 s", "12 min", "3.5 h" or "2.1 days"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:
@@ -236,7 +236,7 @@ def _duration(seconds: float) -> str:
 
 
 def _gigabytes(num_bytes: float) -> str:
-    """For a person: "0.35 GB"."""
+    """Format as "0.35 GB"."""
     return f"{num_bytes / 1e9:.2g} GB" if num_bytes < 1e10 else f"{num_bytes / 1e9:.0f} GB"
 
 

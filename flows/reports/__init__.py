@@ -1,1 +1,1 @@
-"""reports"""
+"""What a run shows to people: tables, plots, HTML pages and the model card."""

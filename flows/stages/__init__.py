@@ -1,1 +1,1 @@
-"""stages"""
+"""The stages of a run as Prefect flows and tasks: paint, distil, export, measure."""

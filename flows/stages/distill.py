@@ -1,4 +1,4 @@
-"""Second stage: a student learns all edits of the recipe from the painted dataset."""
+"""Second stage: train a student on all edits of the recipe."""
 
 import os
 from pathlib import Path
@@ -18,12 +18,12 @@ from synth.markdown import escape
 
 @flow(name="distill", flow_run_name="{recipe.name}")
 def distill_flow(recipe: Recipe, out: Path, data: str | None = None, overrides: tuple[str, ...] = ()) -> Path:
-    """A painted dataset -> a student. A training that was stopped resumes from its last checkpoint.
+    """Train a student on a dataset, resuming from the last checkpoint if there is one.
 
     Args:
         recipe: the edits, and how to train.
         out: the run folder.
-        data: where the painted dataset is, a folder or a URL, if not in the run folder.
+        data: the dataset's folder or URL (default: the one that the run names, or a folder in it).
         overrides: keys of the recipe that differ, e.g. "training.steps=200".
 
     Returns:
@@ -35,23 +35,23 @@ def distill_flow(recipe: Recipe, out: Path, data: str | None = None, overrides: 
 
 
 def _show(run: OpenRun) -> None:
-    """In the UI: painted images as the student edits them at its last step."""
+    """Show the last sample grid in the UI."""
     samples = sorted(run.folder.samples.glob("step_*.png"))
     if samples:
         name, caption = run.recipe.name, "; ".join(["input", *run.recipe.edits])
         page = f"Columns: {escape(caption)}.\n\n{markdown_image(samples[-1].read_bytes(), caption)}"
-        show_markdown(artifact_key(name, "samples"), page, f"{name}: painted images, edited")
+        show_markdown(artifact_key(name, "samples"), page, f"{name}: images of the dataset, edited")
 
 
 @stage("training", _show)
 def distill(run: OpenRun) -> None:
-    """Do the training's steps that are missing, in this process or in several."""
+    """Train the run's student to its last step."""
     train_task.with_options(timeout_seconds=run.seconds_limit)(run.recipe, run.folder.path)
 
 
 @task(name="train", cache_policy=NO_CACHE, **RETRIES)  # the checkpoints are the cache
 def train_task(recipe: Recipe, out: Path) -> None:
-    """The training, in as many processes as the recipe's operations say."""
+    """Train in this process, or in as many as the recipe's operations ask for."""
     run = RunFolder(out)
     if recipe.operations.processes > 1 or recipe.operations.accelerate_config is not None:
         distill_together(recipe, run)
@@ -65,9 +65,14 @@ def is_launched_rank() -> bool:
 
 
 def distill_in_rank(recipe: Recipe, out: Path, data: str) -> Path:
-    """The training as one of several processes that `accelerate launch` started: no flow, lock or upload of its own.
+    """Train as one of several processes that `accelerate launch` started, without a flow or a GPU lock.
 
-    The main process opens the run folder; the others wait for it, and only read.
+    The main process opens the run folder. The others wait for it, and only read the folder.
+
+    Args:
+        recipe: resolved.
+        out: the run folder.
+        data: the dataset's folder or URL.
 
     Returns:
         The student's folder.

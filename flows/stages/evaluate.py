@@ -1,4 +1,4 @@
-"""Fourth stage: the model file is measured where there is a true answer."""
+"""Fourth stage: measure the model file on drawn scenes, whose true counterfactuals are known."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from flows.stages.frame import OpenRun, run_task, stage
 
 
 def _show(run: OpenRun) -> None:
-    """In the UI: the metrics as a table, and the grid."""
+    """Show the metrics and the grid in the UI."""
     name, folder = run.recipe.name, run.folder
     evaluation = folder.read_evaluation()
     assert evaluation is not None, "the stage has just written it"
@@ -32,5 +32,5 @@ def evaluate(run: OpenRun) -> None:
 
 @task(name="evaluate", cache_policy=NO_CACHE, **RETRIES)
 def evaluate_task(recipe: Recipe, out: Path) -> Path:
-    """The metrics and the grid."""
+    """Write the metrics and the grid."""
     return evaluate_model(recipe, out)

@@ -1,4 +1,4 @@
-"""Third stage: the student becomes model files."""
+"""Third stage: write the student as model files."""
 
 import logging
 from pathlib import Path
@@ -21,16 +21,16 @@ from synth.errors import RunError
 logger = logging.getLogger(__name__)
 
 _NUM_PARITY_IMAGES = 4
-_NUM_CALIBRATION_IMAGES = 64  # for int8; others than those of the parity check
+_NUM_CALIBRATION_IMAGES = 64  # for int8; not the images of the parity check
 
 
 @flow(name="export", flow_run_name="{out}")
 def export_flow(out: Path, recipe: Recipe | None = None, overrides: tuple[str, ...] = ()) -> Path:
-    """A student -> model files, measured where the drawn world can judge them.
+    """Export a student to model files, and measure the main one where drawn scenes can judge it.
 
     Args:
         out: the run folder.
-        recipe: of the run (default: the one in its folder).
+        recipe: the run's recipe (default: the one in its folder).
         overrides: keys of the recipe that differ, e.g. "export.opset=21".
 
     Returns:
@@ -45,34 +45,41 @@ def export_flow(out: Path, recipe: Recipe | None = None, overrides: tuple[str, .
 
 
 def _show(run: OpenRun) -> None:
-    """In the UI: how the main file agrees with PyTorch, and where it is."""
+    """Show in the UI where the main file is and how well it agrees with PyTorch."""
     from inference.runtime import Translator
 
     name = run.recipe.name
     parity = Translator.load(run.folder.model, ["cpu"]).metadata["parity_cases"]
-    show_table(artifact_key(name, "parity"), parity, f"{name}: the model file beside PyTorch")
+    show_table(artifact_key(name, "parity"), parity, f"{name}: the model file compared with PyTorch")
     show_link(artifact_key(name, "model"), run.folder.model, f"{name}: the model file")
 
 
 @stage("export", _show)
 def export(run: OpenRun) -> None:
-    """Write the model files that the recipe asks for and that are not up to date."""
+    """Write the model files of the recipe that are not up to date."""
     run_task(export_task.with_options(timeout_seconds=run.seconds_limit), run.recipe, run.folder.path)
 
 
 @task(name="export", cache_policy=NO_CACHE, **RETRIES)
 def export_task(recipe: Recipe, out: Path) -> Path:
-    """The model files."""
+    """Write the model files."""
     return write_model_files(recipe, out)
 
 
 def write_model_files(recipe: Recipe, out: Path) -> Path:
-    """Write the run's model files, each held to PyTorch's own answers; returns the main one's path.
+    """Write the run's model files that are not up to date, and check each against PyTorch.
+
+    Args:
+        recipe: the run's, which names the kinds of files.
+        out: the run folder.
+
+    Returns:
+        The path of the main model file.
 
     Raises:
         RunError: if there is no student yet.
-        ExportError: if a file would not agree with PyTorch; then it is not written, and all others are. Or if
-            export.vae is not to be had, or does not fit.
+        ExportError: if a file does not agree with PyTorch, in which case only the others are written; or if
+            export.vae cannot be loaded or does not fit.
     """
     import numpy as np
 
@@ -84,7 +91,9 @@ def write_model_files(recipe: Recipe, out: Path) -> Path:
 
     run = RunFolder(out)
     if not run.student.exists():
-        raise RunError(f"{out} has no student yet: `distillery distill RECIPE --data SET --out {out}` trains one")
+        raise RunError(f"{out} has no student yet: `distillery distill RECIPE --data DATASET --out {out}` trains one")
+
+    # A file is up to date if the student and everything else that it is made from are the same.
     vae_used = fingerprint(recipe.export.vae)
     made_from = digest(run.fingerprint_of("distill"), GRAPH, recipe.export.opset, vae_used, recipe.validated_on)
     files = {kind: out / kind.file_name for kind in recipe.export.kinds()}
@@ -94,11 +103,16 @@ def write_model_files(recipe: Recipe, out: Path) -> Path:
     if not missing:
         run.adopt(recipe)
         return run.model
-    teacher, painted = open_teacher(recipe.teacher), ImageDataset(run.dataset)
+
+    teacher = open_teacher(recipe.teacher)
+    dataset = ImageDataset(run.dataset)
     student = load_student(run.student)
+    # The first images check the parity; the next ones calibrate int8.
     calibrated = any(kind.precision == "int8" for kind in missing)
     num_images = _NUM_PARITY_IMAGES + (_NUM_CALIBRATION_IMAGES if calibrated else 0)
-    images = np.stack([painted.image(index) for index in range(min(num_images, len(painted)))])
+    images = np.stack([dataset.image(index) for index in range(min(num_images, len(dataset)))])
+    parity_images = images[:_NUM_PARITY_IMAGES]
+    calibration_images = images[_NUM_PARITY_IMAGES:]
     metadata = ModelMetadata(
         name=recipe.name,
         edits=student.edits,
@@ -106,25 +120,26 @@ def write_model_files(recipe: Recipe, out: Path) -> Path:
         teacher=teacher.name,
         licence=teacher.defaults.licence,
         vae=recipe.export.vae,
-        data_fingerprint=painted.fingerprint,
+        data_fingerprint=dataset.fingerprint,
         validated_on=recipe.validated_on,
     )
-    parity_images, calibration_images = images[:_NUM_PARITY_IMAGES], images[_NUM_PARITY_IMAGES:]
     vae = teacher.vae if recipe.export.vae == OWN_VAE else open_tiny_vae(recipe.export.vae, teacher, parity_images)
-    run.adopt(recipe)  # not before it has proved possible
+    run.adopt(recipe)  # not before the VAE has been loaded: a recipe that fails must not stay in the folder
     for kind, report in export_files(
         vae, student, metadata, missing, parity_images, calibration_images, recipe.export
     ):
         if kind == MAIN and run.drop_metrics():
-            logger.info(f"the figures were of the file before: `distillery evaluate student {out}` measures this one")
+            logger.info(
+                f"dropped the metrics of the previous file: `distillery evaluate student {out}` measures this one"
+            )
         run.mark_done(_stage(kind), made_from)
         logger.info(
-            f"{files[kind]} differs from PyTorch by {report.max_difference:.1e} at most (of 2), "
-            f"{report.min_psnr_db:.1f} dB at least"
+            f"{files[kind]} differs from PyTorch by at most {report.max_difference:.1e} (of 2), "
+            f"at least {report.min_psnr_db:.1f} dB"
         )
     return run.model
 
 
 def _stage(kind: Kind) -> str:
-    """The name under which the run folder keeps what a file was made from; the main one's goes on to its figures."""
+    """The name under which the run folder records what a file was made from; the metrics build on the main one's."""
     return "export" if kind == MAIN else f"export {kind.file_name}"

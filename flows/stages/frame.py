@@ -1,14 +1,16 @@
-"""The frame around a run's stages: all that happens before, between and after them, in one place.
+"""What happens before, between and after the stages of a run, in one place.
 
-    resolve    the recipe with its overrides; a flow run that crashed again and again is refused
-    download   what another machine left of the run (`operations.remote_dir`)
-    open       the run folder: a new one, or the one in which the same run was begun
-    name       the flow run
-    lock       the GPU
-               then, for each stage: time it, run it, upload what it made, show it in the UI
+`open_run` enters a run:
 
-`open_run` enters a run, once; `stage` wraps each function that works in it. Outside a flow run both do the same
-without Prefect: nothing is named, retried or shown.
+    resolve    apply the overrides to the recipe; refuse a flow run that keeps crashing
+    download   fetch what another machine left of the run (`operations.remote_dir`)
+    open       create the run folder, or open the one of the same run
+    name       name the flow run
+    lock       lock the GPU
+
+`stage` wraps each stage of it: run, time, upload what it made, show the outcome in the UI.
+
+Outside a flow run both work without Prefect: nothing is named, retried or shown.
 """
 
 import time
@@ -43,16 +45,16 @@ class OpenRun:
     recipe: Recipe
     folder: RunFolder
     last_work: int
-    """When a stage last made something, as the run was opened; see `RunFolder.last_work`."""
+    """When a stage last made something, as of the opening of the run; see `RunFolder.last_work`."""
 
     @property
     def has_worked(self) -> bool:
-        """Whether a stage made anything since the run was opened."""
+        """Whether a stage has made anything since the run was opened."""
         return self.folder.last_work() != self.last_work
 
     @property
     def seconds_limit(self) -> float:
-        """How long one task may take."""
+        """How long one task may take, in seconds."""
         return self.recipe.operations.timeout_hours * 3600
 
 
@@ -68,27 +70,32 @@ def open_run(
     """Enter a run: resolve, download, open, name, lock.
 
     Args:
-        title: of the flow run, e.g. "train {name} in {out}".
-        recipe: before its overrides.
+        title: the flow run's name, e.g. "train {name} in {out}".
+        recipe: without the overrides.
         out: the run folder (default: runs/NAME-FINGERPRINT, the same for the same recipe).
         overrides: keys of the recipe that differ, e.g. "training.steps=200".
         data: the dataset's folder or URL (default: the one that the run names, or a folder in it).
-        adopt: write the recipe into the folder at once; else its stage does so, once the recipe has proved possible.
+        adopt: write the recipe into the folder at once. Otherwise a stage does so once the recipe has proved to work.
+
+    Yields:
+        The open run, whose GPU is locked until the end of the block.
 
     Raises:
         RecipeError: for a wrong override.
-        RunError: if another recipe's run is in the folder.
+        RunError: if the folder holds another recipe's run, or the flow run keeps crashing.
         TrainingError: if the run was trained on another dataset than `data`.
     """
     recipe = resolve(recipe, overrides)
     out = out or RunFolder.default_path(recipe)
     run_task(download_task, recipe, out)
     folder = RunFolder.open_or_create(recipe, out) if adopt else RunFolder.check(recipe, out)
+    # A folder from elsewhere may name any storage as its dataset: follow it only with the user's consent.
     if data is not None:
         attach_dataset(folder, data)
     elif not is_trusted():
         folder.check_dataset_is_local()
     name_run(title.format(name=recipe.name, out=out))
+    # The lock comes last, so that nobody waits for a run that is refused.
     with exclusive_gpu(recipe.teacher.device, recipe.operations.processes):
         yield OpenRun(recipe, folder, folder.last_work())
 
@@ -96,12 +103,13 @@ def open_run(
 def stage(
     name: str, show: Callable[[OpenRun], None] | None = None
 ) -> Callable[[Callable[Concatenate[OpenRun, P], R]], Callable[Concatenate[OpenRun, P], R]]:
-    """Make a function a stage of an open run. Where it made something, its time is kept, the run folder is uploaded,
-    and `show` puts the outcome into the UI.
+    """Make a function a stage of an open run.
+
+    If the function made something, the stage records its time, uploads the run folder and shows the outcome.
 
     Args:
-        name: under which `timings.json` keeps the stage's time.
-        show: the run -> artifacts.
+        name: of the stage in `timings.json`.
+        show: shows the outcome in the UI, as artifacts.
     """
 
     def decorate(work: Callable[Concatenate[OpenRun, P], R]) -> Callable[Concatenate[OpenRun, P], R]:
@@ -122,21 +130,21 @@ def stage(
 
 
 def run_task(work: "Task[P, R]", *args: P.args, **kwargs: P.kwargs) -> R:
-    """Run a task as such in a flow run, where it is retried and seen, and as a plain call elsewhere."""
+    """Run a task: in a flow run as a task run, with retries; elsewhere as a plain call."""
     if in_a_run():
         return work(*args, **kwargs)
-    plain: Any = work.fn
+    plain: Any = work.fn  # whose type Prefect loses
     result: R = plain(*args, **kwargs)
     return result
 
 
 @task(name="download", cache_policy=NO_CACHE, **RETRIES)
 def download_task(recipe: Recipe, out: Path) -> None:
-    """What another machine left of the run."""
+    """Download what another machine left of the run."""
     download(recipe, out)
 
 
 @task(name="upload", cache_policy=NO_CACHE, **RETRIES)
 def upload_task(recipe: Recipe, out: Path) -> None:
-    """The run folder, to where the recipe keeps such."""
+    """Upload the run folder, if the recipe names a remote folder."""
     upload(recipe, out)

@@ -1,4 +1,4 @@
-"""The main job, from words to a model file: the stages, joined."""
+"""The main flow: all stages, from words to a model file."""
 
 import logging
 from pathlib import Path
@@ -29,19 +29,19 @@ logger = logging.getLogger(__name__)
 def pipeline(
     recipe: Recipe, out: Path | None = None, data: str | None = None, overrides: tuple[str, ...] = ()
 ) -> Path:
-    """Paint, distil, export, measure, promote, report. What is on disk from an earlier attempt is kept.
+    """Paint, distil, export, measure, promote and report, resuming from what is on disk.
 
     Args:
-        recipe: which teacher, which scenes, which edits, and how.
+        recipe: the teacher, the scenes, the edits, and their settings.
         out: the run folder (default: runs/NAME-FINGERPRINT, the same for the same recipe).
-        data: where the painted dataset goes, a folder or a URL such as s3://bucket/sofas, if not into the run folder.
+        data: the dataset's folder or URL, e.g. s3://bucket/sofas (default: a folder in the run folder).
         overrides: keys of the recipe that differ, as `--set` takes them: "training.steps=200".
 
     Returns:
         The path of the model file.
 
     Raises:
-        DistilleryError: in one line, for anything that a person can mend.
+        DistilleryError: in one line, for anything that the user can fix.
     """
     with open_run("{name} in {out}", recipe, out, overrides, data) as run:
         synthesize(run)
@@ -52,20 +52,20 @@ def pipeline(
         promote(run)
         report(run)
     for path in clear_old_runs(run.recipe, run.folder.path):
-        logger.info(f"deleted {path}, by the recipe's operations.keep_runs")
+        logger.info(f"deleted the old run {path} (operations.keep_runs)")
     return run.folder.model
 
 
 def promote(run: OpenRun) -> None:
-    """Fifth stage: the recipe's `latest` moves to this run's model if it is good enough."""
+    """Fifth stage: point the recipe's `latest` to this run's model if it is good enough."""
     logger.info(promote_model(run.recipe, run.folder.path).why)
 
 
 def report(run: OpenRun) -> None:
-    """Sixth stage: the run on one page, and the card that goes along with its model."""
+    """Sixth stage: write the run's report and the model card, unless nothing has changed."""
     folder = run.folder
     if not run.has_worked and folder.report.exists():
-        logger.info(f"nothing to do: {folder.path} holds all of this recipe's run")
+        logger.info(f"nothing to do: the run in {folder.path} is complete")
         return
     write_report(run.recipe, folder.path)
     write_model_card(run.recipe, folder.path)
@@ -75,10 +75,10 @@ def report(run: OpenRun) -> None:
 
 
 def _show(run: OpenRun) -> None:
-    """In the UI: the verdict and the metrics as a page, and where the report is."""
+    """Show in the UI the verdict, the metrics and where the report is."""
     name, folder = run.recipe.name, run.folder
     page = f"{escape(read_verdict(folder).why)}\n"
     if (evaluation := folder.read_evaluation()) is not None:
         page += f"\n{markdown_table(evaluation)}\n"
-    show_markdown(artifact_key(name, "outcome"), page, f"{name}: what came of it")
+    show_markdown(artifact_key(name, "outcome"), page, f"{name}: the outcome")
     show_link(artifact_key(name, "report"), folder.report, f"{name}: the report")

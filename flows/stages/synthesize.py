@@ -1,4 +1,4 @@
-"""First stage: the teacher paints the recipe's scenes."""
+"""First stage: the teacher paints the dataset of the recipe's scenes."""
 
 import logging
 import time
@@ -33,25 +33,27 @@ logger = logging.getLogger(__name__)
 def synthesize_flow(
     recipe: Recipe, url: str, rank: int = 0, world_size: int = 1, overrides: tuple[str, ...] = ()
 ) -> int:
-    """Words -> a dataset folder. Shard by shard; what is there already is kept.
+    """Paint a dataset shard by shard, keeping the shards that exist.
 
     Args:
-        recipe: what to paint, and who paints it.
-        url: where the dataset goes: a folder, or a URL such as s3://bucket/sofas.
-        rank: which share of the shards to paint, from 0 on, where several workers share the work.
-        world_size: how many shares there are. Shards need nothing of each other, so that shares can be painted at
-            once, on any machines; a last run with one share paints what is missing, replaces near duplicates across
-            shards and writes the card.
+        recipe: the scenes, and the teacher that paints them.
+        url: the dataset's folder or URL, e.g. s3://bucket/sofas.
+        rank: which share of the shards to paint, counted from 0, if several workers divide the work.
+        world_size: the number of shares. They are independent of each other and may be painted in parallel, on any
+            machines. A last run with one share paints what is missing, replaces near duplicates across shards and
+            writes the card.
         overrides: keys of the recipe that differ, e.g. "scenes.count=500".
 
     Returns:
-        How many images were painted now.
+        The number of images painted in this run.
 
     Raises:
-        RunError: if there is no such share.
+        RunError: if rank is not below world_size.
     """
     if not 0 <= rank < world_size:
-        raise RunError(f"rank {rank} of {world_size}: ranks are counted from 0 to {world_size - 1}")
+        raise RunError(
+            f"rank {rank} is not one of the {world_size} ranks, which are counted from 0 to {world_size - 1}"
+        )
     recipe = resolve(recipe, overrides)
     name_run(f"paint {recipe.name} into {url}")
     with exclusive_gpu(recipe.teacher.device):
@@ -60,16 +62,24 @@ def synthesize_flow(
 
 @stage("painting")
 def synthesize(run: OpenRun) -> None:
-    """Paint what is missing of the run's dataset."""
+    """Paint the missing shards of the run's dataset."""
     if paint_dataset(run.recipe, run.folder.dataset):
         run.folder.mark_done("synthesize", digest(run.recipe.to_paint().model_dump(mode="json")))
 
 
 def paint_dataset(recipe: Recipe, url: str, rank: int = 0, world_size: int = 1) -> int:
-    """Paint one share of what is missing; with a single share, also finish the dataset. Within a flow.
+    """Paint one share of the missing shards. If it is the only share, also finish the dataset.
+
+    Call this within a flow or a stage.
+
+    Args:
+        recipe: resolved.
+        url: the dataset's folder or URL.
+        rank: the share, counted from 0.
+        world_size: the number of shares.
 
     Returns:
-        How many images were painted now.
+        The number of images painted now.
     """
     seconds_limit = recipe.operations.timeout_hours * 3600
     missing = {
@@ -82,7 +92,7 @@ def paint_dataset(recipe: Recipe, url: str, rank: int = 0, world_size: int = 1) 
         shards = "1 shard" if len(missing) == 1 else f"{len(missing)} shards"
         logger.info(f"painting {num_new} images in {shards}, with {teacher.name} on {teacher.device}")
     else:
-        share = f"all {num_done} images" if world_size == 1 else f"all images of rank {rank} of {world_size}"
+        share = f"all {num_done} images" if world_size == 1 else f"all images of rank {rank} (of {world_size})"
         logger.info(f"{share} are in {url}: nothing to paint")
 
     started = time.perf_counter()
@@ -96,7 +106,14 @@ def paint_dataset(recipe: Recipe, url: str, rank: int = 0, world_size: int = 1) 
 
 
 def _paint(recipe: Recipe, url: str, missing: Mapping[int, int], num_done: int) -> None:
-    """Paint the shards of `missing`, here or on Ray. `num_done` images of the dataset are there already."""
+    """Paint missing shards, here or on Ray.
+
+    Args:
+        recipe: resolved.
+        url: the dataset's folder or URL.
+        missing: number of a shard -> how many images it lacks.
+        num_done: images that the dataset holds already, for the progress bar.
+    """
     if not missing:
         return
     artifact = open_progress("images", recipe.name)
@@ -113,15 +130,15 @@ def _paint(recipe: Recipe, url: str, missing: Mapping[int, int], num_done: int) 
 
 @task(name="missing shards", cache_policy=NO_CACHE, **RETRIES)
 def missing_shards_task(recipe: Recipe, url: str) -> dict[int, int]:
-    """The shards that are missing or short: number -> how many images they lack."""
-    _builder.cache_clear()  # an image that a person vetoed since is missing
+    """List the shards that are missing or short: number -> how many images it lacks."""
+    _builder.cache_clear()  # since it was opened, a user may have excluded images
     return _builder(recipe.model_dump_json(), url).missing_shards()
 
 
 @task(name="paint", task_run_name="shard {number:05d}", cache_policy=NO_CACHE, **RETRIES)
 def paint_task(recipe: Recipe, url: str, number: int, num_done: int = 0, artifact: UUID | None = None) -> None:
-    """One shard, whole. `num_done` images of the dataset are there already."""
-    prepare_worker()  # a process of Ray's begins here
+    """Paint one whole shard. The dataset holds `num_done` images already."""
+    prepare_worker()  # a Ray worker's process starts here
     bar: Any
     with Bar("painting", recipe.to_paint().count, "image", num_done, artifact, leave=False) as bar:
         _builder(recipe.model_dump_json(), url).paint_shard(number, bar)
@@ -129,11 +146,11 @@ def paint_task(recipe: Recipe, url: str, number: int, num_done: int = 0, artifac
 
 @task(name="finish dataset", cache_policy=NO_CACHE, **RETRIES)
 def finish_task(recipe: Recipe, url: str, images_per_second: float) -> None:
-    """Near duplicates, the card, the gallery."""
+    """Replace near duplicates, and write the card and the gallery."""
     _builder(recipe.model_dump_json(), url).finish(images_per_second)
 
 
-@lru_cache(maxsize=1)  # opening it may load a CLIP model, which is too much for every shard
+@lru_cache(maxsize=1)  # opening it may load a CLIP model, which takes too long for every shard
 def _builder(recipe_json: str, url: str) -> "DatasetBuilder":
     from synth.dataset.building import DatasetBuilder
 
@@ -142,7 +159,7 @@ def _builder(recipe_json: str, url: str) -> "DatasetBuilder":
 
 
 def _show(recipe: Recipe, url: str) -> None:
-    """In the UI: the dataset's card as a page, a table of the rejects, and where the dataset lies."""
+    """Show in the UI the dataset's card, a table of the rejects, and where the dataset is."""
     from synth.dataset.card import count_rejects
     from synth.dataset.store import Store
 
@@ -154,5 +171,5 @@ def _show(recipe: Recipe, url: str) -> None:
     show_markdown(artifact_key(recipe.name, "data"), card, f"{recipe.name}: the painted dataset")
     rejects = [{"reason": reason, "images": count} for reason, count in count_rejects(store).most_common()]
     if rejects:
-        show_table(artifact_key(recipe.name, "rejects"), rejects, f"{recipe.name}: what was painted and not kept")
-    show_link(artifact_key(recipe.name, "data-set"), url, f"{recipe.name}: where the dataset lies")
+        show_table(artifact_key(recipe.name, "rejects"), rejects, f"{recipe.name}: rejected images")
+    show_link(artifact_key(recipe.name, "data-set"), url, f"{recipe.name}: the dataset's location")

@@ -1,6 +1,7 @@
-"""A training in several processes: started by `accelerate launch`, watched by the flow, and gone when the flow is.
+"""Train in several processes, which `accelerate launch` starts and the flow watches.
 
-python -m flows.training.launcher RUN_FOLDER      is what each of them runs; standard input is its lifeline
+Each process runs `python -m flows.training.launcher RUN_FOLDER`. It ends when its standard input closes, so that no
+process outlives the flow.
 """
 
 import json
@@ -26,17 +27,22 @@ from synth.errors import DistilleryError, TrainingError
 
 logger = logging.getLogger(__name__)
 
-_ERROR, _TRANSIENT = "error: ", "transient error: "
-_SECONDS_BETWEEN_LOOKS = 1.0
-_END_BYTES = 4096  # holds several lines
-_SECONDS_TO_END = 30.0  # after the lifeline is cut; the processes end at once, and torchrun sees to itself
+_ERROR = "error: "
+_TRANSIENT_ERROR = "transient error: "
+_POLL_SECONDS = 1.0
+_TAIL_BYTES = 4096  # holds several lines
+_SECONDS_TO_END = 30.0  # after standard input is closed; the processes end at once, torchrun takes a little longer
 
 
 def distill_together(recipe: Recipe, run: RunFolder) -> None:
-    """Train the run's student in as many processes as the recipe's operations say; the run folder has its recipe.
+    """Train the run's student in the processes that the recipe's operations ask for.
+
+    Args:
+        recipe: as the run folder has it, from which the processes read it.
+        run: the run folder.
 
     Raises:
-        TrainingError: with what the processes said last, if they fail.
+        TrainingError: with the first error that the processes report.
     """
     log = run.path / f"processes-{slug(platform.node())}.log"  # other machines may share the folder
     logger.info(f"training in several processes; their output is in {log}")
@@ -44,11 +50,11 @@ def distill_together(recipe: Recipe, run: RunFolder) -> None:
     with _launched(recipe, run, log) as process, Bar("distilling", recipe.training.steps, "step", 0, artifact) as bar:
         while process.poll() is None:
             bar.update(_last_step(run.metrics) - bar.n)
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            time.sleep(_POLL_SECONDS)
         bar.update(_last_step(run.metrics) - bar.n)
     if process.returncode != 0:
         message, transient = _first_error(log)
-        # The cause stayed in the other process. Ours stands for it, so that the task is retried where it would be.
+        # The cause stayed in the other process. A ConnectionError stands in for it, so that the task is retried.
         raise TrainingError(message) from (ConnectionError(message) if transient else None)
 
 
@@ -56,14 +62,14 @@ def distill_together(recipe: Recipe, run: RunFolder) -> None:
 def _launched(recipe: Recipe, run: RunFolder, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
     operations = recipe.operations
     if operations.accelerate_config is not None:
-        how = ["--config_file", operations.accelerate_config]
-    else:  # --multi_gpu is its name for torchrun, GPU or not; port 0 is any that is free
-        how = ["--multi_gpu", "--num_processes", str(operations.processes), "--main_process_port", "0"]
+        options = ["--config_file", operations.accelerate_config]
+    else:  # accelerate calls torchrun --multi_gpu, with or without GPUs; port 0 stands for any free port
+        options = ["--multi_gpu", "--num_processes", str(operations.processes), "--main_process_port", "0"]
     command = [
         sys.executable,
         "-m",
         "accelerate.commands.launch",
-        *how,
+        *options,
         "--module",
         "flows.training.launcher",
         str(run.path),
@@ -73,7 +79,7 @@ def _launched(recipe: Recipe, run: RunFolder, log: Path) -> Iterator["subprocess
         assert process.stdin is not None
         try:
             yield process
-        finally:  # also if the flow is cancelled or has run out of time
+        finally:  # also if the flow is cancelled or times out
             process.stdin.close()
             try:
                 process.wait(_SECONDS_TO_END)
@@ -83,47 +89,47 @@ def _launched(recipe: Recipe, run: RunFolder, log: Path) -> Iterator["subprocess
 
 
 def _last_step(metrics: Path) -> int:
-    """Steps done, by the last whole line of `metrics.jsonl`, 0 before the first. Only the file's end is read."""
+    """The step of the last complete line of `metrics.jsonl`, 0 before the first. Only the file's end is read."""
     if not metrics.exists():
         return 0
     with metrics.open("rb") as file:
-        file.seek(max(0, metrics.stat().st_size - _END_BYTES))
-        lines = file.read().split(b"\n")[:-1]  # what follows the last line's end is not whole yet
+        file.seek(max(0, metrics.stat().st_size - _TAIL_BYTES))
+        lines = file.read().split(b"\n")[:-1]  # a line without its end is still being written
     return int(json.loads(lines[-1])["step"]) if lines else 0
 
 
 def _first_error(log: Path) -> tuple[str, bool]:
-    """The first error that a process reported, or where to look; and whether it is transient."""
+    """The first error that a process reported, or a pointer to the log; and whether it is transient."""
     for line in log.read_text(errors="replace").splitlines():
-        for prefix in (_ERROR, _TRANSIENT):
+        for prefix in (_ERROR, _TRANSIENT_ERROR):
             if line.startswith(prefix):
-                return line.removeprefix(prefix), prefix == _TRANSIENT
-    return f"the processes of the training ended without an error of ours: look at {log}", False
+                return line.removeprefix(prefix), prefix == _TRANSIENT_ERROR
+    return f"the training's processes ended without reporting an error: see {log}", False
 
 
 def main() -> None:
-    """One of the processes."""
-    threading.Thread(target=_end_with_the_flow, daemon=True).start()
+    """Train as one of the processes."""
+    threading.Thread(target=_exit_with_the_flow, daemon=True).start()
     prepare_worker()
     from flows.training.student import train_student
 
     run = RunFolder(Path(sys.argv[1]))
     try:
         recipe = run.load_recipe()
-        check_trust(recipe)  # the flow that started this process passes its own yes on
+        check_trust(recipe)  # the flow passes its own consent on in the environment
         train_student(recipe, run)
     except Exception as error:
         transient = is_transient(error)
         if not transient and not isinstance(error, DistilleryError):
             raise
-        prefix = _TRANSIENT if transient else _ERROR
+        prefix = _TRANSIENT_ERROR if transient else _ERROR
         print(f"\n{prefix}{' '.join(str(error).split())}", file=sys.stderr, flush=True)
         sys.exit(2)
 
 
-def _end_with_the_flow() -> None:
-    """The flow holds the other end of our standard input: a flow that was killed cannot tell us to stop."""
-    while os.read(0, 1):  # not sys.stdin: its lock, held by this thread, would spoil an ordinary end
+def _exit_with_the_flow() -> None:
+    """Exit when standard input closes: the flow holds its other end, and a killed flow cannot send a signal."""
+    while os.read(0, 1):  # not sys.stdin, whose lock, held by this thread, would disturb an ordinary exit
         pass
     os._exit(1)
 

@@ -1,4 +1,4 @@
-"""A training as a person follows it: figures, sample grids and a GIF of them, and a warning when it goes wrong."""
+"""What people follow a training by: metrics, sample grids, a GIF of the grids, and warnings."""
 
 import importlib.util
 import json
@@ -12,6 +12,7 @@ from flows.run.folder import RunFolder
 from synth.errors import TrainingError
 from synth.files import write_bytes, write_text
 from synth.images import open_image, png_bytes, tile_images
+from synth.state import reading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,32 +26,43 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _NUM_SAMPLES = 4  # images in a sample grid
-_FRAME_MS, _LAST_FRAME_MS, _MAX_FRAMES = 400, 2000, 60  # of the film
+_FRAME_MS = 400
+_LAST_FRAME_MS = 2000
+_MAX_FRAMES = 60
 
 
 class TrainingLog:
-    """What is written of a training besides its checkpoints. The main process has one.
+    """What the main process writes of a training besides its checkpoints.
+
+    Args:
+        recipe: the edits, and the training's settings.
+        run: the run folder to write into.
+        teacher: whose VAE decodes the student's latents.
+        dataset: its first images are the samples.
 
     Raises:
         TrainingError: for a tracker that is not installed.
     """
 
-    def __init__(self, recipe: Recipe, run: RunFolder, teacher: "Teacher", painted: "ImageDataset") -> None:
-        self._run, self._settings, self._teacher, self._painted = run, recipe.training, teacher, painted
+    def __init__(self, recipe: Recipe, run: RunFolder, teacher: "Teacher", dataset: "ImageDataset") -> None:
+        self._run = run
+        self._settings = recipe.training
+        self._teacher = teacher
+        self._dataset = dataset
         self._edits = list(recipe.edits)
-        self._said: set[tuple[str, str]] = set()
+        self._warned: set[tuple[str, str]] = set()  # (edit, diagnostic)
         self._tracker = open_tracker(recipe, run)
-        self._first = True
+        self._is_first_step = True
         run.samples.mkdir(exist_ok=True)
 
-    def see(self, record: "StepRecord") -> None:
-        """A step: its figures into the log; every so often a grid, and a warning for what is seen on it."""
+    def log_step(self, record: "StepRecord") -> None:
+        """Log a step's metrics; at every `training.sample_every`th and the last, write a grid and warn of faults."""
         import numpy as np
 
         from distill.composition import translated
 
-        _log(self._run.metrics, record.row(), self._first)
-        self._first = False
+        _append_row(self._run.metrics, record.row(), self._is_first_step)
+        self._is_first_step = False
         if self._tracker is not None:
             self._tracker.log(record.row(), step=record.step)
         if record.step % self._settings.sample_every == 0 or record.step == self._settings.steps:
@@ -61,51 +73,56 @@ class TrainingLog:
             self._warn(edited, late=2 * record.step > self._settings.steps)
 
     def close(self) -> None:
-        """The training is over: its grids as a film."""
+        """Join the grids into a GIF, and end the tracker."""
         write_animation(sorted(self._run.samples.glob("step_*.png")), self._run.film)
         if self._tracker is not None:
             self._tracker.finish()
 
     @cached_property
     def _images(self) -> "NDArray[np.uint8]":
-        """A few of the set, (N, H, W, 3)."""
+        """The first images of the dataset, uint8 (N, H, W, 3)."""
         import numpy as np
 
-        return np.stack([self._painted.image(index) for index in range(min(_NUM_SAMPLES, len(self._painted)))])
+        return np.stack([self._dataset.image(index) for index in range(min(_NUM_SAMPLES, len(self._dataset)))])
 
     def _warn(self, edited: "NDArray[np.uint8]", late: bool) -> None:
-        """Each sign of each edit once. Before half of the training, what does not move yet is none to worry about;
-        and whether the background may change, a recipe does not say."""
+        """Warn of each diagnostic of each edit once.
+
+        Args:
+            edited: the samples with every edit, uint8 (edits, N, H, W, 3).
+            late: half of the training is done; before that, an edit that does not move yet is no reason to worry.
+        """
         from distill.diagnostics import NOTHING_MOVES, diagnose, measure_change
 
-        for name, pictures in zip(self._edits, edited, strict=True):
-            for sign in diagnose(measure_change(self._images, pictures), whole_image=True):
-                if (name, sign.name) in self._said or (sign.name == NOTHING_MOVES and not late):
+        for edit, images in zip(self._edits, edited, strict=True):
+            # A recipe does not say whether the background may change, so that is not diagnosed.
+            for diagnostic in diagnose(measure_change(self._images, images), whole_image=True):
+                if (edit, diagnostic.name) in self._warned or (diagnostic.name == NOTHING_MOVES and not late):
                     continue
-                self._said.add((name, sign.name))
-                logger.info(f"warning: {name}: {sign.name} ({sign.measured}): {sign.advice}")
+                self._warned.add((edit, diagnostic.name))
+                logger.warning(f"{edit}: {diagnostic.name} ({diagnostic.measured}): {diagnostic.advice}")
 
 
 def grid(images: "NDArray[np.uint8]", edited: "NDArray[np.uint8]") -> "Image.Image":
-    """Images, uint8 (N, H, W, 3), and their edits, (K, N, H, W, 3): a row each, itself, then every edit of it."""
+    """Tile images, uint8 (N, H, W, 3), and their edits, (K, N, H, W, 3): a row an image, the input first."""
     return tile_images(zip(images, *edited, strict=True))
 
 
 def write_animation(grids: list[Path], film: Path) -> None:
-    """Grids, in their order, as a GIF that stands still on the last one. Of very many, some are left out."""
-
+    """Write grids as a GIF that rests on the last one. Of more than _MAX_FRAMES, every nth is shown."""
     from synth.images import gif_bytes
 
     if not grids:
         return
     every = -(-len(grids) // _MAX_FRAMES)
+    # Counted from the end, so that the last grid is always among them.
     frames = [open_image(path) for path in grids[::-1][::every][::-1]]
     times = [_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS]
     write_bytes(film, gif_bytes(frames, times))
 
 
 def open_tracker(recipe: Recipe, run: RunFolder) -> Any:
-    """accelerate's tracker of the recipe's choice, started; None for none.
+    """Start the recipe's tracker by way of accelerate; None if training.tracker is "none".
 
     Raises:
         TrainingError: if its package is not installed.
@@ -114,7 +131,7 @@ def open_tracker(recipe: Recipe, run: RunFolder) -> Any:
     if name == "none":
         return None
     if importlib.util.find_spec(name) is None:
-        raise TrainingError(f"training.tracker is {name}, and that is not installed: pip install {name}")
+        raise TrainingError(f"training.tracker is {name}, which is not installed: pip install {name}")
     from accelerate.tracking import TensorBoardTracker, WandBTracker
 
     tracker = TensorBoardTracker(name, run.path) if name == "tensorboard" else WandBTracker(recipe.name)
@@ -122,11 +139,19 @@ def open_tracker(recipe: Recipe, run: RunFolder) -> Any:
     return tracker
 
 
-def _log(path: Path, row: dict[str, float], first: bool) -> None:
-    """One line a step. A run that was killed may have logged steps behind its last checkpoint; they are done again,
-    so the first line of a new process drops them."""
-    if first and path.exists():
-        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        write_text(path, "".join(line for line in lines if json.loads(line)["step"] < row["step"]))
+def _append_row(path: Path, row: dict[str, float], is_first: bool) -> None:
+    """Append one line to the log.
+
+    A killed run may have logged steps after its last checkpoint, which the resumed run repeats. The first line that a
+    process writes therefore drops the rows from its own step on.
+
+    Raises:
+        TrainingError: if the log is damaged.
+    """
+    if is_first and path.exists():
+        with reading(path, TrainingError, "delete it, and the training resumes without its earlier metrics"):
+            lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            earlier = [line for line in lines if json.loads(line)["step"] < row["step"]]
+        write_text(path, "".join(earlier))
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")

@@ -1,4 +1,4 @@
-"""The training of a run's student: one loop, whether in one process or in several."""
+"""Train a run's student: the same loop in one process and in several."""
 
 import logging
 from contextlib import nullcontext
@@ -28,32 +28,33 @@ logger = logging.getLogger(__name__)
 
 
 def train_student(recipe: Recipe, run: RunFolder) -> Path:
-    """Train the run's student to its last step, from its newest checkpoint on.
+    """Train the run's student to its last step, resuming from its newest checkpoint.
 
-    Started by `accelerate launch` in several processes, they share the work. The main process writes the run folder,
-    which is open already; the others only read it.
+    Processes that `accelerate launch` started share the work. Only the main process writes the run folder.
 
     Args:
         recipe: the edits, and how to train.
-        run: the run folder, which names its dataset.
+        run: the run folder, open already, which names its dataset.
 
     Returns:
         The student's folder.
 
     Raises:
-        DatasetError: if nothing was painted yet.
+        DatasetError: if there is no dataset yet.
         TrainingError: if the training cannot start or resume, or the images are of another size.
     """
     from distill.train import train
     from synth.dataset.image_dataset import ImageDataset
 
-    processes, settings = join_processes(recipe), recipe.training
-    teacher, dataset = open_teacher(recipe.teacher), ImageDataset(run.dataset)
-    # The interval of the samples matters only where early stopping looks at them.
-    matters = settings.model_dump(
-        mode="json", exclude=ROUNDING_KEYS if settings.patience else {*ROUNDING_KEYS, "sample_every"}
-    )
-    made_from = digest(teacher.fingerprint, dataset.fingerprint, recipe.edits, matters)
+    processes = join_processes(recipe)
+    settings = recipe.training
+    teacher = open_teacher(recipe.teacher)
+    dataset = ImageDataset(run.dataset)
+    # A student is up to date unless something that it depends on changes. The interval between samples counts only
+    # with early stopping, which evaluates at the samples.
+    ignored = ROUNDING_KEYS if settings.patience else {*ROUNDING_KEYS, "sample_every"}
+    relevant = settings.model_dump(mode="json", exclude=ignored)
+    made_from = digest(teacher.fingerprint, dataset.fingerprint, recipe.edits, relevant)
     if run.is_done("distill", made_from, run.student):
         logger.info(f"the student of {settings.steps} steps is in {run.student}: nothing to train")
         return run.student
@@ -67,8 +68,8 @@ def train_student(recipe: Recipe, run: RunFolder) -> Path:
     with observer or nullcontext():
         for record in () if stopped else steps:
             if observer is not None:
-                stopped = observer.see(record)
-            # A collective call: every process makes it, at the same steps.
+                stopped = observer.follow(record)
+            # `_from_main` is a collective call: every process makes it, at the same steps.
             if settings.patience and record.step % settings.sample_every == 0 and _from_main(stopped):
                 break
     if observer is not None:
@@ -79,14 +80,15 @@ def train_student(recipe: Recipe, run: RunFolder) -> Path:
 
 
 class _Observer:
-    """What the main process does beside the training: log, upload, decide when to stop, save the student."""
+    """What the main process does besides training: log, upload, decide when to stop, and save the student."""
 
     def __init__(
         self, recipe: Recipe, run: RunFolder, teacher: "Teacher", dataset: "ImageDataset", num_processes: int
     ) -> None:
-        shared = f", in {num_processes} processes" if num_processes > 1 else ""
-        logger.info(f"distilling from {teacher.name} on {teacher.device}{shared}")
-        self._recipe, self._run = recipe, run
+        together = f", in {num_processes} processes" if num_processes > 1 else ""
+        logger.info(f"distilling from {teacher.name} on {teacher.device}{together}")
+        self._recipe = recipe
+        self._run = run
         self._log = TrainingLog(recipe, run, teacher, dataset)
         patience = recipe.training.patience
         self._early_stopping = EarlyStopping(recipe, run, teacher, dataset) if patience else None
@@ -100,26 +102,26 @@ class _Observer:
         self._bar.close()
 
     def resume(self) -> bool:
-        """Whether the training had stopped early at its newest checkpoint."""
+        """Whether the training stopped early at its newest checkpoint."""
         from distill import checkpoints
 
         newest = checkpoints.latest(self._run.path)
         return self._early_stopping is not None and newest is not None and self._early_stopping.resume(newest)
 
-    def see(self, record: "StepRecord") -> bool:
-        """Follow one step; whether the training should stop after it."""
+    def follow(self, record: "StepRecord") -> bool:
+        """Log a step, and return whether the training should stop after it."""
         settings = self._recipe.training
-        self._log.see(record)
+        self._log.log_step(record)
         self._bar.set_postfix(omega=f"{record.guidance_scale:.2f}", moved=f"{record.identity:.4f}")
         self._bar.update(record.step - self._bar.n)
         if record.step % settings.checkpoint_every == 0:
             upload(self._recipe, self._run.path)
         if self._early_stopping is None or record.step % settings.sample_every:
             return False
-        return self._early_stopping.see(record.step, record.student)
+        return self._early_stopping.should_stop(record.step, record.student)
 
     def save_student(self) -> None:
-        """Save the student: the best one of early stopping, or the last."""
+        """Save the best student of early stopping, or without that the last one."""
         from distill import checkpoints
         from distill.students import load_student
 
@@ -134,24 +136,28 @@ class _Observer:
 
 
 def join_processes(recipe: Recipe) -> "PartialState":
-    """The processes that train together, each with its own GPU; one unless `accelerate launch` started more."""
+    """Join the processes that `accelerate launch` started to train together; without it there is one."""
     import torch
     from accelerate import PartialState
 
     on_cpu = recipe.teacher.device == "cpu" or not torch.cuda.is_available()
-    # The others wait while the main process encodes the dataset, which may take hours.
+    # The timeout is long because the others wait while the main process encodes the dataset, which may take hours.
     return PartialState(cpu=on_cpu, timeout=timedelta(hours=recipe.operations.timeout_hours))
 
 
 def _from_main(value: bool) -> bool:
-    """The main process's value, in every process."""
+    """Send the main process's value to every process."""
     from accelerate.utils import broadcast_object_list
 
     return bool(broadcast_object_list([value])[0])
 
 
 def attach_dataset(run: RunFolder, data: str) -> None:
-    """Let a run use a dataset that lies elsewhere; one that is not there yet may be painted there.
+    """Let a run use a dataset outside its folder, which may be yet to paint.
+
+    Args:
+        run: the run folder.
+        data: the dataset's folder or URL.
 
     Raises:
         TrainingError: if the run was trained on another dataset.
@@ -164,30 +170,30 @@ def attach_dataset(run: RunFolder, data: str) -> None:
         try:
             fingerprint = ImageDataset(data).fingerprint
         except DatasetError:
-            fingerprint = None  # nothing is painted there yet
+            fingerprint = None  # there is no dataset yet
         if fingerprint is not None and fingerprint != checkpoints.trained_on(newest):
             raise TrainingError(f"{run.path} was trained on another dataset than {data}: choose another --out")
     run.use_dataset(data)
 
 
 def check_size(recipe: Recipe, teacher: "Teacher", dataset: "ImageDataset") -> None:
-    """Refuse a painted dataset of another size than the recipe's; warn about photographs of another size.
+    """Refuse painted images that are not of the recipe's size; warn about photographs that are not of the teacher's.
 
     Raises:
-        TrainingError: with what to do.
+        TrainingError: for painted images of another size.
     """
     if not len(dataset):
-        return  # `train` refuses it
+        return  # `train` refuses an empty dataset
     height, width, _ = dataset.image(0).shape
-    wanted = (recipe.scenes and recipe.scenes.image_size) or teacher.defaults.image_size
-    if (height, width) == (wanted, wanted):
+    expected = (recipe.scenes and recipe.scenes.image_size) or teacher.defaults.image_size
+    if (height, width) == (expected, expected):
         return
     if recipe.scenes is not None:
         raise TrainingError(
-            f"the dataset's images are {width} x {height} and the recipe's {wanted} x {wanted}: paint a dataset of "
-            f"that size, or train at this one's with scenes.image_size={width}"
+            f"the dataset's images are {width} x {height}, but the recipe asks for {expected} x {expected}: paint a "
+            f"dataset of that size, or train at this size with scenes.image_size={width}"
         )
     logger.warning(
-        f"the images are {width} x {height} and {teacher.name} was trained at {wanted} x {wanted}, so it may not "
-        f"recognise what it sees; `distillery import-photos --size {wanted}` makes them that size"
+        f"the images are {width} x {height}, but {teacher.name} was trained at {expected} x {expected} and may not "
+        f"recognise what they show; `distillery import-photos --size {expected}` resizes them"
     )

@@ -24,28 +24,28 @@ NAMES = {f"pipeline/{name}" for name in PIPELINES} | {"synthesize/alone", "disti
 
 @pytest.fixture(scope="module")
 def registered(prefect_server: None) -> dict[str, Any]:
-    ids = {f"{one.flow_name}/{one.name}": one.apply() for one in deployments()}
+    ids = {f"{each.flow_name}/{each.name}": each.apply() for each in deployments()}
     with get_client(sync_client=True) as client:
         return {name: client.read_deployment(deployment) for name, deployment in ids.items()}
 
 
 def run_deployment(deployment: Any, parameters: Mapping[str, Any]) -> Any:
-    """What a worker's process does with a run: all that it knows comes from the server, as JSON."""
+    """Run a deployment as a worker's process does, which gets everything from the server, as JSON."""
     with get_client(sync_client=True) as client:
-        made = client.create_flow_run_from_deployment(deployment.id, parameters=dict(parameters))
-    flow_run, flow = load_flow_and_flow_run(made.id)
+        created = client.create_flow_run_from_deployment(deployment.id, parameters=dict(parameters))
+    flow_run, flow = load_flow_and_flow_run(created.id)
     state = run_flow(flow, flow_run=flow_run, return_type="state")
     with get_client(sync_client=True) as client:
-        return client.read_flow_run(made.id), state
+        return client.read_flow_run(created.id), state
 
 
 def test_all_deployments_reach_the_server_as_described(registered: dict[str, Any]) -> None:
     assert set(registered) == NAMES
     for name, deployment in registered.items():
         assert deployment.description and "distillery" in deployment.tags
-        # a set's parts are painted at once; two runs of anything else would write into one folder
+        # the shares of a dataset are painted in parallel; two runs of anything else would write into one folder
         assert deployment.global_concurrency_limit.limit == (64 if name == "synthesize/alone" else 1)
-        assert deployment.entrypoint.startswith("flows."), "a module: another process has the same one"
+        assert deployment.entrypoint.startswith("flows."), "a module, which is the same in every process"
         assert deployment.enforce_parameter_schema
         if name.startswith("pipeline/"):
             recipe = name.partition("/")[2]
@@ -58,11 +58,11 @@ def test_the_form_knows_the_types(registered: dict[str, Any]) -> None:
     schema = registered["pipeline/sofas"].parameter_openapi_schema
     assert set(schema["properties"]) == {"recipe", "out", "data", "overrides"}
     assert schema["required"] == ["recipe"]
-    parts = schema["definitions"]
-    assert parts["TrainingSettings"]["properties"]["steps"]["type"] == "integer"
-    assert parts["TeacherSettings"]["properties"]["dtype"]["enum"] == ["auto", "float32", "bfloat16", "float16"]
+    definitions = schema["definitions"]
+    assert definitions["TrainingSettings"]["properties"]["steps"]["type"] == "integer"
+    assert definitions["TeacherSettings"]["properties"]["dtype"]["enum"] == ["auto", "float32", "bfloat16", "float16"]
     assert schema["properties"]["overrides"]["items"] == {"type": "string"}
-    assert "painted set" in schema["properties"]["data"]["description"]
+    assert "the dataset's folder or URL" in schema["properties"]["data"]["description"]
 
 
 def test_the_server_refuses_parameters_of_the_wrong_type(registered: dict[str, Any]) -> None:
@@ -84,7 +84,7 @@ def test_the_server_refuses_parameters_of_the_wrong_type(registered: dict[str, A
     assert not accepted
 
 
-def test_a_deployment_paints_what_its_changes_say(
+def test_a_deployment_paints_by_its_overrides(
     registered: dict[str, Any], tiny_sd_folder: Path, tmp_path: Path
 ) -> None:
     overrides = [*SMALL, f'teacher.id="{tiny_sd_folder}"']
@@ -99,27 +99,28 @@ def test_a_deployment_paints_what_its_changes_say(
     for rank in (1, 0):
         shares = {"url": str(tmp_path / "shared"), "overrides": overrides, "rank": rank, "world_size": 2}
         assert run_deployment(registered["synthesize/alone"], shares)[1].result() == (4, 2)[rank]
-    assert not (tmp_path / "shared" / "README.md").exists(), "nobody has looked at all of it"
+    assert not (tmp_path / "shared" / "README.md").exists(), "only a run with all shares writes the card"
     whole = run_deployment(registered["synthesize/alone"], painted | {"url": str(tmp_path / "shared")})
     assert whole[1].result() == 0
     for shard in sorted((tmp_path / "set" / "data").iterdir()):
         assert (tmp_path / "shared" / "data" / shard.name).read_bytes() == shard.read_bytes()
     assert (tmp_path / "shared" / "README.md").exists()
     beyond = run_deployment(registered["synthesize/alone"], shares | {"rank": 2})[1]
-    assert beyond.is_failed() and "ranks are counted from 0 to 1" in beyond.message
+    assert beyond.is_failed() and "counted from 0 to 1" in beyond.message
 
     _, failed = run_deployment(registered["synthesize/alone"], painted | {"overrides": ["scenes.cuont=6"]})
     assert failed.is_failed()
     assert "did you mean 'count'?" in failed.message
 
 
-def test_a_run_done_before_is_left_alone_and_a_changed_export_is_all_that_is_done(
+def test_a_second_run_redoes_only_what_has_changed(
     registered: dict[str, Any],
     finished: Path,
     tiny_sd_folder: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """Nothing on the same recipe; only the export after a change of its settings."""
     out = shutil.copytree(finished, tmp_path / "run")
     kept = [out / "student" / "config.json", *sorted((out / "dataset/data").iterdir()), out / "metrics.jsonl"]
 
@@ -130,7 +131,7 @@ def test_a_run_done_before_is_left_alone_and_a_changed_export_is_all_that_is_don
     report = (out / "report.html").stat().st_mtime_ns
     caplog.set_level("INFO")
     pipeline(small_recipe(tiny_sd_folder), out)
-    assert f"nothing was to do: {out} holds this recipe's run, whole" in caplog.messages
+    assert f"nothing to do: the run in {out} is complete" in caplog.messages
     assert f"all 6 images are in {out / 'dataset'}: nothing to paint" in caplog.messages
     assert (out / "report.html").stat().st_mtime_ns == report
     assert (times(), (out / "model.onnx").read_bytes()) == (before, model)
@@ -146,7 +147,7 @@ def test_a_run_done_before_is_left_alone_and_a_changed_export_is_all_that_is_don
     assert f"{out / 'model.onnx'} is up to date: nothing to export" in caplog.messages
 
 
-def test_the_ui_is_shown_what_came_of_a_run(finished: Path) -> None:
+def test_the_ui_shows_the_outcome_of_a_run(finished: Path) -> None:
     with get_client(sync_client=True) as client:
         there = {artifact.key: artifact for artifact in client.read_artifacts(limit=200) if artifact.key}
     assert there["sofas-images"].data == 100.0
@@ -160,7 +161,7 @@ def test_the_ui_is_shown_what_came_of_a_run(finished: Path) -> None:
         assert there[f"sofas-{link}"].type == "markdown" and "file:///" in there[f"sofas-{link}"].data
 
 
-def test_a_worker_goes_to_its_checkout_or_where_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_changes_to_its_checkout_or_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DISTILLERY_HOME", raising=False)
     assert enter_checkout() == {"directory": str(ROOT)} and Path.cwd() == ROOT
@@ -168,7 +169,7 @@ def test_a_worker_goes_to_its_checkout_or_where_it_is_told(tmp_path: Path, monke
     assert enter_checkout() == {"directory": str(tmp_path / "new")} and Path.cwd() == tmp_path / "new"
 
 
-def test_without_a_server_one_line_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_server_the_error_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with (
@@ -178,7 +179,7 @@ def test_without_a_server_one_line_says_what_to_type(monkeypatch: pytest.MonkeyP
         automate()
 
 
-def test_the_automations_replace_their_older_selves(prefect_server: None) -> None:
+def test_automations_replace_those_of_the_same_name(prefect_server: None) -> None:
     names = automate()
     assert automate(seconds=90) == names
     with get_client(sync_client=True) as client:

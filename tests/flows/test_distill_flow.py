@@ -1,4 +1,4 @@
-"""`distillery distill`: on photographs, as a trial, and only to go on."""
+"""`distillery distill`: on photographs, as a dry run, and with --resume."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         + "\n"
         + json.dumps({"file_name": "coffee.png", "text": "a cup in red light"})
     )
-    out = tmp_path_factory.mktemp("set")
+    out = tmp_path_factory.mktemp("dataset")
     import_photos(str(folder), PhotoSettings(image_size=64), out, progress=False)
     return out
 
@@ -49,14 +49,14 @@ def recipe(folder: Path, teacher: Path, texts: str, edits: str, training: str = 
 
 
 def test_photographs_with_one_pair_of_texts(photos: Path, tiny_sd_folder: Path, tmp_path: Path) -> None:
-    """The empty source and one target, a compact student: from photographs to a student, a film and a log."""
+    """The empty source and one target, a compact student: from photographs to a student, a GIF and a log."""
     mine = recipe(tmp_path, tiny_sd_folder, 'source = ""', 'snow = { target = "a blue sofa" }')
     out = tmp_path / "run"
     result = command("distill", mine, "--data", photos, "--set", "training.student=compact", "--out", out)
     assert result.exit_code == 0, result.output
     assert load_student(out / "student").edits == {"snow": "a blue sofa"}
-    with Image.open(out / "training.gif") as film:
-        assert film.n_frames == 3 and film.size == (2 * 64, 3 * 64)
+    with Image.open(out / "training.gif") as animation:
+        assert animation.n_frames == 3 and animation.size == (2 * 64, 3 * 64)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert all(row["images_per_second"] > 0 and row["peak_memory_gib"] > 0 for row in rows)
     again = command("run", mine, "--out", tmp_path / "other")
@@ -72,21 +72,19 @@ def test_captions_have_their_words_replaced(photos: Path, tiny_sd_folder: Path, 
     assert result.exit_code == 2 and "the edit 'lion' changes no image's text" in result.stderr
 
 
-def test_a_trial_says_what_it_would_take_and_keeps_nothing(
-    photos: Path, tiny_sd_folder: Path, tmp_path: Path
-) -> None:
+def test_a_dry_run_reports_the_cost_and_keeps_nothing(photos: Path, tiny_sd_folder: Path, tmp_path: Path) -> None:
     mine = recipe(tmp_path, tiny_sd_folder, 'source = ""', 'snow = { target = "a blue sofa" }')
     out = tmp_path / "run"
     result = command("distill", mine, "--data", photos, "--preset", "paper", "--dry-run", "--out", out)
     assert result.exit_code == 0, result.output
     lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
     assert set(lines) >= {"teacher", "student", "images", "time", "memory", "disk"}
-    assert "for 125000 steps of" in lines["time"], "--preset stands in the place of all of [training]"
+    assert "for 125000 steps of" in lines["time"], "--preset replaces all of [training]"
     assert lines["images"].startswith("3, 8.3e+04 times each")
     assert not out.exists()
 
 
-def test_resume_goes_on_and_begins_nothing(photos: Path, tiny_sd_folder: Path, tmp_path: Path) -> None:
+def test_resume_needs_a_checkpoint(photos: Path, tiny_sd_folder: Path, tmp_path: Path) -> None:
     mine = recipe(tmp_path, tiny_sd_folder, 'source = ""', 'snow = { target = "a blue sofa" }')
     arguments = ["distill", mine, "--data", photos, "--out", tmp_path / "run"]
     refused = command(*arguments, "--resume")
@@ -97,7 +95,7 @@ def test_resume_goes_on_and_begins_nothing(photos: Path, tiny_sd_folder: Path, t
     assert newest is not None and newest.name == "step_000004"
 
 
-def test_what_goes_wrong_is_said_with_the_knob_to_turn(photos: Path, tiny_sd_folder: Path, tmp_path: Path) -> None:
+def test_a_warning_names_the_remedy(photos: Path, tiny_sd_folder: Path, tmp_path: Path) -> None:
     mine = recipe(tmp_path, tiny_sd_folder, 'source = ""', 'snow = { target = "a blue sofa" }')
     still = ["distill", mine, "--data", photos, "--set", "training.learning_rate=1e-12"]
     result = command(*still, "--set", "training.learning_rate_end=1e-12", "--out", tmp_path / "still")
@@ -120,31 +118,29 @@ def test_every_step_goes_to_the_tracker(photos: Path, tiny_sd_folder: Path, tmp_
     ]
 
 
-def test_a_set_of_another_size_is_refused_or_said(photos: Path, tiny_sd_folder: Path, tmp_path: Path) -> None:
+def test_another_size_is_refused_or_warned_of(photos: Path, tiny_sd_folder: Path, tmp_path: Path) -> None:
     painted = [*("--data", photos, "--teacher", tiny_sd_folder, "--set", "scenes.image_size=96")]
     refused = command("distill", "sofas", *painted, "--out", tmp_path / "run")
     assert refused.exit_code == 2
-    assert "the dataset's images are 64 x 64 and the recipe's 96 x 96" in refused.stderr
+    assert "the dataset's images are 64 x 64, but the recipe asks for 96 x 96" in refused.stderr
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "coffee.png").write_bytes((DATA / "coffee.png").read_bytes())
     import_photos(str(tmp_path / "one"), PhotoSettings(image_size=96), tmp_path / "large", progress=False)
     mine = recipe(tmp_path, tiny_sd_folder, 'source = ""', 'snow = { target = "a blue sofa" }')
-    said = command("distill", mine, "--data", tmp_path / "large", "--out", tmp_path / "photos")
-    assert said.exit_code == 0 and "the images are 96 x 96 and" in said.output
+    warned = command("distill", mine, "--data", tmp_path / "large", "--out", tmp_path / "photos")
+    assert warned.exit_code == 0 and "the images are 96 x 96, but" in warned.output
 
 
-def test_a_tracker_that_is_not_there_is_refused_in_one_line(
+def test_a_missing_tracker_is_refused_in_one_line(
     photos: Path, tiny_sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     mine = recipe(tmp_path, tiny_sd_folder, 'source = ""', 'snow = { target = "a blue sofa" }')
     result = command("distill", mine, "--data", photos, "--set", "training.tracker=wandb", "--out", tmp_path / "run")
-    assert result.exit_code == 2 and "training.tracker is wandb, and that is not installed" in result.stderr
+    assert result.exit_code == 2 and "training.tracker is wandb, which is not installed" in result.stderr
 
 
-def test_a_trained_run_takes_no_other_set_and_keeps_its_own(
-    photos: Path, tiny_sd_folder: Path, tmp_path: Path
-) -> None:
+def test_a_trained_run_refuses_another_dataset(photos: Path, tiny_sd_folder: Path, tmp_path: Path) -> None:
     mine, out = recipe(tmp_path, tiny_sd_folder, 'source = ""', 'snow = { target = "snow" }'), tmp_path / "run"
     assert command("distill", mine, "--data", photos, "--out", out).exit_code == 0
     (tmp_path / "others").mkdir()

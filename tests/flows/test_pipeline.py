@@ -1,4 +1,4 @@
-"""The whole flow, on a tiny pipeline of Stable Diffusion 1.5's classes: the very way that a real one takes."""
+"""The whole flow, on a tiny pipeline of Stable Diffusion 1.5's classes, by the same code as with a real one."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def test_a_run_leaves_everything_in_its_folder(finished: Path) -> None:
     page = (finished / "report.html").read_text()
     assert "red-leather" in page
     assert page.count("data:image/png;base64,") == 1 + 6  # samples, painted images
-    assert not re.search(r'(src|href)="(?!data:)', page), "the page needs nothing beside it"
+    assert not re.search(r'(src|href)="(?!data:)', page), "the page needs no other file"
     assert page.count('class="wipe"') == 6, "each edit, before and after"
     for title in ("Rejected", "Training", "The file beside PyTorch", "Time", "How to use it", "Recipe"):
         assert f"<h2>{title}</h2>" in page
@@ -38,11 +38,11 @@ def test_a_run_leaves_everything_in_its_folder(finished: Path) -> None:
     assert not list(finished.rglob("*.part"))
     card = (finished / "README.md").read_text()
     assert "| `red-leather` | a red leather sofa in a " in card and "- network: the teacher's own U-Net" in card
-    with Image.open(finished / "training.gif") as film:
-        assert film.size == samples.size
+    with Image.open(finished / "training.gif") as animation:
+        assert animation.size == samples.size
 
 
-def test_the_painted_set_opens_with_datasets_alone(finished: Path, tmp_path: Path) -> None:
+def test_the_dataset_opens_with_datasets_alone(finished: Path, tmp_path: Path) -> None:
     painted = datasets.load_dataset(str(finished / "dataset"), split="train", cache_dir=str(tmp_path))
     assert len(painted) == 6
     assert painted[0]["image"].size == (64, 64)
@@ -51,30 +51,30 @@ def test_the_painted_set_opens_with_datasets_alone(finished: Path, tmp_path: Pat
 
 def test_the_model_file_is_used_without_torch(finished: Path, tmp_path: Path) -> None:
     model = finished / "model.onnx"
-    picture = tmp_path / "room.png"
+    room = tmp_path / "room.png"
     pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
-    Image.fromarray(pixels).save(picture)
+    Image.fromarray(pixels).save(room)
 
-    result = command("translate", model, picture, "--edit", "all", "--out", tmp_path / "edited")
+    result = command("translate", model, room, "--edit", "all", "--out", tmp_path / "edited")
     names = sorted(path.name for path in (tmp_path / "edited").iterdir())
-    pictures = [f"room_{edit}.png" for edit in Translator.load(model).edits]
-    assert names == sorted(["contact_sheet.png", *pictures])
-    assert [Path(line).name for line in result.stdout.split()][:6] == pictures
+    edited_names = [f"room_{edit}.png" for edit in Translator.load(model).edits]
+    assert names == sorted(["contact_sheet.png", *edited_names])
+    assert [Path(line).name for line in result.stdout.split()][:6] == edited_names
     with Image.open(tmp_path / "edited" / "room_red-leather.png") as edited:
         assert edited.size == (90, 70)
 
-    command("translate", model, picture, "--edit", "red-leather", "--strength", "0", "--out", tmp_path / "same")
+    command("translate", model, room, "--edit", "red-leather", "--strength", "0", "--out", tmp_path / "same")
     with Image.open(tmp_path / "same" / "room_red-leather.png") as same:
         assert np.array_equal(np.asarray(same), pixels)
 
-    wrong = command("translate", model, picture, "--edit", "red-lether", "--out", tmp_path / "none")
+    wrong = command("translate", model, room, "--edit", "red-lether", "--out", tmp_path / "none")
     assert (wrong.exit_code, "did you mean 'red-leather'?" in wrong.stderr) == (2, True)
     (tmp_path / "other").mkdir()
     Image.fromarray(pixels).save(tmp_path / "other" / "room.png")
     twice = command(
         "translate",
         model,
-        picture,
+        room,
         tmp_path / "other" / "room.png",
         "--edit",
         "red-leather",
@@ -106,37 +106,37 @@ def test_another_recipe_is_refused_before_anything_is_done(finished: Path, tiny_
     )
 
 
-def test_stages_one_by_one_and_killed_between_make_the_same_student(
+def test_killed_and_resumed_stages_make_the_same_student(
     finished: Path, tiny_sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """DatasetBuilder grows from 2 images to 6; the training dies in its third step and goes on from its second."""
-    out, painted = tmp_path / "again", tmp_path / "set"
+    """The dataset grows from 2 images to 6; the training dies in its third step and resumes from its second."""
+    out, painted = tmp_path / "again", tmp_path / "dataset"
     overrides = [part for override in SMALL for part in ("--set", override)]
     shared = ["sofas", "--teacher", tiny_sd_folder, *overrides]
-    planned = command("synthesize", *shared, "--out", painted, "--dry-run").stdout
-    assert "images    6 of 64 px, 2 steps" in planned and "shards    2 of up to 4" in planned
+    dry_run = command("synthesize", *shared, "--out", painted, "--dry-run").stdout
+    assert "images    6 of 64 px, 2 steps" in dry_run and "shards    2 of up to 4" in dry_run
     assert not painted.exists()
     assert command("synthesize", *shared, "--set", "scenes.count=2", "--out", painted).exit_code == 0
     assert command("synthesize", *shared, "--out", painted).stdout.endswith(f"dataset  {painted}\n")
-    teach = ["distill", *shared, "--data", painted, "--out", out]
+    distill = ["distill", *shared, "--data", painted, "--out", out]
 
     import flows.training.log
 
-    log = flows.training.log._log
+    append_row = flows.training.log._append_row
 
-    def die_at_step_3(path: Path, row: dict[str, float], first: bool) -> None:
-        log(path, row, first)
+    def die_at_step_3(path: Path, row: dict[str, float], is_first: bool) -> None:
+        append_row(path, row, is_first)
         if row["step"] == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(flows.training.log, "_log", die_at_step_3)
-    assert command(*teach).exit_code == 1
+    monkeypatch.setattr(flows.training.log, "_append_row", die_at_step_3)
+    assert command(*distill).exit_code == 1
     assert not (out / "student").exists()
     assert f"error: {out} has no student yet: `distillery distill RECIPE" in command("export", out).stderr
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "half a li')
     monkeypatch.undo()
-    assert command(*teach).exit_code == 0
+    assert command(*distill).exit_code == 0
 
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
@@ -155,18 +155,18 @@ def test_measured_on_drawn_scenes(
     from synth.world.readers import FactorNetwork, FactorReader
 
     recipe = small_recipe(tiny_sd_folder)
-    assert not has_true_answers(recipe), "its teacher knows nothing of the drawn world"
+    assert not has_true_answers(recipe), "its teacher does not know the drawn world"
     assert has_true_answers(load_recipe("demo"))
     assert not has_true_answers(load_recipe("demo", ['edits.odd={color="mauve"}']))
 
     untrained = FactorReader(FactorNetwork())
-    figures = json.loads(evaluate(recipe, finished, untrained).read_text())
-    methods = {(row["method"], row["scenes"]) for row in figures["means"]}
+    evaluation = json.loads(evaluate(recipe, finished, untrained).read_text())
+    methods = {(row["method"], row["scenes"]) for row in evaluation["means"]}
     assert methods == {
         (method, scenes) for method in ("student", "do nothing", "vae ceiling") for scenes in ("edited", "no-op")
     }
     metrics = Translator.load(finished / "model.onnx").metadata["metrics"]
-    assert metrics["means"] == figures["means"]
+    assert metrics["means"] == evaluation["means"]
     with Image.open(finished / "grid.png") as grid:
         assert grid.width > 7 * 128
 
@@ -180,7 +180,7 @@ def test_measured_on_drawn_scenes(
 
 
 def test_measured_on_photographs(finished: Path, tmp_path: Path) -> None:
-    """What needs no model is always there; for the rest there is a line, and no number."""
+    """Metrics that need no network are always measured; for each of the others a line says that it is not."""
     photos = tmp_path / "photos"
     photos.mkdir()
     rng = np.random.default_rng(0)
@@ -188,11 +188,11 @@ def test_measured_on_photographs(finished: Path, tmp_path: Path) -> None:
         Image.fromarray(rng.integers(0, 256, (70, 90, 3), np.uint8)).save(photos / f"{number}.png")
     result = command("evaluate", "student", finished, "--images", photos)
     assert result.exit_code == 0, result.output
-    for figure in ("LPIPS", "CLIP scores", "DINO's structure distance"):
-        assert f"{figure} is not measured" in result.stdout or f"{figure} are not measured" in result.stdout
-    figures = json.loads((finished / "photographs" / "figures.json").read_text())
-    assert figures["num_images"] == 3
-    for row in figures["edits"].values():
+    for metric in ("LPIPS", "CLIP scores", "DINO's structure distance"):
+        assert f"{metric} is not measured" in result.stdout or f"{metric} are not measured" in result.stdout
+    measured = json.loads((finished / "photographs" / "figures.json").read_text())
+    assert measured["num_images"] == 3
+    for row in measured["edits"].values():
         assert set(row) == {"changed", "variety"} and 0 < row["variety"] < 2
     with Image.open(finished / "photographs" / "contact_sheet.png") as sheet:
         assert sheet.width > sheet.height
@@ -200,8 +200,8 @@ def test_measured_on_photographs(finished: Path, tmp_path: Path) -> None:
     assert refused.exit_code == 2 and "cannot be opened as a CLIP model" in refused.stderr
 
 
-def test_a_polite_kill_leaves_no_server_behind(tiny_sd_folder: Path, tmp_path: Path) -> None:
-    """SIGTERM in the middle of a training: Prefect's own process and folder are gone, and the run can go on."""
+def test_sigterm_leaves_no_server_behind(tiny_sd_folder: Path, tmp_path: Path) -> None:
+    """After SIGTERM in the middle of a training, Prefect's server process and folder are gone."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment |= {"HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
     out = tmp_path / "run"
@@ -220,8 +220,10 @@ def test_a_polite_kill_leaves_no_server_behind(tiny_sd_folder: Path, tmp_path: P
 
 
 def _terminate(process: "subprocess.Popen[bytes]") -> None:
-    """Prefect makes an exception of the signal, which Python drops if it comes while an object is finalised: then the
-    next one counts."""
+    """Send SIGTERM until the process ends.
+
+    Prefect turns the signal into an exception, which Python drops if it arrives while an object is finalised.
+    """
     for _ in range(3):
         process.terminate()
         try:
@@ -229,4 +231,4 @@ def _terminate(process: "subprocess.Popen[bytes]") -> None:
             return
         except subprocess.TimeoutExpired:
             continue
-    raise AssertionError("it trains on")
+    raise AssertionError("the training goes on")

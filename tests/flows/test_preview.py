@@ -1,4 +1,4 @@
-"""A look before anything long: with a tiny teacher on the command line, its verdict and its costs by hand."""
+"""`distillery preview` with a tiny teacher; its verdict, its grid and its estimates."""
 
 import html
 import re
@@ -32,19 +32,19 @@ def test_the_page_has_every_setting_and_the_verdict_is_printed(tiny_sd_folder: P
     result = command("preview", "sofas", *small(tiny_sd_folder), *options, "--out", out)
     assert result.exit_code == 0, result.output
     page = out.read_text()
-    assert page.count('<img src="data:image/jpeg;base64,') == 12 * (1 + 4), "inputs, and each at four settings"
+    assert page.count('<img src="data:image/jpeg;base64,') == 12 * (1 + 4), "the inputs, and each at four settings"
     for edit in load_recipe("sofas").edits:
         assert f"<h2>{edit}</h2>" in page
     assert page.count("guidance 4, 2 iterations<br>") == 6
-    assert not re.search(r"(src|href)=\"(?!data:)", page), "nothing beside the page is needed"
+    assert not re.search(r"(src|href)=\"(?!data:)", page), "the page needs no other file"
     lines = result.stdout.splitlines()
     assert lines[-1].startswith(("go, if", "no-go: ")) and lines[-2] == f"page  {out}"
     assert "the full run: 6 images, 4 steps of 2" in lines[0]
     assert re.search(r"dollars at 1 an hour$", lines[1])
-    assert lines[4] == "named devices: nothing is assumed of them for a teacher of this size"
+    assert lines[4] == "named devices: no published speeds for a teacher of this size"
 
 
-def test_photographs_take_the_place_of_painted_scenes(tiny_sd_folder: Path, tmp_path: Path) -> None:
+def test_photographs_replace_painted_scenes(tiny_sd_folder: Path, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     for number in range(3):
@@ -84,7 +84,7 @@ def test_every_edit_needs_one_setting_without_diagnostics() -> None:
     cells = [cell("a", 2, "nothing moves"), cell("a", 4), cell("b", 2), cell("b", 4, "background lost")]
     go, line = judge(cells)
     assert go and line.endswith(
-        "nothing speaks against a (guidance 4, 100 iterations), b (guidance 2, 100 iterations)"
+        "no diagnostic speaks against a (guidance 4, 100 iterations), b (guidance 2, 100 iterations)"
     )
     go, line = judge([*cells, cell("c", 2, "nothing moves"), cell("c", 4, "nothing moves", "colours saturate")])
     assert not go and line == "no-go: c: nothing moves (so much); turn it"
@@ -96,11 +96,11 @@ def test_the_grid_follows_teacher_and_device(tiny_teacher: Teacher) -> None:
     assert Grid.of(tiny_teacher, [9], [5, 3]) == Grid((9,), (3, 5), 4.0)
 
 
-def test_costs_by_hand() -> None:
+def test_costs_equal_those_computed_by_hand() -> None:
     cost = cost_of(PAPER, Rates(seconds_per_image=2.0, seconds_per_pass=0.01, dollars_per_hour=3.6))
     assert cost.painting_seconds == 5000 * 2
     assert cost.training_seconds == pytest.approx(125_000 * 2 * (2 + 5 * 6) * 0.01)
-    assert cost.dollars == pytest.approx(cost.seconds / 1000)
+    assert cost.dollars == pytest.approx((cost.painting_seconds + cost.training_seconds) / 1000)
     sizes = Sizes(image=400_000, latent=65_536, teacher=2_000, student=1_000, learned=1_000, vae=10)
     assert memory_of(PAPER, sizes) == 2_000 + 4 * 1_000
     averaged = load_recipe("sofas", ["training.ema_decay=0.9"])
@@ -108,17 +108,18 @@ def test_costs_by_hand() -> None:
     assert disk_of(PAPER, sizes, 5000) == 5000 * (440_000 + 65_536) + 3 * 3 * 1_000 + 2 * 1_000 + 10
 
 
-def test_a_named_device_gives_back_its_own_assumptions() -> None:
+def test_a_named_device_reproduces_its_assumptions() -> None:
     four = PAPER.model_copy(update={"edits": dict(list(PAPER.edits.items())[:4])})
     cost = cost_of(four, NAMED_DEVICES[0].rates(512, 50))
     assert cost.training_seconds == pytest.approx(23 * 3600)
     assert cost.painting_seconds == pytest.approx(5000 / 1.2)
     quarter = cost_of(four, NAMED_DEVICES[0].rates(256, 50))
-    assert quarter.seconds == pytest.approx(cost.seconds / 4)
+    assert quarter.painting_seconds == pytest.approx(cost.painting_seconds / 4)
+    assert quarter.training_seconds == pytest.approx(cost.training_seconds / 4)
 
 
 def test_disk_is_near_what_a_run_takes(finished: Path, tiny_teacher: Teacher) -> None:
-    """What is estimated from the numbers of parameters, against what lies in a finished run."""
+    """The estimate from the number of parameters, compared with the files of a finished run."""
     recipe = load_recipe(finished / "recipe.toml")
     student = 4 * sum(p.numel() for p in tiny_teacher.network.parameters())
     found = [

@@ -1,4 +1,4 @@
-"""Several processes train what one does."""
+"""Several processes train the same student as one."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ from synth.errors import TrainingError
 from synth.teacher.teacher import Teacher
 
 ROOT = Path(__file__).parents[2]
-# --multi_gpu is its name for torchrun, GPU or not: --cpu would want MPI.
+# accelerate calls torchrun --multi_gpu, with or without GPUs; --cpu would need MPI.
 LAUNCH = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu")
 
 
@@ -35,25 +35,25 @@ def painted(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> 
 def launch(*command: str | Path, port: int, num_processes: int = 2) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     arguments = [*LAUNCH, "--num_processes", str(num_processes), "--main_process_port", str(port), *map(str, command)]
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr[-3000:]
+    ended = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=500)
+    assert ended.returncode == 0, ended.stderr[-3000:]
 
 
 def test_two_processes_have_the_gradient_of_one(
     tiny_teacher: Teacher, tiny_sd_folder: Path, painted: Path, tmp_path: Path
 ) -> None:
-    """Three images a step: one process takes one of them, the other two."""
+    """With three images a step, one process takes one of them and the other takes two."""
     file = tmp_path / "two.safetensors"
     launch(ROOT / "tests" / "support" / "two_processes.py", tiny_sd_folder, painted, file, port=29517)
     two, one = load_file(file), descend(tiny_teacher, ImageDataset(painted), painted / "latents")
     assert two.keys() == one.keys()
     for kind in ("gradient", "weight"):
-        ours, theirs = (
-            torch.cat([tensor.flatten() for name, tensor in sorted(found.items()) if name.startswith(kind)])
-            for found in (one, two)
+        of_one, of_two = (
+            torch.cat([tensor.flatten() for name, tensor in sorted(tensors.items()) if name.startswith(kind)])
+            for tensors in (one, two)
         )
-        assert ours.norm() > 0
-        assert (theirs - ours).norm() / ours.norm() < 1e-5, kind
+        assert of_one.norm() > 0
+        assert (of_two - of_one).norm() / of_one.norm() < 1e-5, kind
 
 
 @pytest.fixture
@@ -81,43 +81,43 @@ def recipe(tiny_sd_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_the_command_trains_in_four_processes(recipe: Path, painted: Path, tmp_path: Path) -> None:
-    """More than the batch has images: one has no share. The main process alone opens the run folder."""
+    """Four processes share three images, so one has none. Only the main process writes the run folder."""
     script = tmp_path / "distillery.py"
     script.write_text("from flows.cli import main\n\nmain()\n")
     out = tmp_path / "run"
     launch(script, "distill", recipe, "--data", painted, "--out", out, port=29518, num_processes=4)
     assert (out / "student" / "config.json").exists()
-    assert len((out / "metrics.jsonl").read_text().splitlines()) == 2  # the main process alone writes
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 2  # not four times as many
     checkpoint = checkpoints.latest(out)
     assert checkpoint is not None and checkpoint.name == "step_000002"
     assert set(checkpoints.restore_student(checkpoint).edits) == set(EDITS)
 
 
-def test_a_flow_starts_them_and_tells_what_stopped_them(
+def test_a_flow_starts_processes_and_reports_their_error(
     prefect_server: None, recipe: Path, painted: Path, tmp_path: Path
 ) -> None:
-    wanted, out = load_recipe(recipe, ["operations.processes=2"]), tmp_path / "run"
-    student = distill_flow(wanted, out, str(painted))
+    in_two, out = load_recipe(recipe, ["operations.processes=2"]), tmp_path / "run"
+    student = distill_flow(in_two, out, str(painted))
     assert (student / "config.json").exists()
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
     (log,) = out.glob("processes-*.log")
     assert "in 2 processes" in log.read_text()
-    with pytest.raises(TrainingError, match="no data set"):
-        distill_flow(wanted, tmp_path / "other", str(tmp_path / "nothing"))
+    with pytest.raises(TrainingError, match="no dataset"):
+        distill_flow(in_two, tmp_path / "other", str(tmp_path / "nothing"))
 
 
-def test_they_do_not_outlive_their_flow(recipe: Path, painted: Path, tmp_path: Path) -> None:
+def test_processes_do_not_outlive_their_flow(recipe: Path, painted: Path, tmp_path: Path) -> None:
     run = RunFolder.open_or_create(load_recipe(recipe, ["training.steps=100000"]), tmp_path / "run")
     run.use_dataset(str(painted))
     command = [sys.executable, "-m", "flows.training.launcher", str(run.path)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdin is not None
         wait_for(run.metrics.exists, "the first step")
-        process.stdin.close()  # as the system does when the flow is killed
+        process.stdin.close()  # as the kernel does when the flow is killed
         assert process.wait(30) == 1
 
 
-def test_what_may_pass_in_a_process_may_pass_in_its_flow(tmp_path: Path) -> None:
+def test_a_transient_error_stays_transient_in_the_flow(tmp_path: Path) -> None:
     from flows.training.launcher import _first_error
 
     log = tmp_path / "processes.log"

@@ -1,4 +1,4 @@
-"""Which errors are worth another try, and who waits for whom."""
+"""Retries, the GPU lock, progress, logs and artifacts."""
 
 import errno
 import logging
@@ -26,21 +26,23 @@ from synth.errors import DatasetError, DistilleryError, RecipeError, RunError
 
 
 def explained(error: Exception) -> DatasetError:
-    """As `Store` puts a library's error into one line of ours."""
+    """Wrap a library's error as `Store` does."""
     try:
         with Store("memory://set")._explained("written"):
             raise error
-    except DatasetError as ours:
-        return ours
+    except DatasetError as wrapped:
+        return wrapped
 
 
 class Answer(Exception):
+    """An HTTP error, as httpx and requests raise it."""
+
     def __init__(self, status: int) -> None:
         self.response = SimpleNamespace(status_code=status)
 
 
 @pytest.mark.parametrize(
-    ("error", "passes"),
+    ("error", "transient"),
     [
         (ConnectionResetError(), True),
         (TimeoutError(), True),
@@ -60,17 +62,17 @@ class Answer(Exception):
         (explained(FileNotFoundError(errno.ENOENT, "No such file")), False),
         (ValueError("a bug"), False),
         (MemoryError(), False),
-        (OfflineModeIsEnabled("somebody wants it so"), False),
+        (OfflineModeIsEnabled("the user asked for it"), False),
         (TaskRunTimeoutError("48 hours"), False),
         (KeyboardInterrupt(), False),
     ],
     ids=lambda value: repr(value)[:60],
 )
-def test_only_the_network_and_the_storage_are_tried_again(error: BaseException, passes: bool) -> None:
-    assert is_transient(error) is passes
+def test_only_errors_of_network_and_storage_are_transient(error: BaseException, transient: bool) -> None:
+    assert is_transient(error) is transient
 
 
-def test_a_cause_further_down_decides() -> None:
+def test_the_cause_of_an_error_decides() -> None:
     try:
         try:
             raise httpx.ConnectError("down")
@@ -80,24 +82,24 @@ def test_a_cause_further_down_decides() -> None:
         assert is_transient(error)
 
 
-def test_tasks_retry_what_can_pass_and_nothing_else(prefect_server: None) -> None:
-    tries: list[str] = []
+def test_tasks_retry_only_transient_errors(prefect_server: None) -> None:
+    attempts: list[str] = []
 
     @task(**{**RETRIES, "retry_delay_seconds": 0})
     def busy() -> int:
-        tries.append("busy")
-        if len(tries) < 3:
+        attempts.append("busy")
+        if len(attempts) < 3:
             raise explained(OSError(errno.EBUSY, "SlowDown"))
-        return len(tries)
+        return len(attempts)
 
     @task(**{**RETRIES, "retry_delay_seconds": 0})
     def wrong() -> None:
-        tries.append("wrong")
+        attempts.append("wrong")
         raise RecipeError("a wrong key")
 
     @task(**RETRIES, timeout_seconds=0.2)
     def slow() -> None:
-        tries.append("slow")
+        attempts.append("slow")
         time.sleep(30)
 
     @flow
@@ -111,12 +113,12 @@ def test_tasks_retry_what_can_pass_and_nothing_else(prefect_server: None) -> Non
 
     started = time.monotonic()
     assert all_of_them() == 3
-    assert tries == ["busy"] * 3 + ["wrong", "slow"]
+    assert attempts == ["busy"] * 3 + ["wrong", "slow"]
     assert time.monotonic() - started < 25
 
 
 def test_two_runs_take_turns(prefect_server: None) -> None:
-    """The card's slot as two runs see it; there is no card here, so the limit bears another name."""
+    """Two runs take one slot in turn. Without a card, the limit has another name than a card's."""
     order: list[str] = []
     inside = threading.Event()
 
@@ -140,7 +142,7 @@ def test_two_runs_take_turns(prefect_server: None) -> None:
     assert order == ["first in", "first out", "second in"]
 
 
-def test_without_a_gpu_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_there_is_no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")  # nothing listens there
@@ -151,11 +153,11 @@ def test_without_a_gpu_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
             pass
 
 
-def test_lines_and_bars_reach_the_ui(prefect_server: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_logs_and_bars_reach_terminal_and_ui(prefect_server: None, capsys: pytest.CaptureFixture[str]) -> None:
     from prefect.client.orchestration import get_client
 
     assert artifact_key("My Sofas, v2", "Numbers") == "my-sofas-v2-numbers"
-    assert open_progress("images", "nobody") is None, "there is no run"
+    assert open_progress("images", "nobody") is None, "outside a run"
     show_logs()
     logging.getLogger("flows.of.a.test").info("a line for the terminal")
     assert "a line for the terminal" in capsys.readouterr().out
@@ -166,18 +168,18 @@ def test_lines_and_bars_reach_the_ui(prefect_server: None, capsys: pytest.Captur
         with Bar("painting", 8, "image", initial=2, artifact=artifact) as bar:
             bar.update(2)  # at once
             bar.update(1)  # too soon after the first
-            bar.update(3)  # the last is always told
+            bar.update(3)  # the last always goes out
             assert bar.n == 8
         show_table("sofas-of-a-test-parity", [{"size": 64, "difference": 1e-5}], "parity")
 
     shows()
     with get_client(sync_client=True) as client:
-        there = {artifact.key: artifact for artifact in client.read_artifacts() if artifact.key}
-    assert there["sofas-of-a-test-images"].data == 100.0
-    assert "1e-05" in str(there["sofas-of-a-test-parity"].data)
+        shown = {artifact.key: artifact for artifact in client.read_artifacts() if artifact.key}
+    assert shown["sofas-of-a-test-images"].data == 100.0
+    assert "1e-05" in str(shown["sofas-of-a-test-parity"].data)
 
 
-def test_a_server_that_does_not_answer_costs_no_run_its_work(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_silent_server_does_not_fail_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     show_logs()
     with ignore_http_errors():
         raise httpx.ConnectError("connection refused")
@@ -186,12 +188,12 @@ def test_a_server_that_does_not_answer_costs_no_run_its_work(capsys: pytest.Capt
         raise ValueError("a bug")
 
 
-def test_a_run_that_crashes_again_and_again_gives_up(tiny_sd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_keeps_crashing_gives_up(tiny_sd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import flows.orchestration.flow_run
 
     recipe = small_recipe(tiny_sd_folder)
     assert resolve(recipe, ["training.steps=9"]).training.steps == 9
     crashed = SimpleNamespace(flow_run=SimpleNamespace(run_count=6))
     monkeypatch.setattr(flows.orchestration.flow_run.FlowRunContext, "get", lambda: crashed)
-    with pytest.raises(RunError, match="begun 6 times and never ended"):
+    with pytest.raises(RunError, match="started 6 times and never finished"):
         resolve(recipe, [])

@@ -1,4 +1,4 @@
-"""The Prefect server that a run starts for itself answers nobody else."""
+"""The private Prefect server of a run answers only this run."""
 
 import os
 import subprocess
@@ -36,32 +36,37 @@ try:
 finally:
     server.stop()
 """
-PREPARE = "import os; from flows.orchestration.environment import prepare; prepare(); print(os.environ.get('PREFECT_API_AUTH_STRING'))"
+PREPARE = """
+import os
+from flows.orchestration.environment import prepare
+prepare()
+print(os.environ.get("PREFECT_API_AUTH_STRING"))
+"""
 
 
 def prepared(home: Path, program: str, **variables: str) -> list[str]:
-    """What a program says in a process whose user has the empty folder `home` and these variables."""
+    """Run a program for a user with the empty folder `home` and these variables; returns its output's lines."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment |= {"HOME": str(home), "TMPDIR": str(home), "PYTHONPATH": str(ROOT), **variables}
-    ran = subprocess.run([sys.executable, "-c", program], cwd=home, env=environment, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout.splitlines()
+    ended = subprocess.run([sys.executable, "-c", program], cwd=home, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.splitlines()
 
 
 @pytest.mark.parametrize("own_home", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_neither_a_program_nor_a_web_page_gets_in(tmp_path: Path, own_home: bool) -> None:
-    """Nor where the user has a Prefect folder but no server: the temporary one is as reachable there."""
+    """Also where the user has a Prefect folder but no server, since the private server is as reachable there."""
     variables = {"PREFECT_HOME": str(tmp_path / "prefect")} if own_home else {}
     unread, unwritten, pages, without_token, flow = prepared(tmp_path, SERVER, **variables)
     assert unread == "401 401" and unwritten == "403"
     assert pages == "[None, None, None]"
-    assert without_token == "403"  # the password alone, as a browser would send it for a page, is not enough
-    assert len(flow) == 36  # the run's own client has both
+    assert without_token == "403"  # the password is not enough, which a browser may send for a page
+    assert len(flow) == 36  # the run's own client has password and token
 
 
 def test_each_run_has_its_own_secret(tmp_path: Path) -> None:
     first, second = (prepared(tmp_path, PREPARE) for _ in range(2))
-    assert first != second and all(len(said[0]) > 40 for said in (first, second))
+    assert first != second and all(len(output[0]) > 40 for output in (first, second))
 
 
 def test_a_server_of_the_users_own_keeps_its_secret(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Nothing calls home: every way in, as a stranger would start it, beside a proxy that writes down who is called.
+"""Nothing calls home: every entry point, as a new user would start it, with a proxy that records all calls.
 
-ONNX Runtime sends its first events some ten seconds after its import. The quick tests look at what it does at once
-without the switch, a device id in the user's cache; the slow ones wait for the calls themselves.
+ONNX Runtime sends its first events some ten seconds after its import. The quick tests look for what it writes at once
+without the switch, a device id in the user's cache. The slow ones wait for the calls themselves.
 """
 
 import os
@@ -26,12 +26,12 @@ EXAMPLE = ROOT / "examples" / "python_onnxruntime.py"
 NODE = ROOT / "examples" / "node_onnxruntime" / "translate.mjs"
 COMMAND = "from flows.cli import main; main()"
 LOAD = "Translator.load('model.onnx', num_threads=1)('room.png', 'red leather').save('edited.png')"
-FIRST_CALL_SECONDS = 20  # 9.5 were measured from the import to the first call
+FIRST_CALL_SECONDS = 20  # the first call came 9.5 s after the import
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model file and an image, and the runtime as people copy it."""
+    """A model file, an image, and a copy of the runtime."""
     write_model(tmp_path / "model.onnx", properties())
     Image.fromarray(noise(64, 64)).save(tmp_path / "room.png")
     shutil.copy(ROOT / "inference" / "runtime.py", tmp_path / "copied.py")
@@ -42,8 +42,8 @@ def python(proxy: ListeningProxy, folder: Path, *arguments: str | Path, **variab
     """Run Python in `folder`, with an empty home beside it."""
     environment = {**proxy.environment(folder / "home"), "PYTHONPATH": str(ROOT), **variables}
     (folder / "home").mkdir(exist_ok=True)
-    ran = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
+    ended = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
 
 
 def traces(folder: Path) -> list[Path]:
@@ -68,7 +68,8 @@ def test_a_model_file_runs_in_silence(way: str, folder: Path) -> None:
         assert proxy.calls == [] and traces(folder) == []
 
 
-def test_the_users_own_setting_has_the_last_word_and_the_trace_would_be_seen(folder: Path) -> None:
+def test_the_users_own_setting_wins(folder: Path) -> None:
+    """This also shows that the other tests would find a trace."""
     with listening_proxy() as proxy:
         python(proxy, folder, *WAYS["the runtime"], ORT_DISABLE_TELEMETRY="0")
         assert len(traces(folder)) == 1
@@ -92,7 +93,7 @@ def test_the_server_is_silent(folder: Path) -> None:
 
 @pytest.mark.parametrize("package", ["synth", "distill", "inference", "flows"])
 def test_every_package_is_silent_before_anything_heavy(package: str) -> None:
-    """Whichever is imported first, and nothing heavy with it."""
+    """Each package turns telemetry off, whichever is imported first, and imports nothing heavy."""
     program = (
         f"import os, sys, {package}; heavy = {{'torch', 'prefect', 'onnxruntime', 'huggingface_hub', 'ray'}};"
         f"assert not heavy & set(sys.modules); print(*map(os.environ.get, {list(TELEMETRY_OFF)}))"
@@ -104,7 +105,7 @@ def test_every_package_is_silent_before_anything_heavy(package: str) -> None:
 
 
 def test_no_module_imports_onnxruntime_before_the_switch() -> None:
-    """Programs that start outside our packages: examples and benchmarks set the variable above their first import."""
+    """Examples and benchmarks, which start outside the packages, set the variable above their first import."""
     for program in [*(ROOT / "examples").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]:
         lines = program.read_text().splitlines()
         heavy = [
@@ -114,12 +115,12 @@ def test_no_module_imports_onnxruntime_before_the_switch() -> None:
         assert not heavy or (switch and switch[0] < heavy[0]), program.name
     node = NODE.read_text()
     assert node.index("process.env.ORT_DISABLE_TELEMETRY") < node.index('onnxruntime-node")')
-    assert 'from "onnxruntime-node"' not in node  # which would be imported before any line runs
+    assert 'from "onnxruntime-node"' not in node  # it would run before any other line
 
 
 @pytest.mark.slow
-def test_onnxruntime_calls_home_without_the_switch_and_not_with_it(folder: Path) -> None:
-    """The proxy hears what the tests above say is not there: `python -m pytest -m slow tests/hostile`."""
+def test_onnxruntime_calls_home_only_without_the_switch(folder: Path) -> None:
+    """This shows that the proxy would hear a call: `python -m pytest -m slow tests/hostile`."""
     patient = f"import time; from inference.runtime import Translator; {LOAD}; time.sleep({FIRST_CALL_SECONDS})"
     with listening_proxy() as proxy:
         python(proxy, folder, "-c", patient)
@@ -131,10 +132,10 @@ def test_onnxruntime_calls_home_without_the_switch_and_not_with_it(folder: Path)
 @pytest.mark.slow
 def test_a_whole_run_is_silent(folder: Path, tiny_sd_folder: Path) -> None:
     """Paint, distil, export and measure, with Prefect's private server."""
-    overrides = [part for override in SMALL for part in ("--set", override)]
+    overrides = [argument for override in SMALL for argument in ("--set", override)]
     run = ["run", "sofas", "--teacher", str(tiny_sd_folder), *overrides, "--out", "run"]
     with listening_proxy() as proxy:
         started = time.monotonic()
         python(proxy, folder, "-c", COMMAND, *run)
-        assert time.monotonic() - started > FIRST_CALL_SECONDS  # else nobody had the time to call
+        assert time.monotonic() - started > FIRST_CALL_SECONDS  # otherwise there was no time to call
         assert proxy.calls == [] and traces(folder) == []

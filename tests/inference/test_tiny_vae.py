@@ -56,7 +56,7 @@ def test_it_replaces_the_teachers_and_the_file_says_so(run: Path, tmp_path: Path
     replaced = Translator.load(model, num_threads=1)
     assert np.array_equal(replaced(image, edit, 0), image)
     assert (replaced(image, edit, 10) != own(image, edit, 10)).any()
-    assert "the figures were of the file before" in result.stdout and not (run / "evaluation.json").exists()
+    assert "dropped the metrics of the previous file" in result.stdout and not (run / "evaluation.json").exists()
     assert "is up to date" in command("export", run).stdout, "the run remembers its VAE"
     other.decoder.layers[0].bias.data.add_(0.1)
     other.save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""What the README says, with the real parts: Postgres, a server, a worker, the miniature, and a person's commands.
+"""The README's walk with real parts: Postgres, a server, a worker, the miniature, and the commands that users type.
 
 python -m pytest -m slow tests/slow/test_end_to_end.py
 """
@@ -16,12 +16,16 @@ from workplace import Workplace, kill, parameter, wait_for
 from synth.dataset.image_dataset import ImageDataset
 
 pytestmark = pytest.mark.slow
-TINY = [*SMALL, "scenes.num_inference_steps=8", "training.batch_size=1"]  # of the miniature: it paints, and is judged
+TINY = [
+    *SMALL,
+    "scenes.num_inference_steps=8",
+    "training.batch_size=1",
+]  # for the miniature, which paints and is evaluated
 
 
 @pytest.fixture
 def manned(workplace: Workplace) -> Iterator[Workplace]:
-    """With a worker."""
+    """A workplace with a worker."""
     worker = workplace.start_worker()
     yield workplace
     kill(worker)
@@ -32,7 +36,7 @@ def test_all_deployments_are_registered_from_the_checkout(workplace: Workplace) 
 
 
 def test_neither_a_program_nor_a_web_page_gets_in(workplace: Workplace) -> None:
-    """The settings are those of the README's walk: a password, and prefect.toml."""
+    """The settings are those of the README: a password, and prefect.toml."""
     page = {"Origin": "https://evil.example"}
     assert httpx.get(f"{workplace.api}/admin/version").status_code == 401
     assert workplace.client.post("/flows/", json={"name": "evil"}, headers=page).status_code == 403
@@ -40,7 +44,7 @@ def test_neither_a_program_nor_a_web_page_gets_in(workplace: Workplace) -> None:
     assert health.status_code == 200 and "access-control-allow-origin" not in health.headers
 
 
-def test_a_run_that_a_person_starts_and_watches(manned: Workplace) -> None:
+def test_a_run_that_a_user_starts_and_watches(manned: Workplace) -> None:
     run = ["prefect", "deployment", "run", "pipeline/sofas", *parameter("overrides", TINY), "--watch"]
     manned.type(*run)
     (out,) = (manned.home / "runs").glob("sofas-????????")
@@ -50,20 +54,20 @@ def test_a_run_that_a_person_starts_and_watches(manned: Workplace) -> None:
     shown = manned.artifacts()
     assert shown["sofas-images"] == shown["sofas-steps"] == 100.0
     assert "## What varies" in shown["sofas-data"]
-    for pictures in ("sofas-data", "sofas-samples", "sofas-grid"):
-        assert "](data:image/jpeg;base64," in shown[pictures]
+    for key in ("sofas-data", "sofas-samples", "sofas-grid"):
+        assert "](data:image/jpeg;base64," in shown[key]
     assert "psnr_inside" in shown["sofas-numbers"] and "max_difference" in shown["sofas-parity"]
     assert "first model of its recipe" in shown["sofas-outcome"]
-    for link, place in {"report": "report.html", "model": "model.onnx", "data-set": "dataset"}.items():
-        assert (out / place).as_uri() in shown[f"sofas-{link}"]
+    for link, path in {"report": "report.html", "model": "model.onnx", "data-set": "dataset"}.items():
+        assert (out / path).as_uri() in shown[f"sofas-{link}"]
 
     manned.type(*run)  # the same recipe: the same folder, and nothing to do
     assert (out / "model.onnx").read_bytes() == model
-    assert f"nothing was to do: {out.relative_to(manned.home)} holds this recipe's run, whole" in manned.said()
+    assert f"nothing to do: the run in {out.relative_to(manned.home)} is complete" in manned.log()
 
 
 def test_a_run_that_its_schedule_starts(manned: Workplace) -> None:
-    """The deployment's own schedule, switched on as a person does it, and set to every minute, not the night."""
+    """The deployment's own schedule, switched on as a user does it, and set to every minute instead of nightly."""
     overrides = [*TINY, "scenes.seed=7", "training.steps=2"]
     deployment = manned.client.get("/deployments/name/pipeline/sofas").json()
     (nightly,) = deployment["schedules"]
@@ -85,20 +89,20 @@ def test_a_run_that_its_schedule_starts(manned: Workplace) -> None:
         runs = [run for run in manned.runs("pipeline/sofas") if run["auto_scheduled"]]
         return any(run["state_type"] == "COMPLETED" for run in runs)
 
-    wait_for(ended, "the run that starts by itself")
+    wait_for(ended, "the scheduled run")
     manned.type("prefect", "deployment", "schedule", "pause", "pipeline/sofas", nightly["id"])
     (done, *_) = [run for run in manned.runs("pipeline/sofas") if run["state_type"] == "COMPLETED"]
     assert done["auto_scheduled"] and done["created"] > switched
-    assert re.fullmatch(r"sofas: 6 images, 2 steps, in .*by-itself", done["name"])
+    assert re.fullmatch(r"sofas in .*by-itself", done["name"])
     assert len(ImageDataset(manned.home / "by-itself" / "dataset")) == 6
     assert (manned.home / "by-itself" / "report.html").exists()
 
 
-def test_one_command_stands_in_for_the_worker(workplace: Workplace, tiny_sd_folder: Path) -> None:
+def test_one_command_replaces_the_worker(workplace: Workplace, tiny_sd_folder: Path) -> None:
     served = workplace.start("python", "-m", "flows.orchestration.deployments", "serve")
     overrides = [*SMALL, f'teacher.id="{tiny_sd_folder}"']
     run = ["prefect", "deployment", "run", "synthesize/alone", *parameter("overrides", overrides)]
     workplace.type(*run, *parameter("url", "served"), "--watch")
     assert len(ImageDataset(workplace.home / "served")) == 6
     kill(served)
-    workplace.type("prefect", "--no-prompt", "deploy", "--all")  # which gives the deployments back to the pool
+    workplace.type("prefect", "--no-prompt", "deploy", "--all")  # returns the deployments to the pool

@@ -1,9 +1,8 @@
-"""How near two ways of computing the same thing come.
+"""Compare two ways of computing the same thing, up to rounding.
 
-Another processor, another number of threads or another place in a batch adds the same numbers in another order. A
-network spreads each layer's rounding over all values of the next, so the error of a value follows the size of the
-largest one rather than its own: a value near zero is off by as much as the others. A relative tolerance a value says
-nothing there, and a small absolute one says what one machine happened to give.
+Another processor, number of threads or place in a batch changes the order in which numbers are added. A network
+spreads each layer's rounding over all values of the next, so a value's error follows the size of the largest value,
+not its own. A tolerance relative to each value therefore fails near zero, and a fixed absolute one fits one machine.
 """
 
 import numpy as np
@@ -18,9 +17,9 @@ def assert_agrees(actual: Tensor, expected: Tensor, scale: float | None = None, 
     Args:
         actual: of the same shape and dtype as `expected`.
         expected: what it should be.
-        scale: the size of the values that were added up; by default the largest of `expected`.
+        scale: the size of the values that were added up (default: the largest of `expected`).
         steps: how many rounding steps of a value of that size are allowed. A thousand (1.2e-4 of it in float32) is
-            ten times what tens of layers have been seen to need, and far below what a wrong formula moves.
+            ten times what networks of tens of layers need, and far below the error of a wrong formula.
     """
     actual, expected = actual.detach(), expected.detach()
     assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype)
@@ -31,8 +30,8 @@ def assert_agrees(actual: Tensor, expected: Tensor, scale: float | None = None, 
 
 
 def assert_same_pixels(actual: ArrayLike, expected: ArrayLike) -> None:
-    """Assert that two uint8 images are equal but for values that rounding tipped over to the next level."""
-    ours, theirs = (np.asarray(image).astype(int) for image in (actual, expected))
-    assert ours.shape == theirs.shape
-    assert np.abs(ours - theirs).max() <= 1
-    assert np.count_nonzero(ours != theirs) <= max(2, ours.size // 100), "rounding tips few values, not many"
+    """Assert that two uint8 images are equal except for a few values that rounding moved to the next level."""
+    first, second = (np.asarray(image).astype(int) for image in (actual, expected))
+    assert first.shape == second.shape
+    assert np.abs(first - second).max() <= 1
+    assert np.count_nonzero(first != second) <= max(2, first.size // 100), "rounding moves few values"

@@ -1,4 +1,4 @@
-"""A proxy that writes down who is called, and connects nobody."""
+"""A proxy that records which hosts are called, and connects to none."""
 
 import os
 import socket
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from synth.telemetry import TELEMETRY_OFF
 
-_SILENCING = {  # in continuous integration ONNX Runtime and Prefect are silent by themselves, which proves nothing
+_SILENCING = {  # ONNX Runtime and Prefect are silent in continuous integration, which would prove nothing
     *("CI", "GITHUB_ACTIONS", "TF_BUILD", "GITLAB_CI", "CIRCLECI", "TRAVIS", "JENKINS_URL", "CODEBUILD_BUILD_ID"),
     *("BUILDKITE", "TEAMCITY_VERSION", "APPVEYOR", "BITBUCKET_BUILD_NUMBER", "ORT_RUNNING_UNIT_TESTS"),
     *("DISABLE_TELEMETRY", "HF_HUB_OFFLINE", *TELEMETRY_OFF),
@@ -17,14 +17,17 @@ _SILENCING = {  # in continuous integration ONNX Runtime and Prefect are silent 
 
 
 class ListeningProxy:
-    """What is asked of it: `calls`, each the first line of a request."""
+    """Its `calls` are the first lines of the requests that it got."""
 
     def __init__(self, port: int) -> None:
         self.calls: list[str] = []
         self._url = f"http://127.0.0.1:{port}"
 
     def environment(self, home: Path) -> dict[str, str]:
-        """An empty home, nothing that silences anybody, and all traffic but the loopback's comes here."""
+        """The environment of a new user, without anything that silences telemetry, whose traffic comes to this proxy.
+
+        Traffic of the loopback is exempt.
+        """
         inherited = {
             name: value
             for name, value in os.environ.items()
@@ -43,14 +46,14 @@ class ListeningProxy:
 
 @contextmanager
 def listening_proxy() -> Iterator[ListeningProxy]:
-    """Listen on a port of the loopback until the end of the block."""
+    """Listen on a loopback port until the end of the block."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         proxy = ListeningProxy(listener.getsockname()[1])
-        threading.Thread(target=_write_down, args=(listener, proxy.calls), daemon=True).start()
+        threading.Thread(target=_record_calls, args=(listener, proxy.calls), daemon=True).start()
         yield proxy
 
 
-def _write_down(listener: socket.socket, calls: list[str]) -> None:
+def _record_calls(listener: socket.socket, calls: list[str]) -> None:
     while True:
         try:
             caller, _ = listener.accept()

@@ -1,4 +1,4 @@
-"""What this process holds."""
+"""The memory of this process."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ import pytest
 
 
 def resident_mib() -> float:
-    """Of memory, as the kernel says; the test is skipped where it does not."""
+    """Resident memory in MiB. Skips the test where the kernel does not report it."""
     statm = Path("/proc/self/statm")
     if not statm.exists():
-        pytest.skip("the kernel does not say how much memory is used")
+        pytest.skip("the kernel does not report the memory in use")
     return int(statm.read_text().split()[1]) * 4096 / 2**20
 
 

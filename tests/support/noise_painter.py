@@ -1,4 +1,4 @@
-"""A teacher that paints noise at no cost, for tests and benchmarks of what surrounds the painting."""
+"""A teacher that paints noise at no cost, for tests and benchmarks of the code around the painting."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +11,7 @@ from synth.teacher.hub import TeacherDefaults
 
 
 class NoisePainter:
-    """What `synth.dataset.building` asks of a teacher, at no cost: images of noise, 16 px wide."""
+    """Has what `synth.dataset.building` needs of a teacher, and paints noise of 16 x 16 px."""
 
     name = "nobody"
     fingerprint = "0"
@@ -24,17 +24,17 @@ class NoisePainter:
         self.pipeline = self
 
     def check_prompts(self, prompts: list[str]) -> None:
-        """Every prompt is short enough."""
+        """Accept every prompt."""
 
     def check_size(self, height: int, width: int) -> None:
-        """Every size will do."""
+        """Accept every size."""
 
     def __call__(self, prompts: list[str], generator: list[torch.Generator], **_: Any) -> Any:
-        """Noise that follows from each image's own seed."""
+        """Paint noise from each image's own seed."""
         images = [np.random.default_rng(each.initial_seed()).random((16, 16, 3)) for each in generator]
         return SimpleNamespace(images=np.stack(images), nsfw_content_detected=None)
 
     @staticmethod
     def numpy_to_pil(images: np.ndarray) -> list[Image.Image]:
-        """As diffusers' pipelines do."""
+        """Convert as diffusers' pipelines do."""
         return [Image.fromarray((image * 255).astype(np.uint8)) for image in images]

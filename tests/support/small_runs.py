@@ -1,4 +1,4 @@
-"""Whole runs, small enough for a test: six painted images, four steps."""
+"""Whole runs that are small enough for a test: six painted images, four steps."""
 
 from pathlib import Path
 
@@ -24,6 +24,7 @@ SMALL = [
 
 
 def command(*arguments: str | Path) -> Result:
+    """Run `distillery`; an exception that is not an exit is raised."""
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -31,15 +32,17 @@ def command(*arguments: str | Path) -> Result:
 
 
 def run_command(teacher: Path, out: Path, *more: str) -> Result:
-    overrides = [part for override in (*SMALL, *more) for part in ("--set", override)]
+    """Run `distillery run sofas` with the small settings and more overrides."""
+    overrides = [argument for override in (*SMALL, *more) for argument in ("--set", override)]
     return command("run", "sofas", "--teacher", teacher, *overrides, "--out", out)
 
 
 def paint(recipe: Recipe, url: str | Path) -> str:
-    """The recipe's dataset, painted without Prefect; returns where."""
+    """Paint the recipe's dataset without Prefect; returns its URL."""
     synthesize(open_teacher(recipe.teacher), recipe.to_paint(), url, progress=False)
     return str(url)
 
 
 def small_recipe(teacher: Path, *more: str) -> Recipe:
+    """The recipe "sofas" with the small settings and more overrides."""
     return load_recipe("sofas", [f'teacher.id="{teacher}"', *SMALL, *more])

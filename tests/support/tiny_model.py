@@ -1,4 +1,4 @@
-"""A model file to the contract that needs no torch: five nodes, whose answers the tests work out by themselves."""
+"""A model file that keeps the contract and needs no torch: a few nodes, whose output the tests can compute."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ METADATA = {"schema_version": 1, "edits": EDITS, "training_size": 64, "size_mult
 
 
 def write_model(path: Path, properties: dict[str, str]) -> Path:
-    """A model file to the contract, of five nodes: it edits the left half by its edit's offset."""
+    """Write a model file that adds its edit's offset to the left half of an image."""
     nodes = [
         helper.make_node("Gather", ["offsets", "edit"], ["offset"]),  # (N, 3, 1, 1)
         helper.make_node("Reshape", ["strength", "column"], ["strength4"]),  # (N, 1, 1, 1)
@@ -29,16 +29,16 @@ def write_model(path: Path, properties: dict[str, str]) -> Path:
         "low": np.float32(-1),
         "high": np.float32(1),
     }
-    picture = ["N", 3, "H", "W"]
+    image_shape = ["N", 3, "H", "W"]
     graph = helper.make_graph(
         nodes,
         "test",
         [
-            helper.make_tensor_value_info("image", TensorProto.FLOAT, picture),
+            helper.make_tensor_value_info("image", TensorProto.FLOAT, image_shape),
             helper.make_tensor_value_info("edit", TensorProto.INT64, ["N"]),
             helper.make_tensor_value_info("strength", TensorProto.FLOAT, ["N"]),
         ],
-        [helper.make_tensor_value_info("translated", TensorProto.FLOAT, picture)],
+        [helper.make_tensor_value_info("translated", TensorProto.FLOAT, image_shape)],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
@@ -47,10 +47,11 @@ def write_model(path: Path, properties: dict[str, str]) -> Path:
     return path
 
 
-def properties(**changes: object) -> dict[str, str]:
-    return {f"distillery.{key}": json.dumps(value) for key, value in (METADATA | changes).items()}
+def properties(**overrides: object) -> dict[str, str]:
+    """The metadata as a model file holds it, with overrides."""
+    return {f"distillery.{key}": json.dumps(value) for key, value in (METADATA | overrides).items()}
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """uint8 (H, W, 3), away from the ends of the range, so that no edit clips."""
+    """Noise, uint8 (H, W, 3), away from the ends of the range so that no edit clips."""
     return np.random.default_rng(seed).integers(60, 190, (height, width, 3), dtype=np.uint8)

@@ -1,9 +1,9 @@
-"""A few steps of plain gradient descent on the training's own gradient, for `accelerate launch` and for one process.
+"""Take a few steps of plain gradient descent on the training's gradient, in one process or by `accelerate launch`.
 
-    accelerate launch --multi_gpu --num_processes 2 tests/support/two_processes.py TEACHER SET FILE
+    accelerate launch --multi_gpu --num_processes 2 tests/support/two_processes.py TEACHER DATASET FILE
 
-Not Adam: where a gradient is nearly zero, its first steps are as long as anywhere else, in a direction that rounding
-decides. FILE gets the first step's gradients and the weights after the last step.
+Adam would not do: where a gradient is nearly zero, its first steps are as long as elsewhere, in a direction that
+rounding decides. FILE gets the gradients of the first step and the weights after the last.
 """
 
 import sys
@@ -35,34 +35,36 @@ SCENES = SceneSettings(
     batch_size=5,
 )
 SETTINGS = TrainingSettings(preset="short", batch_size=3, autocast="off")
-STEPS, RATE = 5, 0.5
+NUM_STEPS = 5
+LEARNING_RATE = 0.5
 
 
-def descend(teacher: Teacher, painted: ImageDataset, folder: Path) -> dict[str, Tensor]:
+def descend(teacher: Teacher, dataset: ImageDataset, folder: Path) -> dict[str, Tensor]:
+    """Descend, and return the gradients of the first step and the weights after the last."""
     processes = PartialState(cpu=True)
     with processes.main_process_first():
-        pairs = prepare_pairs(teacher, painted, Template(SCENES), EDITS, folder, progress=False)
+        pairs = prepare_pairs(teacher, dataset, Template(SCENES), EDITS, folder, progress=False)
     student = new_student(teacher, dict(zip(EDITS, pairs.target_prompts[0], strict=True)), SETTINGS)
     objective = Objective(teacher, student, pairs, SETTINGS, shared_source_dds, processes)
-    found = {}
-    for step in range(STEPS):
+    gradients = {}
+    for step in range(NUM_STEPS):
         student.zero_grad()
         objective.backward(step, omega=3.0, lambda_id=1.0)
         with torch.no_grad():
             for name, weight in student.named_parameters():
                 if step == 0:
-                    found[f"gradient/{name}"] = weight.grad.clone()
-                weight -= RATE * weight.grad
-    return found | {f"weight/{name}": weight.detach().clone() for name, weight in student.named_parameters()}
+                    gradients[f"gradient/{name}"] = weight.grad.clone()
+                weight -= LEARNING_RATE * weight.grad
+    return gradients | {f"weight/{name}": weight.detach().clone() for name, weight in student.named_parameters()}
 
 
 if __name__ == "__main__":
-    teacher_folder, set_folder, file = map(Path, sys.argv[1:])
+    teacher_folder, dataset_folder, file = map(Path, sys.argv[1:])
     teacher = Teacher.load(TeacherSettings(id=str(teacher_folder), device="cpu"))
-    found = descend(teacher, ImageDataset(set_folder), set_folder / "latents")
+    tensors = descend(teacher, ImageDataset(dataset_folder), dataset_folder / "latents")
     state = PartialState()
     assert state.num_processes == 2
     if state.is_main_process:
-        save_file(found, file)
+        save_file(tensors, file)
     state.wait_for_everyone()
     state.destroy_process_group()

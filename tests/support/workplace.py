@@ -1,7 +1,7 @@
-"""A workplace of real parts: Postgres, a Prefect server on it, the deployments, and workers that may be killed.
+"""A real deployment for tests: Postgres, a Prefect server on it, the deployments, and workers that may be killed.
 
-Postgres is Debian's package `postgresql`, or any other whose `initdb` is on the PATH. It runs in a folder of its own,
-as an unprivileged user, and leaves nothing behind.
+Postgres is Debian's package `postgresql`, or any other whose `initdb` is on the PATH. It runs in a temporary folder,
+as an unprivileged user.
 """
 
 import json
@@ -21,25 +21,28 @@ from typing import Any
 import httpx
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 1200  # seconds, for a machine that has other things to do
+MAX_SECONDS = 1200  # to wait for anything, on a busy machine
 
 
 def postgres_programs() -> Path | None:
-    """The folder of `initdb` and `postgres`; Debian keeps them off the PATH, a folder for each version."""
-    found = shutil.which("initdb")
-    places = [Path(found).resolve().parent] if found else []
-    places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    return next((place for place in places if (place / "postgres").exists() and (place / "initdb").exists()), None)
+    """Find the folder of `initdb` and `postgres`. Debian keeps one for each version, off the PATH."""
+    initdb = shutil.which("initdb")
+    folders = [Path(initdb).resolve().parent] if initdb else []
+    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return next(
+        (folder for folder in folders if (folder / "postgres").exists() and (folder / "initdb").exists()), None
+    )
 
 
 class Postgres:
-    """A database server in a folder of its own, which its user can reach."""
+    """A database server in a temporary folder."""
 
     def __init__(self, programs: Path) -> None:
-        self._programs, self._port = programs, free_port()
+        self._programs = programs
+        self._port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="distillery-postgres-"))
         self._user: str | None = None
-        if os.geteuid() == 0:  # Postgres refuses to be root
+        if os.geteuid() == 0:  # Postgres refuses to run as root
             names = {entry.pw_name for entry in pwd.getpwall()}
             self._user = "postgres" if "postgres" in names else "nobody"
             shutil.chown(self.folder, self._user)
@@ -54,7 +57,7 @@ class Postgres:
         self.start()
 
     def start(self) -> None:
-        """Its own folder has its socket, so that nobody else's Postgres is in the way."""
+        """Start it, with its socket in its own folder so that it does not collide with another Postgres."""
         options = ["-D", self.folder / "data", "-k", self.folder, "-h", "127.0.0.1", "-p", str(self._port)]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -63,29 +66,32 @@ class Postgres:
         wait_for(lambda: listens(self._port), "Postgres")
 
     def stop(self) -> None:
-        """As `pg_ctl stop -m fast`: connections are cut, what was committed stays."""
+        """Stop it as `pg_ctl stop -m fast` does: it cuts connections and keeps what was committed."""
         self._process.send_signal(signal.SIGINT)
         self._process.wait(60)
 
     def remove(self) -> None:
-        """With all that it kept."""
+        """Stop it and delete its folder."""
         self.stop()
         shutil.rmtree(self.folder)
 
 
 class Workplace:
-    """A server, and the commands that a person types."""
+    """A Prefect server, and the commands that a user types."""
 
     def __init__(self, folder: Path, database: Postgres) -> None:
-        self._port, self.database = free_port(), database
-        self.api, self.folder, self.home = f"http://127.0.0.1:{self._port}/api", folder, folder / "home"
+        self._port = free_port()
+        self.database = database
+        self.api = f"http://127.0.0.1:{self._port}/api"
+        self.folder = folder
+        self.home = folder / "home"
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_API_URL": self.api,
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": database.url,
-            "PREFECT_SERVER_API_AUTH_STRING": "distillery:of the tests",  # prefect.toml has the rest
+            "PREFECT_SERVER_API_AUTH_STRING": "distillery:of the tests",  # the rest is in prefect.toml
             "PREFECT_API_AUTH_STRING": "distillery:of the tests",
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "DISTILLERY_HOME": str(self.home),
@@ -97,16 +103,16 @@ class Workplace:
         self.deployed = self.type("prefect", "--no-prompt", "deploy", "--all")
 
     def start_server(self) -> None:
-        """On the port that it had before, if any."""
+        """Start the server, again on the same port."""
         self.server = self.start("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self._port))
         wait_for(lambda: answers(f"{self.api}/health"), "the server")
 
     def start_worker(self) -> "subprocess.Popen[bytes]":
-        """A process worker of the pool."""
+        """Start a process worker of the pool."""
         return self.start("prefect", "worker", "start", "--pool", "distillery")
 
     def start(self, *command: str) -> "subprocess.Popen[bytes]":
-        """A program that stays. What it says is in a numbered log beside the runs."""
+        """Start a program in the background, with its output in a numbered log beside the runs."""
         with (self.folder / f"{len(self._started)}-{command[1]}.log").open("wb") as log:
             process = subprocess.Popen(
                 command, cwd=ROOT, env=self.environment, stdout=log, stderr=log, start_new_session=True
@@ -115,71 +121,71 @@ class Workplace:
         return process
 
     def type(self, *command: str) -> str:
-        """A program that ends, and ends well; what it said."""
-        ran = subprocess.run(
+        """Run a program to its end; returns its output. Fails if the program does."""
+        ended = subprocess.run(
             command,
             cwd=ROOT,
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=PATIENCE,
+            timeout=MAX_SECONDS,
         )
-        assert ran.returncode == 0, ran.stdout
-        return ran.stdout
+        assert ended.returncode == 0, ended.stdout
+        return ended.stdout
 
-    def ask(self, path: str, **body: Any) -> Any:
-        """The API's answer to a POST."""
-        answer = self.client.post(path, json=body, headers=self.csrf_headers())
-        answer.raise_for_status()
-        return answer.json()
+    def post(self, path: str, **body: Any) -> Any:
+        """Send a POST to the API; returns its response."""
+        response = self.client.post(path, json=body, headers=self.csrf_headers())
+        response.raise_for_status()
+        return response.json()
 
     def csrf_headers(self) -> dict[str, str]:
-        """What a request that changes something must bring along."""
+        """The headers that a request needs to change something."""
         token = self.client.get("/csrf-token", params={"client": "tests"}).json()["token"]
         return {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "tests"}
 
     def runs(self, deployment: str) -> list[dict[str, Any]]:
-        """A deployment's runs, the newest first: "pipeline/sofas"."""
+        """The runs of a deployment such as "pipeline/sofas", newest first."""
         flow, _, name = deployment.partition("/")
-        found: list[dict[str, Any]] = self.ask(
+        runs: list[dict[str, Any]] = self.post(
             "/flow_runs/filter",
             flows={"name": {"any_": [flow]}},
             deployments={"name": {"any_": [name]}},
             sort="EXPECTED_START_TIME_DESC",
         )
-        return found
+        return runs
 
     def states(self, run_id: str) -> list[str]:
-        """The names of a run's states from its beginning on."""
-        answer = self.client.get("/flow_run_states/", params={"flow_run_id": run_id})
-        return [state["name"] for state in sorted(answer.json(), key=lambda state: state["timestamp"])]
+        """The names of a run's states, oldest first."""
+        response = self.client.get("/flow_run_states/", params={"flow_run_id": run_id})
+        return [state["name"] for state in sorted(response.json(), key=lambda state: state["timestamp"])]
 
     def artifacts(self) -> dict[str, Any]:
-        """The newest of each key: its data."""
-        return {found["key"]: found["data"] for found in self.ask("/artifacts/latest/filter", limit=200)}
+        """The data of the newest artifact of each key."""
+        return {artifact["key"]: artifact["data"] for artifact in self.post("/artifacts/latest/filter", limit=200)}
 
-    def said(self) -> str:
-        """The newest lines of all logs."""
-        return "\n".join(line["message"] for line in self.ask("/logs/filter", sort="TIMESTAMP_DESC", limit=200))
+    def log(self) -> str:
+        """The newest lines of all runs' logs."""
+        return "\n".join(line["message"] for line in self.post("/logs/filter", sort="TIMESTAMP_DESC", limit=200))
 
     def close(self) -> None:
-        """All that was started ends."""
+        """Kill all that was started."""
         self.client.close()
         for process in reversed(self._started):
             kill(process)
 
 
 def parameter(name: str, value: Any) -> list[str]:
-    """As `prefect deployment run` takes it."""
+    """A parameter as `prefect deployment run` takes it."""
     return ["--param", f"{name}={json.dumps(value)}"]
 
 
 def kill(process: "subprocess.Popen[bytes]") -> None:
-    """SIGKILL to it and to all its children, in whatever sessions, as when a machine is lost."""
+    """Kill a process and all its descendants at once, as when a machine is lost."""
     if process.poll() is not None:
         return
-    for pid in [*_children(process.pid), process.pid]:
+    for pid in [*_descendants(process.pid), process.pid]:
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -187,17 +193,17 @@ def kill(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def _children(pid: int) -> list[int]:
+def _descendants(pid: int) -> list[int]:
     listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
     parents = {int(child): int(parent) for child, parent in map(str.split, listed.splitlines())}
-    found = [pid]
-    for one in found:
-        found += [child for child, parent in parents.items() if parent == one]
-    return found[1:]
+    pids = [pid]
+    for ancestor in pids:  # grows while it is read
+        pids += [child for child, parent in parents.items() if parent == ancestor]
+    return pids[1:]
 
 
 def free_port() -> int:
-    """Nobody listens there now."""
+    """Find a port on which nothing listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
@@ -205,22 +211,22 @@ def free_port() -> int:
 
 
 def listens(port: int) -> bool:
-    """Whether somebody does."""
+    """Whether something listens on the port."""
     with socket.socket() as caller:
         return caller.connect_ex(("127.0.0.1", port)) == 0
 
 
 def answers(url: str) -> bool:
-    """Whether all is well there."""
+    """Whether the URL answers with status 200."""
     try:
         return httpx.get(url, timeout=5).status_code == 200
     except httpx.HTTPError:
         return False
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
-    """Until it holds."""
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = MAX_SECONDS) -> None:
+    """Wait until the condition holds; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        assert time.monotonic() < deadline, f"timed out waiting for {what}"
         time.sleep(0.2)
