@@ -1,1 +1,1 @@
-"""config"""
+"""What to run: recipes, their schema and their TOML."""
