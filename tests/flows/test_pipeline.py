@@ -190,7 +190,7 @@ def test_measured_on_photographs(finished: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     for figure in ("LPIPS", "CLIP scores", "DINO's structure distance"):
         assert f"{figure} is not measured" in result.stdout or f"{figure} are not measured" in result.stdout
-    figures = json.loads((finished / "photographs" / "figures.json").read_text())
+    figures = json.loads((finished / "photographs" / "metrics.json").read_text())
     assert figures["num_images"] == 3
     for row in figures["edits"].values():
         assert set(row) == {"changed", "variety"} and 0 < row["variety"] < 2
