@@ -1,4 +1,4 @@
-"""A run, or a painted set, to the Hugging Face Hub."""
+"""Publish a run's model or a dataset to the Hugging Face Hub."""
 
 import logging
 import re
@@ -9,52 +9,57 @@ import tomli_w
 
 from flows.config.schema import Recipe
 from flows.run.folder import RunFolder
-from synth.errors import RunError
+from synth.errors import RunError, first_line
 from synth.urls import redact
 
 logger = logging.getLogger(__name__)
 
-_OF_A_RUN = re.compile(
+_RUN_FILES = re.compile(
     r"README\.md|model\.onnx|model\.onnx\.data|grid\.png|recipe\.toml|evaluation\.json"
     r"|student/[A-Za-z0-9_-][A-Za-z0-9_.-]*\.(json|safetensors)"
 )
-_OF_A_SET = re.compile(r"README\.md|grid\.png|preview\.html|(data|rejects)/train-[0-9]{5,}\.parquet")
+_DATASET_FILES = re.compile(r"README\.md|grid\.png|preview\.html|(data|rejects)/train-[0-9]{5,}\.parquet")
 _FOLDERS = ("", "student", "data", "rejects")
 
 
 def publish(folder: Path, to: str, private: bool = False) -> str:
-    """Upload a run's model or a data set, each with its card.
+    """Upload a run's model or a dataset, with its card.
 
     Args:
-        folder: a run folder, exported, or a data set's folder.
-        to: hf://owner/name for a model, hf://datasets/owner/name for a set.
-        private: make a new repository private.
+        folder: an exported run's folder, or a dataset's.
+        to: hf://owner/name for a model, hf://datasets/owner/name for a dataset.
+        private: whether to make a new repository private.
 
     Returns:
-        Where it lies now.
+        The repository's URL.
 
     Raises:
-        RunError: for an address or a folder that will not do, before anything is sent, and when the Hub refuses.
+        RunError: for an unusable address or folder, before anything is sent; or if the Hub refuses.
     """
-    parts = re.fullmatch(r"hf://(datasets/)?([\w.-]+/[\w.-]+)", to)
-    if parts is None:
-        raise RunError(f"{to} is no address on the Hub: write hf://owner/name, or hf://datasets/owner/name for a set")
-    repo, is_set = parts[2], parts[1] is not None
-    _check(folder, is_set)
+    address = re.fullmatch(r"hf://(datasets/)?([\w.-]+/[\w.-]+)", to)
+    if address is None:
+        raise RunError(
+            f"{to} is not an address on the Hub: write hf://owner/name, or hf://datasets/owner/name for a dataset"
+        )
+    repo = address[2]
+    is_dataset = address[1] is not None
+    _check(folder, is_dataset)
     contents: dict[str, Path | bytes] = {}
-    if not is_set:
+    if not is_dataset:
         from flows.reports.model_card import write_model_card
 
         recipe = RunFolder(folder).load_recipe()
         write_model_card(recipe, folder, repo)
         contents["recipe.toml"] = _public_recipe(recipe)
-    contents = _files(folder, _OF_A_SET if is_set else _OF_A_RUN) | contents
+    contents = _files(folder, _DATASET_FILES if is_dataset else _RUN_FILES) | contents
     for name in contents:
-        logger.info(f"sending {name}")
+        logger.info(f"uploading {name}")
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    api, kind = HfApi(), "dataset" if is_set else "model"
+    api = HfApi()
+    kind = "dataset" if is_dataset else "model"
     try:
+        # None leaves the choice to the owner's settings on the Hub.
         url = api.create_repo(repo, private=private or None, repo_type=kind, exist_ok=True)
         api.create_commit(
             repo,
@@ -63,18 +68,18 @@ def publish(folder: Path, to: str, private: bool = False) -> str:
             commit_message=f"{folder.resolve().name}, by dds-distillery",
         )
     except Exception as error:  # HTTP, network and token errors share no base class
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise RunError(
-            f"the Hub did not take {to}: {redact(reason)}; log in with `hf auth login`, "
+            f"the Hub refused {to}: {redact(first_line(error))}; log in with `hf auth login`, "
             "and check the owner and the network"
         ) from error
     return str(url)
 
 
-def _check(folder: Path, is_set: bool) -> None:
-    if is_set:
+def _check(folder: Path, is_dataset: bool) -> None:
+    """Refuse a folder that has nothing to publish."""
+    if is_dataset:
         if not list(folder.glob("data/train-*.parquet")):
-            raise RunError(f"{folder} holds no data set: `distillery synthesize RECIPE --out {folder}` paints one")
+            raise RunError(f"{folder} is not a dataset: `distillery synthesize RECIPE --out {folder}` paints one")
         return
     run = RunFolder(folder)
     run.load_recipe()
@@ -83,7 +88,7 @@ def _check(folder: Path, is_set: bool) -> None:
 
 
 def _files(folder: Path, allowed: re.Pattern[str]) -> dict[str, Path | bytes]:
-    """Name -> path of exactly what is sent.
+    """Find exactly the files to upload: name -> path.
 
     Raises:
         RunError: for a symlink, which may lead anywhere.
@@ -102,7 +107,7 @@ def _files(folder: Path, allowed: re.Pattern[str]) -> dict[str, Path | bytes]:
 
 
 def _public_recipe(recipe: Recipe) -> bytes:
-    """The recipe without what concerns its owner's machines alone: operations, tracker, device, folders."""
+    """Write the recipe without what only concerns its owner's machines: operations, tracker, device, paths."""
     values: dict[str, Any] = recipe.model_dump(mode="json", exclude_none=True)
     values.pop("operations")
     values["training"].pop("tracker", None)
@@ -111,7 +116,7 @@ def _public_recipe(recipe: Recipe) -> bytes:
 
 
 def _without_paths(value: Any) -> Any:
-    """The same values, where the path of a folder or file of this machine is its last part alone."""
+    """Copy values, and shorten each path on this machine to its last component."""
     if isinstance(value, dict):
         return {key: _without_paths(inner) for key, inner in value.items()}
     if isinstance(value, list):

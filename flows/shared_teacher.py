@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=1)
 def open_teacher(settings: TeacherSettings) -> "Teacher":
-    """Load a teacher, without a progress bar for each of its small files; the last one loaded is kept.
+    """Load a teacher, and keep the last one loaded.
 
     Raises:
         TeacherError: if it cannot be loaded.
@@ -21,6 +21,7 @@ def open_teacher(settings: TeacherSettings) -> "Teacher":
 
     from synth.teacher.teacher import Teacher
 
+    # A bar for each of the model's small files would flood the terminal.
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     return Teacher.load(settings)

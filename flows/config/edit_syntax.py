@@ -1,13 +1,12 @@
-"""An edit in words, and the template, slots and edits of the recipe that it makes.
+"""Parse the edits of the command line into the template, slots and edits of a recipe.
 
-What images show is one text, and an edit changes it in one of three ways:
+One text describes the images, and an edit changes it in one of three ways:
 
-    snowy=summer street -> snowy street      words of the text give way to others
-    purple=color=purple, material=velvet     slots of the text, such as {color}, take other values
-    sunset=at sunset                         words are added at the end
+    snowy=summer street -> snowy street      replaces words of the text
+    purple=color=purple, material=velvet     gives slots of the text, such as {color}, other values
+    sunset=at sunset                         adds words at the end
 
-Photographs have no words of their own: one text stands for all of them, which may be empty, and an edit is the whole
-text of what they shall show.
+Photographs without captions share one text, which may be empty. Their edit is the whole text of the result.
 """
 
 import re
@@ -20,16 +19,16 @@ from flows.config.schema import Recipe
 from synth.errors import RecipeError
 
 Values = list[str] | dict[str, int]
-"""Of a slot: a list, or values with weights."""
+"""A slot's values: a list, or a weight for each value."""
 
-_ADDED = "added"  # the slot of words that edits add
+_ADDED = "added"  # the slot for words that edits add at the end
 _NAME = re.compile(r"([a-z0-9][a-z0-9_-]*)\s*=\s*(.*)", re.DOTALL | re.IGNORECASE)
 _SLOTS = re.compile(r"\w+\s*=[^=]*(,\s*\w+\s*=[^=]*)*")
 
 
 @dataclass(frozen=True)
-class Words:
-    """The part of a recipe that is in words."""
+class ParsedSceneText:
+    """The template, slots and edits of a recipe of painted scenes."""
 
     template: str
     slots: Mapping[str, Values]
@@ -37,100 +36,115 @@ class Words:
 
 
 @dataclass(frozen=True)
-class PhotoWords:
-    """The same part of a recipe of photographs."""
+class ParsedPhotoText:
+    """The source text and edits of a recipe of photographs."""
 
     source: str
     edits: Mapping[str, Mapping[str, str]]
 
 
-def words_of(subject: str, edits: Sequence[str], slots: Mapping[str, Values] | None = None) -> Words:
-    """A template with its slots and edits from what a person said.
+def parse_scene_text(
+    subject: str, edits: Sequence[str], slots: Mapping[str, Values] | None = None
+) -> ParsedSceneText:
+    """Parse a subject and its edits into a template with slots.
 
     Args:
-        subject: what the images show; it may have slots in braces.
-        edits: each in one of the three forms above; the name may be left out before an arrow.
-        slots: the values of the subject's own slots.
+        subject: what the images show; may contain slots in braces.
+        edits: each in one of the module's three forms; one with an arrow needs no name.
+        slots: the values of the subject's slots.
 
     Raises:
-        RecipeError: for an edit that is in none of the forms, or whose words the subject does not have.
+        RecipeError: for an edit in none of the forms, or one that replaces words the subject does not contain.
     """
-    template, values = " ".join(subject.split()), dict(slots or {})
+    template = " ".join(subject.split())
+    values = dict(slots or {})
     unknown = [name for name in re.findall(r"\{(\w+)\}", template) if name not in values]
     if unknown:
         raise RecipeError(
             f'the subject has the slot {{{unknown[0]}}}: give its values, --slot "{unknown[0]}=..., ..."'
         )
-    own, written = dict(values), {}
+    given_slots = dict(values)
+    parsed: dict[str, dict[str, str]] = {}
     for text in edits:
-        name, change = _named(text, own)
-        if name in written:
-            raise RecipeError(f"two edits are called {name!r}: give each a name of its own, NAME=...")
+        name, change = _split_name(text, given_slots)
+        if name in parsed:
+            raise RecipeError(f"two edits are called {name!r}: give each its own name, NAME=...")
         if "->" in change:
-            source, target = _sides(change, text)
+            # Two edits that replace the same words share one slot.
+            source, target = _split_arrow(change, text)
             slot = _slot_name(source)
             if slot not in values:
                 template = _with_slot(template, source, slot)
                 values[slot] = [source]
-            written[name] = {slot: target}
-        elif own and _SLOTS.fullmatch(change):
-            pairs = [part.partition("=") for part in re.split(r",\s*(?=\w+\s*=)", change)]
-            written[name] = {slot.strip(): value.strip() for slot, _, value in pairs}
+            parsed[name] = {slot: target}
+        elif given_slots and _SLOTS.fullmatch(change):
+            pairs = [pair.partition("=") for pair in re.split(r",\s*(?=\w+\s*=)", change)]
+            parsed[name] = {slot.strip(): value.strip() for slot, _, value in pairs}
         else:
+            # The slot is empty in every prompt until an edit fills it.
             if _ADDED not in values:
-                template, values[_ADDED] = f"{template} {{{_ADDED}}}", [""]
-            written[name] = {_ADDED: change}
-    return Words(template, values, written)
+                template = f"{template} {{{_ADDED}}}"
+                values[_ADDED] = [""]
+            parsed[name] = {_ADDED: change}
+    return ParsedSceneText(template, values, parsed)
 
 
-def photo_words_of(source: str, edits: Sequence[str]) -> PhotoWords:
-    """The same for photographs: one source text for all, which may be empty, and for each edit one target.
+def parse_photo_text(source: str, edits: Sequence[str]) -> ParsedPhotoText:
+    """Parse the source text of all photographs and the target text of each edit.
+
+    Args:
+        source: what all photographs show; may be empty.
+        edits: each a target text, or words of the source to replace.
 
     Raises:
         RecipeError: for an edit without a name or a text.
     """
     source = " ".join(source.split())
-    written: dict[str, dict[str, str]] = {}
+    parsed: dict[str, dict[str, str]] = {}
     for text in edits:
-        name, change = _named(text, {})
+        name, change = _split_name(text, {})
         if "->" in change:
-            old, new = _sides(change, text)
+            old, new = _split_arrow(change, text)
             change = _with_slot(source, old, "new").replace("{new}", new)
-        if name in written:
-            raise RecipeError(f"two edits are called {name!r}: give each a name of its own, NAME=...")
-        written[name] = {"target": change}
-    return PhotoWords(source, written)
+        if name in parsed:
+            raise RecipeError(f"two edits are called {name!r}: give each its own name, NAME=...")
+        parsed[name] = {"target": change}
+    return ParsedPhotoText(source, parsed)
 
 
 def slot_values(texts: Sequence[str]) -> dict[str, Values]:
-    """ "season=summer, autumn" -> {"season": ["summer", "autumn"]}.
+    """Parse slots: "season=summer, autumn" -> {"season": ["summer", "autumn"]}.
 
     Raises:
-        RecipeError: for a text of another form.
+        RecipeError: for a text in another form.
     """
     found: dict[str, Values] = {}
     for text in texts:
         name, equals, values = text.partition("=")
         if not equals or not re.fullmatch(r"\w+", name.strip()):
-            raise RecipeError(f'--slot {text!r} is no slot: write it as "season=summer, autumn"')
+            raise RecipeError(f'--slot {text!r} is not a slot: write it as "season=summer, autumn"')
         found[name.strip()] = [value.strip() for value in values.split(",")]
     return found
 
 
-def words_from(shipped: str, edits: Sequence[str]) -> tuple[Words, Recipe]:
-    """The words of a recipe that comes with the project, its edits replaced where others are given.
+def scene_text_from_recipe(shipped: str, edits: Sequence[str]) -> tuple[ParsedSceneText, Recipe]:
+    """Take the template and slots of a shipped recipe, and its edits unless others are given.
+
+    Returns:
+        The parsed text, and the shipped recipe.
 
     Raises:
-        RecipeError: if there is no such recipe, or an edit that does not fit it.
+        RecipeError: if there is no such recipe, or an edit does not fit it.
     """
     recipe = load_recipe(shipped)
     scenes = recipe.to_paint()
-    own = Words(scenes.template, scenes.slots, recipe.edits)
-    return (words_of(own.template, edits, own.slots) if edits else own), recipe
+    if edits:
+        return parse_scene_text(scenes.template, edits, scenes.slots), recipe
+    return ParsedSceneText(scenes.template, scenes.slots, recipe.edits), recipe
 
 
-def _named(text: str, slots: Mapping[str, Values]) -> tuple[str, str]:
-    """An edit's name and what it changes."""
+def _split_name(text: str, slots: Mapping[str, Values]) -> tuple[str, str]:
+    """Split an edit into its name and its change; an edit with an arrow alone is named after its target."""
     match = _NAME.fullmatch(text.strip())
     if match is None:
         if "->" not in text:
@@ -139,27 +153,28 @@ def _named(text: str, slots: Mapping[str, Values]) -> tuple[str, str]:
     else:
         name, change = match[1].lower(), " ".join(match[2].split())
     if name in slots:
-        raise RecipeError(f"--edit {text!r} names a slot and no edit: write it as NAME={text.strip()}")
+        raise RecipeError(f"--edit {text!r} names a slot, not an edit: write it as NAME={text.strip()}")
     if not change:
-        raise RecipeError(f"--edit {text!r} says nothing to change: write the new words behind the name")
+        raise RecipeError(f"--edit {text!r} has no text: write the new words after the name")
     return name, change
 
 
-def _sides(change: str, text: str) -> tuple[str, str]:
-    source, _, target = (part.strip() for part in change.partition("->"))
+def _split_arrow(change: str, text: str) -> tuple[str, str]:
+    source, _, target = (side.strip() for side in change.partition("->"))
     if not source:
         raise RecipeError(f"--edit {text!r} has no words before the arrow: to add words, write NAME=WORDS")
     return source, target
 
 
 def _with_slot(template: str, source: str, slot: str) -> str:
-    found, num = re.subn(rf"(?<![\w{{]){re.escape(source)}(?![\w}}])", f"{{{slot}}}", template)
-    if not num:
+    """Replace whole words of the template by a slot."""
+    result, num_replaced = re.subn(rf"(?<![\w{{]){re.escape(source)}(?![\w}}])", f"{{{slot}}}", template)
+    if not num_replaced:
         raise RecipeError(
             f"the subject {template!r} does not have the words {source!r}: an edit replaces words of the subject, "
-            "and each of its words is in one edit's source alone"
+            "and two edits must not replace overlapping words"
         )
-    return found
+    return result
 
 
 def _slot_name(source: str) -> str:

@@ -1,4 +1,4 @@
-"""Recipes from TOML files, `--set` overrides and plain values; each checked as a whole, with one clear error."""
+"""Load recipes from TOML files, `--set` overrides and plain values, with one clear error for what is wrong."""
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -14,30 +14,34 @@ from synth.errors import RecipeError, first_line, nearest
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 _MAX_SHOWN = 100  # characters of a value in a message
-_MAX_DEPTH = 16  # of a dotted key; a recipe's deepest has three names
+_MAX_DEPTH = 16  # names in a dotted key; a recipe's deepest key has three
 
 
 def recipe_names() -> list[str]:
-    """The recipes that come with the project."""
+    """The names of the shipped recipes, sorted."""
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe that comes with the project, or a TOML file.
+    """Read a shipped recipe, or a TOML file.
 
     Args:
         name_or_path: "sofas", or the path of a file; `extends = "sofas"` in a file starts from another recipe.
-        overrides: "training.steps=200", "teacher.id=some/model": a dotted key and a TOML value; what is no TOML
-            value is taken as text.
+        overrides: "training.steps=200", "teacher.id=some/model": a dotted key and a TOML value; anything else after
+            the equals sign is text.
 
     Raises:
-        RecipeError: in one line, for a recipe, key or value that is wrong, with the nearest known name.
+        RecipeError: in one line, for a wrong recipe, key or value, with the nearest known name.
     """
     return validate(_overridden(_read(name_or_path), overrides), str(name_or_path))
 
 
 def validate(values: Mapping[str, Any], source: str = "the recipe") -> Recipe:
-    """A recipe from plain values, checked as a whole.
+    """Check plain values as a whole and make a recipe of them.
+
+    Args:
+        values: the recipe's tables and keys.
+        source: where the values come from, for the message.
 
     Raises:
         RecipeError: for the first thing that is wrong.
@@ -48,29 +52,35 @@ def validate(values: Mapping[str, Any], source: str = "the recipe") -> Recipe:
         raise RecipeError(f"{source}: {_explain(error)}") from error
     if (recipe.scenes is None) == (recipe.photos is None):
         raise RecipeError(f"{source}: give either [scenes], what is painted, or [photos], what photographs show")
+    # An edit must change something, and apply to the texts.
     texts = recipe.texts()
     slots = texts.scene(0).slots if isinstance(texts, Template) else {}
     for name, edit in recipe.edits.items():
         if not edit:
-            raise RecipeError(f"{source}: edits.{name} replaces no slot: it would change nothing")
+            raise RecipeError(f"{source}: edits.{name} replaces no slot, so it changes nothing")
         texts.target("", slots, edit)
     return recipe
 
 
 def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """A resolved recipe with some keys changed: "training.steps=200", as `load_recipe` takes them.
+    """Override keys of a resolved recipe.
 
-    In a resolved recipe the preset's values are written out. So a new `training.preset` starts the training's
-    settings anew, and the other overrides go over it, whatever their order; and so does a teacher that wants another
-    preset than the one before it, whose preset the recipe has.
+    A resolved recipe has its preset's values written out. So an override of `training.preset` resets [training]
+    before the other overrides apply, whatever their order. A new teacher does the same if the recipe has the preset
+    of its old teacher and the new one needs another.
+
+    Args:
+        recipe: as resolved.
+        overrides: as for `load_recipe`.
 
     Raises:
-        RecipeError: in one line, for a key or value that is wrong.
+        RecipeError: in one line, for a wrong key or value.
     """
     if not overrides:
         return recipe
     values: dict[str, Any] = recipe.model_dump(mode="json", exclude_none=True)
     if not any(override.partition("=")[0].strip() == "training.preset" for override in overrides):
+        # Keep [training] unless the teacher's preset was in use and has changed.
         new = validate(_overridden(values, overrides), recipe.name)
         if not recipe.training.preset == preset_for(recipe.teacher.id) != preset_for(new.teacher.id):
             return new
@@ -98,7 +108,7 @@ def _read(name_or_path: str | Path) -> dict[str, Any]:
 
 
 def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `over`, table by table."""
+    """Merge `over` into a copy of `base`, table by table."""
     result = dict(base)
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(result.get(key), dict)
@@ -119,17 +129,17 @@ def _override(values: dict[str, Any], override: str) -> None:
     if not equals or not all(names):
         raise RecipeError(f"--set {override!r} is not key=value, such as training.steps=200")
     if len(names) > _MAX_DEPTH:
-        raise RecipeError(f"--set {override[:80]!r}...: no key of a recipe has so many names")
+        raise RecipeError(f"--set {override[:80]!r}...: no key of a recipe has so many parts")
     table = values
     for name in names[:-1]:
         table = table.setdefault(name, {})
         if not isinstance(table, dict):
-            raise RecipeError(f"--set {override!r}: {name} is a value and has no keys below it")
+            raise RecipeError(f"--set {override!r}: {name} is a value, and has no keys below it")
     table[names[-1]] = parse_value(text)
 
 
 def _explain(error: ValidationError) -> str:
-    """The first thing that is wrong, in one line."""
+    """Describe the first problem in one line."""
     first = error.errors(include_url=False)[0]
     place = [str(part) for part in first["loc"] if part != "[key]"]
     key = ".".join(place)
@@ -138,9 +148,9 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{key} is missing"
     if first["type"] == "string_pattern_mismatch":
-        return f"{key} is not a name for an edit: use lower-case letters, digits and hyphens"
+        return f"{key} is not an edit's name: use lower-case letters, digits and hyphens"
     message = first["msg"].removeprefix("Value error, ")
-    if not key:  # of the recipe as a whole
+    if not key:  # the problem is of the recipe as a whole
         return message
     given = first["input"]
     shown = "" if isinstance(given, dict) else f", not {_short(repr(given))}"
@@ -152,7 +162,7 @@ def _short(text: str) -> str:
 
 
 def _known_keys(place: Sequence[str]) -> list[str]:
-    """The keys that the settings at a place in the recipe have."""
+    """The keys of the table at a place in the recipe."""
     model: type[BaseModel] = Recipe
     for name in place:
         annotation = model.model_fields[name].annotation

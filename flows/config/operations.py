@@ -1,4 +1,4 @@
-"""How runs are looked after: how long, how good, how many and where. No Prefect here."""
+"""How runs are operated: timeouts, machines, storage, retention and promotion. No Prefect here."""
 
 from typing import Annotated, Any, Literal
 
@@ -8,33 +8,34 @@ from synth.settings import Settings
 
 
 class OperationSettings(Settings):
-    """How runs are looked after. Nothing here changes a pixel, or a weight but by rounding, so all of it may change
-    within a run."""
+    """How runs are operated. Nothing here changes an image, or a weight by more than rounding, so every key may
+    change within a run."""
 
     timeout_hours: Annotated[float, Field(gt=0, le=100_000)] = 48.0
-    """A shard, a training, an export or a measurement that takes longer is given up; what is on disk stays."""
+    """Stop a shard, a training, an export or an evaluation that takes longer; what is on disk stays."""
     runner: Literal["threads", "ray"] = "threads"
-    """Who paints the shards: this process, one after the other with torch's threads, or the workers of a Ray cluster,
-    as many at once as it has GPUs (CPUs, where it has none). The bytes are the same on the same kind of machine."""
+    """What paints the shards: `threads` is this process, one shard after another; `ray` is a Ray cluster's workers,
+    as many shards at once as it has GPUs (or CPUs, if it has no GPU). The bytes are the same on the same kind of
+    machine."""
     ray_address: str | None = None
-    """Of a Ray cluster that is there, `ray://host:10001`; it reads and writes the set itself, so the set must lie
-    where all of it reaches. None starts a cluster on this machine, for the run."""
+    """The address of a running Ray cluster, `ray://host:10001`. Its workers read and write the dataset themselves, so
+    all of them must reach it. None starts a cluster on this machine for the run."""
     processes: Annotated[int, Field(gt=0, le=4096)] = 1
-    """That train one student together on this machine, one a GPU, by `accelerate launch`; they share every batch, so
-    `training.batch_size` is that of all."""
+    """How many processes train the student on this machine, one per GPU, under `accelerate launch`. They share every
+    batch: `training.batch_size` is the total."""
     accelerate_config: str | None = None
-    """A file that `accelerate config` wrote, in the place of `processes`: for a training on several machines. Each of
-    them runs the recipe's `distill`, with the file under this name and its own rank in it."""
+    """A file written by `accelerate config`, instead of `processes`, to train on several machines. Each machine runs
+    the recipe's `distill`, with its own rank in its own file of this name."""
     remote_dir: str | None = None
-    """Storage that outlives the machine, `s3://bucket/runs`: run folders are copied there at each checkpoint and at
-    their end, and a run on another machine goes on from the copy. None keeps them on the machine alone."""
+    """Storage that outlives the machine, `s3://bucket/runs`. Run folders are uploaded at each checkpoint and at the
+    end, and another machine resumes from the copy. None keeps them on this machine only."""
     keep_runs: Annotated[int, Field(gt=0, le=1_000_000)] | None = None
-    """After a run, so many finished runs of the recipe are kept beside each other, the newest; the one that `latest`
-    names is kept besides. None deletes nothing."""
+    """How many finished runs of the recipe to keep, the newest ones; the run that `latest` names always stays. None
+    deletes nothing."""
     tolerated_right: Annotated[float, Field(ge=0, le=1)] = 0.03
-    """How much smaller than the last good model's a new model's share of right edits may be."""
+    """How far a new model's share of right edits may fall below that of the latest good model."""
     tolerated_psnr: Annotated[float, Field(ge=0, le=1000)] = 0.3
-    """How much lower than the last good model's a new model's PSNR may be, in dB, for edits and no-ops alike."""
+    """How far a new model's PSNR may fall below that of the latest good model, in dB, for edits and for no-ops."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,6 +1,6 @@
 """A recipe: which teacher, which scenes, which edits, and how to train, export and measure.
 
-It composes the packages' settings and owns none. Nothing heavy is imported, so that a wrong recipe is refused at once.
+It composes the packages' settings and owns none. It imports nothing heavy, so a wrong recipe is refused at once.
 """
 
 from typing import Annotated, Any
@@ -16,59 +16,61 @@ from synth.settings import PhotoTextSettings, SceneSettings, Settings, Substitut
 from synth.urls import credentials_refused, has_credentials
 
 EditName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
-"""Lower case, digits, hyphens: it becomes part of file names."""
+"""Lower-case letters, digits, hyphens and underscores: it becomes part of file names."""
 
 
 class Recipe(Settings):
-    """All that a run depends on. The run folder keeps it as resolved, in `recipe.toml`."""
+    """Everything that a run depends on. The run folder keeps it, as resolved, in `recipe.toml`."""
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\n\r\t]*$")]
-    """Of the recipe, its run folders and its deployment."""
+    """The name of the recipe, its run folders and its deployment."""
     validated_on: str = "nothing yet"
-    """What its settings were tried on, for whoever gets the model."""
+    """What the settings were tried on, for the users of the model."""
     teacher: TeacherSettings = TeacherSettings()
-    """Who paints and teaches."""
+    """The diffusion model that paints and teaches."""
     scenes: SceneSettings | None = None
-    """What is painted. A recipe has this or `photos`."""
+    """What to paint. A recipe has this or `photos`."""
     photos: PhotoTextSettings | None = None
-    """What is said of photographs, for a set of one's own (`distillery import-photos`)."""
+    """The texts of photographs, for an imported dataset (`distillery import-photos`)."""
     edits: Annotated[dict[EditName, Substitution], Field(min_length=1)]
-    """Each edit's name, and the slots that it gives other values: `red-leather = { color = "red" }`. For photographs
-    see `photos.source`."""
+    """Each edit's name, and the new values of its slots: `red-leather = { color = "red" }`. For photographs see
+    `photos.source`."""
     training: TrainingSettings
     """How the student is trained."""
     export: ExportSettings = ExportSettings()
-    """Which model files are written."""
+    """Which model files to write."""
     evaluation: EvaluationSettings = EvaluationSettings()
-    """What the student is measured on."""
+    """How the student is measured."""
     operations: OperationSettings = OperationSettings()
-    """How runs are looked after."""
+    """How runs are operated."""
 
     @model_validator(mode="before")
     @classmethod
     def _take_the_teachers_preset(cls, given: Any) -> Any:
-        """What trains on the miniature within minutes would wreck a Stable Diffusion, and the other way round.
+        """Fill in the preset that suits the teacher, and the recipe's own table for that preset.
 
-        So a recipe for both names no preset, and what it wants otherwise of one stands in a table of that name.
+        The values for the miniature would ruin a training on Stable Diffusion, and vice versa. So a recipe for both
+        names no preset, and overrides one in a table of its name: `[training.short]`.
         """
         if not isinstance(given, dict):
             return given
-        training, teacher = (given.get(part) or {} for part in ("training", "teacher"))
+        training, teacher = (given.get(table) or {} for table in ("training", "teacher"))
         if not isinstance(training, dict) or not isinstance(teacher, dict):
             return given
         preset = training.get("preset", preset_for(teacher.get("id", TeacherSettings().id)))
         tables = {name: training[name] for name in PRESETS if isinstance(training.get(name), dict)}
         known = [key for key in TrainingSettings.model_fields if key != "preset"]
-        for name, table in tables.items():  # also that of the preset which is not used now
+        for name, table in tables.items():  # check the unused preset's table too
             for key in table.keys() - known:
                 raise ValueError(f"unknown key training.{name}.{key}{nearest(key, known)}")
-        beside = {key: value for key, value in training.items() if key not in tables}
-        return {**given, "training": {**tables.get(preset, {}), **beside, "preset": preset}}
+        # A key beside the tables overrides the preset's table.
+        plain = {key: value for key, value in training.items() if key not in tables}
+        return {**given, "training": {**tables.get(preset, {}), **plain, "preset": preset}}
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_credentials(cls, given: Any) -> Any:
-        """A recipe is kept in every run folder, and travels on with it."""
+        """Refuse passwords in URLs: every run folder keeps its recipe, and may be passed on."""
         for text in texts_of(given):
             if has_credentials(text):
                 raise ValueError(credentials_refused(text))
@@ -77,24 +79,24 @@ class Recipe(Settings):
     @field_validator("edits")
     @classmethod
     def _in_one_order(cls, edits: dict[str, Substitution]) -> dict[str, Substitution]:
-        """By name: an edit's number is its place, and a server's database keeps no order (Postgres' jsonb)."""
+        """Sort by name: an edit's index is its place, and Postgres' jsonb does not keep the order of keys."""
         return dict(sorted(edits.items()))
 
     def to_paint(self) -> SceneSettings:
-        """The scenes.
+        """The scenes to paint.
 
         Raises:
             RecipeError: for a recipe of photographs.
         """
         if self.scenes is None:
             raise RecipeError(
-                f"{self.name} is a recipe of photographs, and there is nothing to paint: make a set of yours with "
-                "`distillery import-photos`, and train on it with `distillery distill RECIPE --data SET`"
+                f"{self.name} is a recipe of photographs, so there is nothing to paint: import your photographs with "
+                "`distillery import-photos`, and train on them with `distillery distill RECIPE --data DATASET`"
             )
         return self.scenes
 
     def texts(self) -> Template | PhotoTexts:
-        """What the images' texts are.
+        """The texts of the images: a template, or those of photographs.
 
         Raises:
             RecipeError: for a template that cannot be filled.
@@ -108,7 +110,7 @@ def preset_for(teacher: str) -> str:
 
 
 def flatten(recipe: Recipe) -> dict[str, Any]:
-    """Dotted key -> value: {"training.steps": 140, ...}. An edit stays one value."""
+    """Flatten to dotted keys: {"training.steps": 140, ...}. An edit stays one value."""
     flat: dict[str, Any] = {}
     for section, value in recipe.model_dump(mode="json").items():
         if isinstance(value, dict):

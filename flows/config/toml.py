@@ -1,4 +1,4 @@
-"""TOML, as recipes are written and read."""
+"""Read and write recipes' TOML."""
 
 import json
 import re
@@ -9,20 +9,20 @@ import tomli_w
 
 from flows.config.schema import Recipe
 
-_MAX_DOTS = 32  # of one key: the parser's time grows with their square
+_MAX_DOTS = 32  # in one key: the parser's time grows with their square
 _BARE = re.compile(r"[\w\s.\[\]\"'-]*")
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The recipe as resolved, every value written out; `load_recipe` reads it back as the same recipe."""
+    """Write a resolved recipe with all its values; `load_recipe` reads it back as the same recipe."""
     return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """A TOML document's values.
+    """Parse a TOML document.
 
     Raises:
-        ValueError: in one line, for what is not TOML, is nested without end, or has absurd keys or numbers.
+        ValueError: in one line, if it is not TOML, is nested too deeply, or has absurd keys or numbers.
     """
     for number, line in enumerate(text.splitlines(), start=1):
         if any(_has_too_many_dots(piece) for piece in line.split("=")):
@@ -34,20 +34,21 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def _has_too_many_dots(piece: str) -> bool:
-    """Whether the end of what stands before an equals sign, or a table's head, is a key of very many names."""
+    """Whether text before an equals sign, or a table's header, ends in a key with too many dots."""
     key = re.split(r"[{,]", piece)[-1]
     return key.count(".") > _MAX_DOTS and _BARE.fullmatch(key) is not None
 
 
 def parse_value(text: str) -> Any:
-    """The value behind `--set KEY=`: TOML, or the text itself where it is not TOML."""
+    """Parse the value of `--set KEY=VALUE`: TOML, or text if it is not TOML."""
     try:
         values = parse_toml(f"value = {text}")
     except ValueError:
         return text.strip()
+    # Text with a line break may hold further keys: it is not one value.
     return values["value"] if values.keys() == {"value"} else text.strip()
 
 
 def toml_key(key: str) -> str:
-    """A key as TOML writes it: in quotes where it has other than letters, digits, hyphens."""
+    """Write a key, in quotes if it has characters other than letters, digits, underscores and hyphens."""
     return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)

@@ -1,8 +1,8 @@
-"""What a recipe may ask for only if its origin is trusted: to run code, or to reach outside.
+"""Keys that a recipe may set only if its origin is trusted: they run code, or reach other machines.
 
-A recipe from somebody else is data. So is a run folder's, and what a Prefect server hands to a worker. These keys are
-taken from the command line itself (`--set`), and from elsewhere only after an explicit yes where the process starts:
-`--trust`, or DISTILLERY_TRUST=1 in its environment.
+A recipe from somebody else is data. So is a run folder's recipe, and what a Prefect server hands to a worker. These
+keys are accepted from the command line itself (`--set`); from anywhere else only if the process was started with
+`--trust`, or with DISTILLERY_TRUST=1 in its environment.
 """
 
 import os
@@ -13,41 +13,41 @@ from synth.errors import RecipeError
 
 VARIABLE = "DISTILLERY_TRUST"
 _ADVICE = (
-    "if you trust where it comes from, repeat with --trust, or give the key yourself with --set; for a worker, put "
-    f"{VARIABLE}=1 into its environment (docs/security.md)"
+    "if you trust where it comes from, repeat with --trust, or set the key yourself with --set; for a worker, set "
+    f"{VARIABLE}=1 in its environment (docs/security.md)"
 )
 
 
 def requests(recipe: Recipe) -> dict[str, tuple[object, str]]:
-    """What the recipe asks for beyond computing: key -> its value, and what that does."""
+    """The keys of a recipe that need trust: key -> its value, and what it does."""
     operations, scenes = recipe.operations, recipe.scenes
     found: dict[str, tuple[object | None, str]] = {
         "scenes.filters.python": (scenes and scenes.filters.python, "runs code"),
-        "operations.remote_dir": (operations.remote_dir, "reads and writes a remote storage"),
+        "operations.remote_dir": (operations.remote_dir, "reads and writes remote storage"),
         "operations.ray_address": (operations.ray_address, "runs tasks on another machine"),
-        "operations.accelerate_config": (operations.accelerate_config, "starts processes as a file says"),
+        "operations.accelerate_config": (operations.accelerate_config, "starts the processes that a file describes"),
     }
     if recipe.training.tracker == "wandb":
         found["training.tracker"] = ("wandb", "sends metrics to another machine")
-    return {key: (value, what) for key, (value, what) in found.items() if value is not None}
+    return {key: (value, effect) for key, (value, effect) in found.items() if value is not None}
 
 
 def is_trusted() -> bool:
-    """Whether this process was started with a yes, or by one that was."""
+    """Whether this process, or the one that started it, was told to trust its recipe."""
     return os.environ.get(VARIABLE) == "1"
 
 
 def trust_process() -> None:
-    """Take this process's recipe as trusted, and so in the processes that it starts: the command line has said so."""
+    """Trust the recipe in this process and in those that it starts, as the command line asked."""
     os.environ[VARIABLE] = "1"
 
 
 def check_trust(recipe: Recipe, given: Sequence[str] = ()) -> None:
-    """Refuse a recipe that asks for more than computing, unless the process trusts it.
+    """Refuse a recipe with a key that needs trust, unless the process trusts it.
 
     Args:
         recipe: as resolved.
-        given: overrides of the command line, "operations.remote_dir=s3://...": what they name was asked for here.
+        given: overrides of the command line, "operations.remote_dir=s3://...": the keys that they set are trusted.
 
     Raises:
         RecipeError: naming the first such key.
@@ -55,6 +55,6 @@ def check_trust(recipe: Recipe, given: Sequence[str] = ()) -> None:
     if is_trusted():
         return
     named = {override.partition("=")[0].strip() for override in given}
-    for key, (value, what) in requests(recipe).items():
+    for key, (value, effect) in requests(recipe).items():
         if not any(key == name or key.startswith(f"{name}.") for name in named):
-            raise RecipeError(f"{recipe.name} sets {key} = {value!r}, which {what}: {_ADVICE}")
+            raise RecipeError(f"{recipe.name} sets {key} = {value!r}, which {effect}: {_ADVICE}")

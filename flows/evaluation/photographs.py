@@ -1,4 +1,4 @@
-"""A run's model file on one's own photographs: a gallery, and figures that need no true answer."""
+"""Evaluate a run's model file on photographs: a contact sheet, and metrics that need no ground truth."""
 
 import json
 from collections.abc import Callable
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_SIDE = 256  # px, of the squares on which images are compared
-Figures = dict[str, float | None]
+_SIDE = 256  # px; images are compared as squares of this side
+Metrics = dict[str, float | None]
 
 
 def show_photographs(
@@ -29,24 +29,25 @@ def show_photographs(
     lpips: bool = False,
     clip: str | None = None,
     dino: str | None = None,
-) -> tuple[dict[str, Figures], list[str]]:
-    """Translate images by every edit of a run; `photographs/` in its folder gets them, contact_sheet.png and
-    figures.json.
+) -> tuple[dict[str, Metrics], list[str]]:
+    """Apply every edit of a run to images, and measure the results.
+
+    `photographs/` in the run folder gets the edited images, contact_sheet.png and metrics.json.
 
     Args:
-        recipe: of the run.
-        out: the run folder, exported.
-        images: a folder of images, or one.
-        source: what they show, for CLIP's direction; left out, the recipe's photos.source.
-        lpips: measure LPIPS.
+        recipe: the run's recipe.
+        out: the exported run's folder.
+        images: a folder of images, or one image.
+        source: what the images show, for CLIP's direction (default: the recipe's photos.source).
+        lpips: whether to measure LPIPS.
         clip: a CLIP model's Hub id or folder.
         dino: a DINO model's Hub id or folder.
 
     Returns:
-        For each edit its figures, and a line for each figure that was not measured.
+        The metrics of each edit, and a line for each problem and each metric that was not measured.
 
     Raises:
-        RunError: if there is no model file yet.
+        RunError: if there is no model file yet, or no image can be read.
         ImageInputError: for a folder without images.
         TeacherError: for a model that cannot be opened.
     """
@@ -61,36 +62,37 @@ def show_photographs(
         raise RunError(f"{out} has no model file yet: `distillery export {out}` writes one")
     if source is None and recipe.photos is not None:
         source = recipe.photos.source
-    measures, missing = _measures(source, lpips, clip, dino)  # refused before anything is translated
-    translator, folder = Translator.load(run.model), out / "photographs"
+    # A wrong model is refused before any image is edited.
+    measures, missing = _measures(source, lpips, clip, dino)
+    folder = out / "photographs"
+    translator = Translator.load(run.model)
     edits = translator.edits
-    problems: list[str] = []
     sheet = ContactSheet(list(edits))
     jobs, problems = list_jobs([str(path) for path in find_images([images])], list(edits), folder)
     work = translate_all(translator, jobs, 1.0, sheet, problems)
-    done = [job for job, files in zip(jobs, tqdm(work, total=len(jobs), unit="picture"), strict=True) if files]
+    done = [job for job, files in zip(jobs, tqdm(work, total=len(jobs), unit="image"), strict=True) if files]
     sheet.write(folder)
     if not done:
         raise RunError(f"none of the images at {images} could be read: {problems[0]}")
-    table: dict[str, Figures] = {}
+    table: dict[str, Metrics] = {}
     before = np.stack([_square(job.source) for job in done])  # (N, _SIDE, _SIDE, 3)
     for edit, text in edits.items():
         after = np.stack([_square(job.targets[edit]) for job in done])
-        seen = measure_change(before, after)
-        table[edit] = {"changed": seen.changed_share, "variety": seen.variety}
+        change = measure_change(before, after)
+        table[edit] = {"changed": change.changed_share, "variety": change.variety}
         table[edit] |= {name: float(measure(before, after, text).mean()) for name, measure in measures.items()}
-    figures = {"num_images": len(done), "edits": table, "not_measured": missing, "problems": problems}
-    write_text(folder / "figures.json", json.dumps(figures, indent=2) + "\n")
+    metrics = {"num_images": len(done), "edits": table, "not_measured": missing, "problems": problems}
+    write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     return table, [*problems, *missing]
 
 
-def text_table(table: dict[str, Figures]) -> str:
-    """The figures as they are shown in a terminal."""
+def text_table(table: dict[str, Metrics]) -> str:
+    """Format the metrics as a table for the terminal."""
     names = list(next(iter(table.values())))
     width = max(len(edit) for edit in table)
     lines = [f"{'edit':{width}}  {'  '.join(f'{name:>11}' for name in names)}"]
-    for edit, figures in table.items():
-        cells = ("" if (value := figures[name]) is None else f"{value:.3f}" for name in names)
+    for edit, metrics in table.items():
+        cells = ("" if (value := metrics[name]) is None else f"{value:.3f}" for name in names)
         lines.append(f"{edit:{width}}  {'  '.join(f'{cell:>11}' for cell in cells)}")
     return "\n".join(lines)
 
@@ -98,7 +100,7 @@ def text_table(table: dict[str, Figures]) -> str:
 def _measures(
     source: str | None, lpips: bool, clip: str | None, dino: str | None
 ) -> tuple[dict[str, Callable[..., Any]], list[str]]:
-    """Name -> of (before, after, the target text) a figure an image; and what is not measured, and why."""
+    """Metrics by name, each a function (before, after, target text) -> (N,); and why others are not measured."""
     from distill.similarity import Clip, Lpips, Structure
 
     measures: dict[str, Callable[..., Any]] = {}
@@ -126,6 +128,7 @@ def _measures(
 
 
 def _square(path: Path) -> "NDArray[np.uint8]":
+    """Read an image as a square, uint8 (_SIDE, _SIDE, 3)."""
     import numpy as np
     from PIL import Image, ImageOps
 

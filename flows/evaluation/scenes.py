@@ -1,4 +1,4 @@
-"""A run's model file against the true counterfactuals, where the drawn world can judge it."""
+"""Evaluate a run's model file against the true counterfactuals of the drawn world."""
 
 import io
 import json
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _NUM_GRID_ROWS = 6
-_MEASURE_AT = 128  # px: the one size that the factor readers know; a model file takes any
+_MEASURE_AT = 128  # px; the only size that the factor readers know, while a model file takes any
 
 
 def has_true_answers(recipe: Recipe) -> bool:
-    """Whether drawn scenes can judge the run: its teacher knows the drawn world, and the world knows its edits."""
+    """Whether drawn scenes can evaluate the run: its teacher paints the drawn world, which has its edits."""
     from distill.counterfactuals import choose_scenes
 
     if recipe.teacher.id != "miniature":
@@ -47,44 +47,47 @@ def evaluate_model(
     split: str | None = None,
     num_scenes: int | None = None,
 ) -> Path:
-    """Measure the run's model file on unseen drawn scenes; writes evaluation.json and grid.png.
+    """Measure the run's model file on unseen drawn scenes, and write evaluation.json and grid.png.
 
-    On the recipe's own split the means go into the model's own metadata besides. Another split has files of its own,
-    such as evaluation-shifted.json and grid-shifted.png: it tells how far a model carries, and chooses none.
+    On the recipe's own split, the means are also written into the model file's metadata. Another split gets its own
+    files, such as evaluation-shifted.json and grid-shifted.png: it measures generalisation, and decides nothing.
 
     Args:
-        recipe: of the run.
-        out: the run folder, exported.
-        reader: the strict factor reader, unless another.
-        split: of the drawn world; None is the recipe's own.
-        num_scenes: None is the recipe's own number.
+        recipe: the run's recipe.
+        out: the exported run's folder.
+        reader: a factor reader (default: the strict one).
+        split: a split of the drawn world (default: the recipe's).
+        num_scenes: how many scenes (default: the recipe's number).
 
     Returns:
-        The path of the figures.
+        The path of the evaluation.
 
     Raises:
         RunError: if there is no model file yet.
-        RecipeError: if the drawn world does not know the recipe's edits.
+        RecipeError: if the drawn world does not have the recipe's edits.
     """
     from distill.counterfactuals import average, choose_scenes, evaluate_edits, grid_image
     from inference.export.formats import record_metrics
     from inference.runtime import Translator
     from synth.world.readers import FactorReader
 
-    run, settings = RunFolder(out), recipe.evaluation
+    run = RunFolder(out)
+    settings = recipe.evaluation
     if not run.model.exists():
         raise RunError(f"{out} has no model file yet: `distillery export {out}` writes one")
     if num_scenes is not None:
         settings = settings.model_copy(update={"num_scenes": num_scenes})
-    elsewhere = "" if split in (None, settings.split) else f"-{split}"
+    suffix = "" if split in (None, settings.split) else f"-{split}"
     split = split or settings.split
-    file, grid = (path.with_stem(path.stem + elsewhere) for path in (run.evaluation, run.grid))
+    file, grid = (path.with_stem(path.stem + suffix) for path in (run.evaluation, run.grid))
     made_from = digest(run.fingerprint_of("export"), settings.model_dump(mode="json"), split)
-    if run.is_done(f"evaluate{elsewhere}", made_from, file, grid):
+    if run.is_done(f"evaluate{suffix}", made_from, file, grid):
         logger.info(f"{run.model} is measured already")
         return file
     scenes = choose_scenes(recipe.edits, settings.num_scenes, split, settings.given)
-    translator, teacher = Translator.load(run.model), open_teacher(recipe.teacher)
+    translator = Translator.load(run.model)
+    teacher = open_teacher(recipe.teacher)
+    # The progress bar counts the images that go through the model.
     num_edited = sum(scene.replace(**edit) != scene for edit in recipe.edits.values() for scene in scenes)
     num_no_op = len(recipe.edits) * min(settings.num_no_op_scenes, len(scenes))
     with tqdm(total=num_edited + num_no_op, desc="measuring", unit="image") as bar:
@@ -103,54 +106,55 @@ def evaluate_model(
             _MEASURE_AT,
         )
     means = average(rows)
-    page = io.BytesIO()
-    grid_image(translator, recipe.edits, scenes[:_NUM_GRID_ROWS], _MEASURE_AT).save(page, "PNG")
-    write_bytes(grid, page.getvalue())
-    figures = {
+    buffer = io.BytesIO()
+    grid_image(translator, recipe.edits, scenes[:_NUM_GRID_ROWS], _MEASURE_AT).save(buffer, "PNG")
+    write_bytes(grid, buffer.getvalue())
+    evaluation = {
         "split": split,
         "num_scenes": settings.num_scenes,
         "given": settings.given,
         "edits": [asdict(row) for row in rows],
         "means": [asdict(row) for row in means],
     }
-    write_text(file, json.dumps(figures, indent=2) + "\n")
-    if not elsewhere:
-        record_metrics(run.model, {"split": split, "means": figures["means"]})
-    run.mark_done(f"evaluate{elsewhere}", made_from)
+    write_text(file, json.dumps(evaluation, indent=2) + "\n")
+    if not suffix:
+        record_metrics(run.model, {"split": split, "means": evaluation["means"]})
+    run.mark_done(f"evaluate{suffix}", made_from)
     return file
 
 
 def compare_with_zero_shot(recipe: Recipe, out: Path, num_scenes: int) -> str:
-    """The run's model file beside zero-shot methods, image by image; writes the study into `zero-shot/`.
+    """Compare the run's model file with zero-shot methods, image by image; write the study into `zero-shot/`.
 
     Args:
-        recipe: of the run.
-        out: the run folder, exported.
-        num_scenes: unseen scenes of each edit, of the recipe's own split.
+        recipe: the run's recipe.
+        out: the exported run's folder.
+        num_scenes: how many unseen scenes per edit, of the recipe's split.
 
     Returns:
-        What it shows.
+        The finding.
 
     Raises:
-        RunError: if there is no model file yet, or another one's figures are in `zero-shot/`.
-        RecipeError: if the drawn world does not know the recipe's edits.
+        RunError: if there is no model file yet, or `zero-shot/` holds the study of another one.
+        RecipeError: if the drawn world does not have the recipe's edits.
     """
     from distill.counterfactuals import choose_scenes
     from distill.studies.student import Distilled
     from flows.evaluation.studies import run_study
     from inference.runtime import Translator
 
-    run, settings = RunFolder(out), recipe.evaluation
+    run = RunFolder(out)
+    settings = recipe.evaluation
     if not run.model.exists():
         raise RunError(f"{out} has no model file yet: `distillery export {out}` writes one")
-    choose_scenes(recipe.edits, 1, settings.split, settings.given)  # refuses what the world does not know
+    choose_scenes(recipe.edits, 1, settings.split, settings.given)  # refuses unknown edits early
     measured = settings.model_copy(update={"num_scenes": num_scenes})
     study = Distilled(Translator.load(run.model), run.fingerprint_of("export"), recipe.edits, measured)
     return run_study(study, open_teacher(recipe.teacher), out / "zero-shot")
 
 
 def _through_vae(teacher: "Teacher", images: "Images") -> "Images":
-    """uint8 (N, H, W, 3) through the teacher's encoder and decoder: what it can show at all."""
+    """Encode and decode images, uint8 (N, H, W, 3): the best that the teacher's VAE can do."""
     import torch
 
     from synth.pixels import to_float, to_uint8

@@ -1,4 +1,4 @@
-"""The paper's studies, run piece by piece: rows as Parquet, a figure and a sentence."""
+"""Run the paper's studies piece by piece: rows as Parquet, a plot and a finding."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,17 +27,17 @@ def make_study(
     folder: Path | None = None,
     num_steps: int | None = None,
 ) -> "Study":
-    """A study by its name.
+    """Make a study by its name.
 
     Args:
-        name: as the command has it.
-        settings: of the zero-shot edits.
-        num_scenes: drawn scenes an edit; None leaves it to the study.
-        images: files or folders, for real-images alone.
-        prompt: what they shall show.
-        source_prompt: what they show.
-        folder: where translator keeps the set that it paints.
-        num_steps: of each of translator's trainings; None leaves it to the study.
+        name: the command's name for it.
+        settings: for the zero-shot edits.
+        num_scenes: drawn scenes per edit (default: the study's).
+        images: files or folders, for real-images only.
+        prompt: what the edited images should show.
+        source_prompt: what the images show.
+        folder: where the study translator keeps the dataset that it paints.
+        num_steps: the steps of each of translator's trainings (default: the study's).
 
     Raises:
         RunError: for real-images without images or prompt.
@@ -53,11 +53,11 @@ def make_study(
 
     if name == "real-images":
         if not images or not prompt.strip():
-            raise RunError("the study real-images edits images of your own: name them, and give --prompt")
+            raise RunError("the study real-images edits your own images: name them, and give --prompt")
         return RealImages(settings, tuple(find_images(images)), prompt, source_prompt)
     scenes = {} if num_scenes is None else {"num_scenes": num_scenes}
-    if name == "translator":
-        assert folder is not None, "it paints a set"
+    if name == "ablations":
+        assert folder is not None, "it paints a dataset"
         return Ablations(folder, **scenes, **({} if num_steps is None else {"num_steps": num_steps}))
     if name == "guidance-bias":  # it optimises nothing
         return GuidanceBias(**scenes)
@@ -73,14 +73,14 @@ def make_study(
 
 
 def run_study(study: "Study", teacher: "Teacher", out: Path) -> str:
-    """Do what is missing of a study's pieces, then write `rows.parquet`, `plot.png` and `finding.txt` into `out`.
+    """Compute a study's missing pieces, then write `rows.parquet`, `plot.png` and `finding.txt` into `out`.
 
     Returns:
         The finding.
 
     Raises:
         RunError: if another study's pieces are in `out`.
-        DistilleryError: from the edits.
+        DistilleryError: if an edit fails.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -93,7 +93,7 @@ def run_study(study: "Study", teacher: "Teacher", out: Path) -> str:
     owner = pieces / "study.txt"
     if owner.exists() and owner.read_bytes() != fingerprint:
         raise RunError(
-            f"{out} holds another study, or this one of another model, teacher or settings: "
+            f"{out} holds another study, or this study of another model, teacher or settings: "
             "choose another folder, or delete it"
         )
     pieces.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Zero-shot edits of files: a teacher, a text, no training."""
+"""Zero-shot edits of image files: a teacher and a prompt, no training."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from synth.teacher.teacher import Teacher
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-_BATCH = 4  # images of one size that are edited together
-_FRAMES = 20  # of a series
+_BATCH = 4  # images of one size, edited together
+_FRAMES = 20  # in a series
 
 
 def edit_files(
@@ -32,12 +32,23 @@ def edit_files(
 ) -> list[Path]:
     """Edit image files, or all images in folders, and write `NAME_edited.png` for each into `out`.
 
-    While it works, `out/preview.png` shows the images at hand as they are now. With `series`, each also gets
-    `NAME_series.gif`, from the input to the result.
+    Meanwhile `out/preview.png` shows the present state of the images being edited.
+
+    Args:
+        teacher: the diffusion model.
+        paths: image files and folders.
+        prompt: what the edited images should show.
+        source_prompt: what the images show.
+        settings: of the optimization.
+        out: an existing folder.
+        series: also write `NAME_series.gif`, from the input to the result.
+
+    Returns:
+        The paths of the edited images.
 
     Raises:
-        ImageInputError: for a file that is no image, or one of an absurd size, before anything is edited.
-        TeacherError: if the teacher cannot score, or cannot read a prompt to its end.
+        ImageInputError: for a file that is not an image or has an absurd size, before anything is edited.
+        TeacherError: if the teacher cannot score, or a prompt is too long for it.
     """
     from distill.zero_shot import edit
     from synth.images import gif_bytes, open_image, png_bytes
@@ -69,7 +80,7 @@ def _watch(
     frames: "list[list[Image.Image]]",
     bar: "tqdm[Any]",
 ) -> "Callable[[Progress], None]":
-    """Progress, a live preview and the frames of the series, a few times on the way."""
+    """Make a callback for the progress bar, the live preview and the frames of the series."""
     import numpy as np
     import torch
 
@@ -89,7 +100,7 @@ def _watch(
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Files as they are, folders as the images in them.
+    """List files as given, and the images in folders.
 
     Raises:
         ImageInputError: for a folder without images.
@@ -106,10 +117,10 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 
 
 def _batches(files: Sequence[Path]) -> list[list[Path]]:
-    """Images of one size together, a few at a time.
+    """Group images of one size into small batches.
 
     Raises:
-        ImageInputError: for what cannot be edited: it is told before hours go into the others.
+        ImageInputError: for an image that cannot be edited, before hours go into the others.
     """
     from distill.zero_shot import check_size
     from synth.images import open_image

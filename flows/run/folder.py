@@ -1,21 +1,27 @@
-"""A run folder: where each part of a run lies, whose run it is, and which stages are done.
+"""A run folder: where its files are, which recipe it belongs to, and which stages are done.
 
-recipe.toml     as resolved           student/          the distilled network, in diffusers' format
-dataset/        Parquet and a card    model.onnx        what ships
-checkpoints/    step_000500/ ...      evaluation.json   the numbers
-metrics.jsonl   one line a step       grid.png          input, translated, true counterfactual
-samples/        step_000500.png       report.html       all of it on one page
-training.gif    the samples, in turn   best/           the best student so far, by its step
-development.json  how good it was there, on its way
-latents/        the set's latents     stages.json       what each output was made from
-dataset.url     where the set is, if not in dataset/
-promotion.json  whether `latest` was moved to this run, and why
-timings.json    seconds that each stage took
-processes-HOST.log  what the processes of a training said, where there were several
+recipe.toml         the recipe, as resolved
+dataset/            Parquet and a card
+dataset.url         where the dataset is, if not in dataset/
+latents/            the dataset's latents
+checkpoints/        step_000500/ ...
+metrics.jsonl       the training's metrics, one line per step
+samples/            step_000500.png ...
+training.gif        the samples as an animation
+best/               the best student so far, by its step
+development.json    the metrics by which the best student was chosen
+student/            the distilled network, in diffusers' format
+model.onnx          what ships
+evaluation.json     the metrics of the model file
+grid.png            input, edit, true counterfactual
+report.html         all of it on one page
+promotion.json      whether `latest` was moved to this run, and why
+stages.json         what each output was made from
+timings.json        the seconds that each stage took
+processes-HOST.log  the output of a training's processes, if there were several
 """
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,31 +42,18 @@ if TYPE_CHECKING:
 
 _MAX_URL = 4096  # characters
 RUNS = Path("runs")  # in the working directory
-_STEP = r"step_[0-9]{1,9}"
-_WEIGHTS = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\.(json|safetensors)"
-_RUN_FILE = re.compile(
-    "|".join(
-        (
-            r"recipe\.toml|stages\.json|timings\.json|promotion\.json|development\.json|dataset\.url|README\.md",
-            r"metrics\.jsonl|training\.gif|report\.html|evaluation[a-z0-9-]*\.json|grid[a-z0-9-]*\.png",
-            r"model[a-z0-9-]{0,40}\.(onnx|onnx\.data|torchscript|pt2)|processes-[A-Za-z0-9_.-]{1,100}\.log",
-            rf"samples/{_STEP}\.png|student/{_WEIGHTS}|best/({_STEP}/)?{_WEIGHTS}",
-            rf"checkpoints/{_STEP}/(state\.json|adam\.safetensors|(student|averaged)/{_WEIGHTS})",
-        )
-    )
-)
-_MAY_GROW = ("scenes.count", "training.steps")  # a set can be painted further, a training can go on
-_OF_THE_TRAINING = ("training.", "edits.")  # free as long as nothing was trained: no painted image depends on them
+_MAY_GROW = ("scenes.count", "training.steps")  # more images can be painted, a training can continue
+_OF_THE_TRAINING = ("training.", "edits.")  # free until training starts: no painted image depends on them
 _MAY_CHANGE = (
     *("validated_on", "teacher.device", "teacher.allow_cpu", "export.", "evaluation.", "operations."),
     *("training.checkpoint_every", "training.keep_checkpoints", "training.sample_every", "training.micro_batch_size"),
     *("training.gradient_checkpointing", "training.tracker", "training.patience"),
-    "training.preset",  # its values are compared
+    "training.preset",  # its values are compared instead
 )
 
 
 class Evaluation(TypedDict):
-    """What evaluation.json holds."""
+    """The content of evaluation.json."""
 
     split: str
     num_scenes: int
@@ -72,7 +65,7 @@ class Evaluation(TypedDict):
 
 
 class RunFolder:
-    """The paths in a run folder. Nothing is read or written before it is asked for."""
+    """The paths in a run folder. Creating one reads and writes nothing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -94,7 +87,7 @@ class RunFolder:
 
     @property
     def dataset(self) -> str:
-        """The painted set: the run's own, or the one that `dataset.url` names."""
+        """The dataset: the run's own, or the one that `dataset.url` names."""
         return self.named_dataset or str(self.path / "dataset")
 
     @property
@@ -102,7 +95,7 @@ class RunFolder:
         """The dataset that `dataset.url` names, if there is such a file.
 
         Raises:
-            RunError: if it holds anything but one line.
+            RunError: if it holds anything but one printable line.
         """
         file = self.path / "dataset.url"
         if not file.exists():
@@ -114,23 +107,23 @@ class RunFolder:
         return url
 
     def check_dataset_is_local(self) -> None:
-        """Refuse a dataset on a remote storage that only the folder names: the folder may be somebody else's.
+        """Refuse a dataset on remote storage that only the folder names: the folder may be somebody else's.
 
         Raises:
-            RunError: with how to say yes.
+            RunError: if `dataset.url` names such a dataset.
         """
         url = self.named_dataset
         if url is not None and "://" in url:
             raise RunError(
-                f"{self.path} names the dataset {url}, which is on a remote storage: name it yourself with --data, or "
+                f"{self.path} names the dataset {url}, which is on remote storage: name it yourself with --data, or "
                 "repeat with --trust if you trust where the folder comes from"
             )
 
     def use_dataset(self, url: str) -> None:
-        """Use a dataset that lies elsewhere.
+        """Use a dataset outside the run folder.
 
         Raises:
-            RunError: for a URL with credentials in it.
+            RunError: if the URL has credentials in it.
         """
         if has_credentials(url):
             raise RunError(credentials_refused(url))
@@ -138,18 +131,22 @@ class RunFolder:
 
     @staticmethod
     def default_path(recipe: Recipe) -> Path:
-        """Where a run goes that nobody named a folder for: the same recipe into the same folder, so that its next run
-        finds all done, and another recipe, though it bears the same name, into another."""
+        """The folder of a run without --out.
+
+        The same recipe gets the same folder, so that its next run finds all done. Another recipe gets another folder,
+        even under the same name.
+        """
         matters = {key: value for key, value in flatten(recipe).items() if not key.startswith(_MAY_CHANGE)}
         return RUNS / f"{slug(recipe.name)}-{digest(matters)[:8]}"
 
     @classmethod
     def check(cls, recipe: Recipe, path: Path) -> "RunFolder":
-        """The folder, if this recipe's run can be made or resumed in it; nothing is written. A folder that holds a
-        recipe and nothing made from it is as good as new.
+        """Check that this recipe's run can be made or resumed in a folder; nothing is written.
+
+        A folder with a recipe and nothing made from it counts as new.
 
         Raises:
-            RunError: if another recipe's run is in it (the message says what differs), or what is not a run.
+            RunError: if another recipe's run is in it (the message says what differs), or it is not a run folder.
         """
         run = cls(path)
         made = [entry for entry in path.iterdir() if entry != run.recipe] if path.exists() else []
@@ -161,10 +158,10 @@ class RunFolder:
 
     @classmethod
     def open_or_create(cls, recipe: Recipe, path: Path) -> "RunFolder":
-        """The folder for this recipe's run: a new one, or the one in which the same run was begun.
+        """Open the folder of this recipe's run, or create it.
 
         Raises:
-            RunError: as `check`.
+            RunError: as `check` does.
         """
         run = cls.check(recipe, path)
         path.mkdir(parents=True, exist_ok=True)
@@ -172,7 +169,7 @@ class RunFolder:
         return run
 
     def adopt(self, recipe: Recipe) -> None:
-        """Keep the recipe as the run's, if it is not already."""
+        """Write the recipe into the folder, if it is not there already."""
         content = to_toml(recipe).encode()
         if not self.recipe.exists() or self.recipe.read_bytes() != content:
             write_bytes(self.recipe, content)
@@ -188,91 +185,92 @@ class RunFolder:
         return load_recipe(self.recipe)
 
     def is_done(self, stage: str, fingerprint: str, *outputs: Path) -> bool:
-        """Whether a stage's outputs are there, and were made from what they would be made from now."""
+        """Whether a stage's outputs exist, and were made from the same inputs as now."""
         return self._stages().get(stage) == fingerprint and all(output.exists() for output in outputs)
 
     def fingerprint_of(self, stage: str) -> str:
-        """What a stage's outputs were made from, as the next stage's fingerprint needs it; "" if it was not run."""
+        """The fingerprint of a stage's inputs when it was done; "" if it was not."""
         return self._stages().get(stage, "")
 
     def mark_done(self, stage: str, fingerprint: str) -> None:
-        """Note what a stage's outputs were made from, once they are on disk."""
+        """Record the fingerprint of a stage's inputs, once its outputs are on disk."""
         stages = self._stages() | {stage: fingerprint}
         write_text(self.stages, json.dumps(stages, indent=2) + "\n")
 
     def drop_metrics(self) -> bool:
-        """Delete what was measured of a model file that is no more; whether there was anything."""
-        names = [f"{file.stem}*{file.suffix}" for file in (self.evaluation, self.grid)]
-        figures = [file for name in names for file in self.path.glob(name)]
-        for file in figures:
+        """Delete the evaluations and grids of a replaced model file; return whether there were any."""
+        patterns = [f"{file.stem}*{file.suffix}" for file in (self.evaluation, self.grid)]
+        outdated = [file for pattern in patterns for file in self.path.glob(pattern)]
+        for file in outdated:
             file.unlink()
-        return bool(figures)
+        return bool(outdated)
 
     def last_work(self) -> int:
-        """When a stage last made something, in ns; 0 for never. A stage that finds all done leaves it as it is."""
+        """When a stage last made something, in ns; 0 if none did. A stage that finds all done does not count."""
         return self.stages.stat().st_mtime_ns if self.stages.exists() else 0
 
     def add_seconds(self, stage: str, seconds: float) -> None:
-        """A stage took so much longer: a training that goes on, a set that grows."""
-        there = self.seconds()
-        there[stage] = round(there.get(stage, 0.0) + seconds, 3)
-        write_text(self.timings, json.dumps(there, indent=2) + "\n")
+        """Add to a stage's time, as when a training is resumed or a dataset grows."""
+        timings = self.seconds()
+        timings[stage] = round(timings.get(stage, 0.0) + seconds, 3)
+        write_text(self.timings, json.dumps(timings, indent=2) + "\n")
 
     def seconds(self) -> dict[str, float]:
-        """What each stage took, by the flows that ended."""
+        """The seconds that each stage took, over all flow runs that ended."""
         if not self.timings.exists():
             return {}
         seconds: dict[str, float] = read_json(self.timings, dict[str, FiniteFloat], RunError, "delete it")
         return seconds
 
     def read_evaluation(self, file: Path | None = None) -> "Evaluation | None":
-        """What was measured, or None if nothing was yet.
+        """Read an evaluation; None if there is none yet.
 
         Args:
-            file: of another split (default: the recipe's own).
+            file: the evaluation of another split (default: the recipe's own).
 
         Raises:
-            RunError: for a damaged file.
+            RunError: if the file is damaged.
         """
         file = file or self.evaluation
         if not file.exists():
             return None
-        remedy = f"delete it, and `distillery evaluate student {self.path}` measures again"
+        remedy = f"delete it, and `distillery evaluate student {self.path}` writes it again"
         evaluation: Evaluation = read_json(file, Evaluation, RunError, remedy)
         return evaluation
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """The training's metrics, a row a step. A last line that is not whole, of a killed process, is left out.
+        """Read the training's metrics, a row per step, without the unfinished last line of a killed process.
 
         Raises:
-            RunError: for a damaged file.
+            RunError: if the file is damaged.
         """
         if not self.metrics.exists():
             return []
-        with reading(self.metrics, RunError, "delete it: the training needs it no more"):
+        with reading(self.metrics, RunError, "delete it: the training does not need it"):
             lines = self.metrics.read_bytes().split(b"\n")[:-1]
             rows: list[dict[str, float]] = [parse_json(line, dict[str, float]) for line in lines]
             for row in rows:
-                row["step"]  # what every row has
+                row["step"]  # a row without it is damaged
         return rows
 
     def _stages(self) -> dict[str, str]:
         if not self.stages.exists():
             return {}
-        remedy = "delete it, and each stage is done again"
+        remedy = "delete it, and every stage runs again"
         stages: dict[str, str] = read_json(self.stages, dict[str, str], RunError, remedy)
         return stages
 
     def _refuse_another(self, recipe: Recipe) -> None:
         try:
-            there, here = flatten(load_recipe(self.recipe)), flatten(recipe)
+            old, new = flatten(load_recipe(self.recipe)), flatten(recipe)
         except RecipeError as error:
             raise RunError(f"{self.path} holds a run that cannot be read ({error}): choose another --out") from error
-        for key in [*there, *(key for key in here if key not in there)]:
-            before: Any = there.get(key)
-            now: Any = here.get(key)
+        for key in [*old, *(key for key in new if key not in old)]:
+            before: Any = old.get(key)
+            now: Any = new.get(key)
             if before == now or key.startswith(_MAY_CHANGE):
                 continue
+            # Checkpoints fix the number of images that the training draws from.
             if key in _MAY_GROW and now > before and (key != "scenes.count" or not self.checkpoints.exists()):
                 continue
             if key.startswith(_OF_THE_TRAINING) and not self.checkpoints.exists():
@@ -283,14 +281,8 @@ class RunFolder:
             )
 
 
-def is_run_file(name: str) -> bool:
-    """Whether a relative name, with forward slashes, is of a file that a run makes and cannot make again from others.
-    The dataset has a place of its own, and latents follow from it."""
-    return _RUN_FILE.fullmatch(name) is not None
-
-
 def save_student(student: "Student", folder: Path) -> None:
-    """Write the student's folder, whole or not at all, in place of an older one."""
+    """Write the student's folder, whole or not at all; it replaces an older one."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as temporary:
         student.save_pretrained(temporary)

@@ -1,12 +1,12 @@
-"""A pilot: a recipe's whole chain on a few hundred images and steps, report and model file included, in minutes.
+"""A pilot: all stages of a recipe on a few hundred images and steps, in minutes.
 
-    runs/snow/          the full run's folder: the pilot paints the first images of its set, and nothing else in it
-    runs/snow-pilot/    the pilot's own: its student, its model file, its report
+    runs/snow/          the full run's folder: the pilot paints the first images of its dataset, and nothing else
+    runs/snow-pilot/    the pilot's own folder: student, model file, report
 
-What the images look like does not depend on how many there are. So the full run finds the pilot's painted, and
-paints the rest. The training is another: each of its curves is shortened alike. With a learning rate that was meant
-for 125,000 steps a few hundred barely move a student: the pilot shows that the chain holds, how quick it is and what
-memory it takes. Whether the words work is what `distillery preview` shows.
+An image does not depend on how many there are, so the full run finds the pilot's images and paints the rest. The
+pilot trains its own student, with all schedules shortened alike. A few hundred steps at a learning rate for 125,000
+barely move a student: the pilot shows that all stages work, how fast they are and how much memory they take. To see
+whether the prompts work, use `distillery preview`.
 """
 
 from pathlib import Path
@@ -18,14 +18,14 @@ from flows.run.folder import RunFolder
 from synth.dataset.image_dataset import ImageDataset
 from synth.errors import RunError
 
-NUM_IMAGES = 200  # within one shard of the usual size
+NUM_IMAGES = 200  # fits into one shard of the default size
 NUM_STEPS = 200
-_NUM_SCENES, _NUM_NO_OP_SCENES = 20, 5  # that it is measured on: a first look, no result
-_NUM_SAMPLES = 4  # sample grids, and checkpoints
+_NUM_SCENES, _NUM_NO_OP_SCENES = 20, 5  # evaluated on so few for a first look, not for a result
+_NUM_SAMPLES = 4  # sample grids, and as many checkpoints
 
 
 def pilot_of(recipe: Recipe) -> Recipe:
-    """The same recipe in small, under a name of its own, so that no pilot becomes the recipe's latest good model."""
+    """Scale a recipe down, and rename it so that no pilot becomes the recipe's latest good model."""
     evaluation = recipe.evaluation
     training = scaled_to(recipe.training, min(NUM_STEPS, recipe.training.steps))
     every = max(1, training.steps // _NUM_SAMPLES)
@@ -44,18 +44,22 @@ def pilot_of(recipe: Recipe) -> Recipe:
 
 
 def prepare_pilot(recipe: Recipe, out: Path) -> tuple[Recipe, Path]:
-    """The pilot's recipe and folder, beside `out`, the full run's, whose set it begins.
+    """Create the pilot's folder beside the full run's, whose dataset it starts.
 
     Args:
-        recipe: of the full run.
-        out: the full run's folder, which becomes one, if it is none yet.
+        recipe: the full run's recipe.
+        out: the full run's folder; created if needed.
+
+    Returns:
+        The pilot's recipe and folder.
 
     Raises:
-        RunError: if another recipe's run is in one of the folders, or the full run has painted beyond the pilot.
+        RunError: if another recipe's run is in one of the folders, or the full run has more images than the pilot.
     """
-    full, small = RunFolder.open_or_create(recipe, out), pilot_of(recipe)
+    full = RunFolder.open_or_create(recipe, out)
+    small = pilot_of(recipe)
     if (out / "dataset" / "data").exists() and len(ImageDataset(full.dataset)) > small.to_paint().count:
-        raise RunError(f"the full run in {out} is beyond a pilot: go on with it, without --pilot")
+        raise RunError(f"the full run in {out} is beyond a pilot: continue it without --pilot")
     folder = out.with_name(f"{out.name}-pilot")
     RunFolder.open_or_create(small, folder).use_dataset(full.dataset)
     return small, folder

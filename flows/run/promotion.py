@@ -1,10 +1,10 @@
-"""Which model of a recipe is the one to use: a small file beside the run folders says so.
+"""Which model of a recipe to use: a small file beside the run folders, the pointer, names the latest good one.
 
-    runs/sofas.latest.json      {"model": "sofas-3f9a1c2e/model.onnx", ...}; paths are relative to it
-    runs/sofas-3f9a1c2e/        promotion.json: whether `latest` was moved here, and why
+    runs/sofas.latest.json                {"model": "sofas-3f9a1c2e/model.onnx", ...}; relative to this file
+    runs/sofas-3f9a1c2e/promotion.json    whether `latest` was moved to this run, and why
 
-A finished run takes `latest` when its model is as good as the one that has it, within the recipe's tolerance. A worse
-one stays where it is, marked, and `latest` with it. Whoever disagrees deletes the pointer and runs again.
+A finished run becomes `latest` if its model is as good as the present one, within the recipe's tolerances. Otherwise
+`latest` does not move, and the run's verdict says why. To overrule it, delete the pointer and run again.
 """
 
 import json
@@ -26,20 +26,21 @@ from synth.state import parse_json, read_json, reading
 
 _MODEL = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,255}/model\.onnx")
 _MEASURED_ON = ("split", "num_scenes", "given")
-"""What must be the same where two models are compared."""
+"""Two evaluations can be compared only if these are equal."""
 
 
 class _Entry(TypedDict):
-    """What a pointer holds."""
+    """The content of a pointer."""
 
     model: str
-    """Of the model file, relative to the pointer."""
+    """The model file's path, relative to the pointer."""
     made_from: str
+    """The fingerprint of the export."""
     measured: "_Measured | None"
 
 
 class _Measured(TypedDict):
-    """What two models are compared by."""
+    """The part of an evaluation by which two models are compared."""
 
     split: str
     num_scenes: int
@@ -49,21 +50,21 @@ class _Measured(TypedDict):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a run's model."""
+    """Whether a run's model was promoted."""
 
     promoted: bool
-    """Whether `latest` names it now."""
+    """Whether `latest` names the model now."""
     why: str
-    """A sentence for a person."""
+    """The reason, as a sentence."""
 
 
 def pointer_of(recipe: Recipe, out: Path) -> Path:
-    """The file that names the recipe's latest good model, beside its run folders."""
+    """The path of the recipe's pointer, beside its run folders."""
     return out.parent / f"{slug(recipe.name)}.latest.json"
 
 
 def latest_model(pointer: Path) -> Path:
-    """The model that a pointer names.
+    """The path of the model that a pointer names.
 
     Raises:
         RunError: if there is no pointer, or it names a model that is gone.
@@ -75,14 +76,15 @@ def latest_model(pointer: Path) -> Path:
 
 
 def promote(recipe: Recipe, out: Path) -> Verdict:
-    """Move the recipe's `latest` to the run in `out` if its model is good enough; note the verdict in the run.
+    """Point the recipe's `latest` at the run in `out` if its model is good enough; write the verdict into the run.
 
     Raises:
-        RunError: if the run has no model file, or the pointer is broken.
+        RunError: if the run has no model file, or the pointer is damaged.
     """
-    run, pointer = RunFolder(out), pointer_of(recipe, out)
+    run = RunFolder(out)
+    pointer = pointer_of(recipe, out)
     if not run.model.exists():
-        raise RunError(f"{out} has no model file yet, and so nothing to promote")
+        raise RunError(f"{out} has no model file yet, so there is nothing to promote")
     entry: _Entry = {
         "model": os.path.relpath(run.model, pointer.parent),
         "made_from": run.fingerprint_of("export"),
@@ -93,48 +95,50 @@ def promote(recipe: Recipe, out: Path) -> Verdict:
         entry["measured"] = {"split": split, "num_scenes": num_scenes, "given": given, "means": evaluation["means"]}
     before = _read(pointer) if pointer.exists() else None
     if before == entry:
-        return _note(run, Verdict(True, "It is the latest good model of its recipe, as before."))
+        return _write_verdict(run, Verdict(True, "It is the latest good model of its recipe, as before."))
     if before is None:
         verdict = Verdict(True, "It is the first model of its recipe here, and so the latest good one.")
     elif before["model"] == entry["model"]:
-        verdict = Verdict(True, "It is the latest good model, in the place of the one that was in its folder before.")
+        verdict = Verdict(True, "It is the latest good model, and replaces the one that was in its folder before.")
     else:
         verdict = _compare(before, entry, recipe.operations)
     if verdict.promoted:
         write_text(pointer, json.dumps(entry, indent=2) + "\n")
-    return _note(run, verdict)
+    return _write_verdict(run, verdict)
 
 
 def _compare(before: _Entry, now: _Entry, tolerated: OperationSettings) -> Verdict:
     old, new = before["measured"], now["measured"]
     name = before["model"]
     if old is None and new is None:
-        return Verdict(True, f"It takes the place of {name}; neither could be measured, so look at the samples.")
+        return Verdict(True, f"It replaces {name}; neither could be measured, so look at the samples.")
     if old is None:
-        return Verdict(True, f"It takes the place of {name}, which was never measured.")
+        return Verdict(True, f"It replaces {name}, which was never measured.")
     if new is None or any(dict(old)[key] != dict(new)[key] for key in _MEASURED_ON):
         how = "was not measured" if new is None else f"was measured on {new['num_scenes']} scenes ({new['split']})"
         return Verdict(
             False,
             f"Not promoted: it {how}, and {name} on {old['num_scenes']} scenes ({old['split']}), so they cannot be "
-            "compared. To begin anew, delete the pointer and run again.",
+            "compared. To start over, delete the pointer and run again.",
         )
-    worse, lines = False, []
+    worse = False
+    lines = []
     for label, scenes, metric, tolerance, form in (
         ("edits right", "edited", "right", tolerated.tolerated_right, "{:.1%}"),
         ("PSNR of edits", "edited", "psnr_all", tolerated.tolerated_psnr, "{:.2f} dB"),
         ("PSNR of no-ops", "no-op", "psnr_all", tolerated.tolerated_psnr, "{:.2f} dB"),
     ):
         was, is_now = _metric(old, scenes, metric), _metric(new, scenes, metric)
+        # A split without such scenes has no such mean.
         if was is None or is_now is None:
             continue
         too_low = is_now < was - tolerance
         worse = worse or too_low
         lines.append(f"{label} {form.format(was)} -> {form.format(is_now)}{' (worse)' if too_low else ''}")
-    told = "; ".join(lines)
+    comparison = "; ".join(lines)
     if worse:
-        return Verdict(False, f"Not promoted: worse than {name}, which stays the latest good model: {told}.")
-    return Verdict(True, f"It takes the place of {name}: {told}.")
+        return Verdict(False, f"Not promoted: worse than {name}, which stays the latest good model: {comparison}.")
+    return Verdict(True, f"It replaces {name}: {comparison}.")
 
 
 def _metric(measured: "_Measured", scenes: str, metric: str) -> float | None:
@@ -143,7 +147,8 @@ def _metric(measured: "_Measured", scenes: str, metric: str) -> float | None:
     return value
 
 
-def _note(run: RunFolder, verdict: Verdict) -> Verdict:
+def _write_verdict(run: RunFolder, verdict: Verdict) -> Verdict:
+    """Write the verdict into the run, unless it is there already."""
     content = (json.dumps(asdict(verdict), indent=2) + "\n").encode()
     if not run.promotion.exists() or run.promotion.read_bytes() != content:
         write_bytes(run.promotion, content)
@@ -151,22 +156,26 @@ def _note(run: RunFolder, verdict: Verdict) -> Verdict:
 
 
 def read_verdict(run: RunFolder) -> Verdict:
-    """What became of the run's model.
+    """Read the verdict on the run's model.
 
     Raises:
         RunError: if its file is missing or damaged.
     """
-    verdict: Verdict = read_json(run.promotion, Verdict, RunError, "delete it, and the next run writes it anew")
+    verdict: Verdict = read_json(run.promotion, Verdict, RunError, "delete it, and the next run writes a new one")
     return verdict
 
 
 def check_pointer(content: bytes, place: object) -> "_Entry":
-    """A pointer's content, if it is one: it names a model file in a folder beside it.
+    """Parse a pointer's content, and check that it names a model file in a folder beside it.
+
+    Args:
+        content: of the pointer, JSON.
+        place: the pointer's path or URL, for the message.
 
     Raises:
         RunError: for anything else.
     """
-    with reading(place, RunError, "delete it, and the next run writes it anew"):
+    with reading(place, RunError, "delete it, and the next run writes a new one"):
         entry: _Entry = parse_json(content, _Entry)
         if not _MODEL.fullmatch(entry["model"]):
             raise ValueError("its model is not RUN/model.onnx")
@@ -177,5 +186,5 @@ def _read(pointer: Path) -> "_Entry":
     try:
         content = pointer.read_bytes()
     except FileNotFoundError:
-        raise RunError(f"there is no {pointer}: no run of the recipe has ended there yet") from None
+        raise RunError(f"there is no {pointer}: no run of the recipe has finished there yet") from None
     return check_pointer(content, pointer)

@@ -1,23 +1,22 @@
 """A run folder's copy on storage that outlives the machine: s3://, gs://, any URL that fsspec knows.
 
     URL/sofas.latest.json          the pointer of flows/run/promotion.py
-    URL/sofas-3f9a1c2e/...         the run folder's files, without what can be made again from them
+    URL/sofas-3f9a1c2e/...         the run folder's files, without those that can be made again from them
     URL/sofas-3f9a1c2e/index.json  which of them belong together: name -> size and SHA-256
 
-**Who changed what.** Two machines' clocks say nothing about which file is newer. The folder keeps, in
-`.remote_copy.json`, the digest that each file had when folder and copy last agreed. A file that differs from its copy
-and from that digest on one side only was changed on that side; one that was changed on both is a conflict, and
-refused: a person must say which machine's work counts. Nothing is deleted in the copy but steps that this folder had in
-common with it and that its own later ones have replaced: a training that starts anew loses nobody's checkpoints.
+**Conflicts.** Two machines' clocks cannot tell which file is newer. So the folder keeps, in `.remote_copy.json`, the
+digest that each file had when folder and copy last agreed. A file with another digest on one side was changed on that
+side. A file that was changed on both sides is a conflict, and refused: a person must decide which to keep. An upload
+deletes only steps that folder and copy had in common and that later steps of the folder have replaced, so a training
+that starts from scratch deletes nobody's checkpoints.
 
-**What a lost machine leaves.** The index is written last, so a new checkpoint is there with all its parts or not at
-all. Files that are replaced (`metrics.jsonl`, say) are announced in the index beforehand, as `pending`; until the
-copy is complete each of them may be the old one or the new one, whole in either case, and `stages.json`, which says
-what is done, travels last.
+**A lost machine.** The index is written last, so a new checkpoint is there with all its files or not at all. Before
+an upload replaces files (such as `metrics.jsonl`), the index lists their new content as `pending`. Until the upload
+ends, each of them is the old or the new file, whole in either case. `stages.json`, which says what is done, is
+uploaded last.
 
-**Whom to trust.** The index and the pointer come from outside. Only names of a run's own files are taken from it
-(`is_run_file`), to be downloaded, uploaded or deleted; nothing goes through a symlink; a file takes its place once
-its digest is right.
+**Trust.** The index and the pointer come from outside. Only names of a run's own files are accepted (`is_run_file`);
+no symlink is followed; a file is moved into place only once its digest is right.
 """
 
 import hashlib
@@ -30,9 +29,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from flows.config.schema import Recipe
-from flows.run.folder import is_run_file
 from flows.run.promotion import check_pointer, pointer_of
-from flows.run.remote_state import FileEntry, Index, SeenFile, State, first_problem
+from flows.run.remote_state import FileEntry, Index, SeenFile, State, first_problem, is_run_file
 from synth.dataset.store import Store
 from synth.errors import RunError
 from synth.files import whole_file, write_bytes, write_text
@@ -48,43 +46,50 @@ _SHOWN = 5  # files in a message
 
 
 class RemoteCopy:
-    """The copy of the run folder `folder` at `url`/NAME, with its pointer beside it.
+    """The copy of a run folder at `url`/NAME, and of its pointer beside it.
 
     Raises:
-        DatasetError: for a URL that cannot be opened.
-        RunError: if what the folder keeps about its copy is damaged.
+        DatasetError: if the URL cannot be opened.
+        RunError: if `.remote_copy.json` is damaged.
     """
 
     def __init__(self, url: str, folder: Path, pointer: Path) -> None:
-        self.folder, self.pointer = folder, pointer
-        self._store, self._beside = Store(f"{url.rstrip('/')}/{folder.resolve().name}"), Store(url)
+        self.folder = folder
+        self.pointer = pointer
+        self._store = Store(f"{url.rstrip('/')}/{folder.resolve().name}")
+        self._parent_store = Store(url)
         self._state = self._read_state()
 
     def __str__(self) -> str:
         return str(self._store)
 
     def check_writable(self) -> None:
-        """Find out before hours of work whether the storage takes files.
+        """Check that the storage can be written, before hours of work.
 
         Raises:
-            DatasetError: if it does not.
+            DatasetError: if it cannot.
         """
-        self._beside.check_writable()
+        self._parent_store.check_writable()
 
     def download(self) -> list[str]:
-        """Take what the copy has and this folder has not, or has as it was before; returns the files' names.
+        """Download the files that only the copy has, or that only the copy changed.
+
+        Returns:
+            The files' names.
 
         Raises:
             DatasetError: if the storage cannot be read.
-            RunError: if the index is damaged, or both sides changed a file; nothing is written then.
+            RunError: if the index is damaged, or both sides changed a file; then nothing is written.
         """
-        index, here = self._read_index(), self._digests()
+        index = self._read_index()
+        here = self._digests()
         wanted: list[str] = []
         conflicts: list[str] = []
         for name in index.files:
             self._inside(name)
             ours, before, theirs = here.get(name), self._state.common.get(name), index.accepted(name)
-            if ours in theirs or before in theirs:  # the same, or changed or deleted here alone
+            # Both are the same, or only this side changed or deleted the file.
+            if ours in theirs or before in theirs:
                 continue
             (wanted if ours in (None, before) else conflicts).append(name)
         self._refuse(conflicts)
@@ -97,13 +102,18 @@ class RemoteCopy:
         return _in_order(wanted)
 
     def upload(self) -> list[str]:
-        """Copy what has changed here, and drop there the steps that later ones replaced; returns the files' names.
+        """Upload the files that changed here, and delete the copy's steps that later ones replaced.
+
+        Returns:
+            The names of the uploaded files.
 
         Raises:
             DatasetError: if the storage cannot be written.
-            RunError: if another machine has changed the copy meanwhile, or its index is damaged.
+            RunError: if another machine has changed the copy in the meantime, or its index is damaged.
         """
-        index, here, common = self._read_index(), self._digests(), self._state.common
+        index = self._read_index()
+        here = self._digests()
+        common = self._state.common
         self._refuse(
             name for name in index.files if name in here and not {here[name], common.get(name)} & index.accepted(name)
         )
@@ -111,16 +121,17 @@ class RemoteCopy:
             name for name in here if name not in index.files or index.files[name].sha256 != here[name]
         )
         ours = {name: FileEntry(size=self._state.seen[name].size, sha256=digest) for name, digest in here.items()}
-        gone = [name for name in _replaced(index.files, here) if common.get(name) in index.accepted(name)]
-        after = {name: file for name, file in (index.files | ours).items() if name not in gone}
-        replaced = {name: ours[name] for name in changed if name in index.files}
-        if replaced:
-            self._write_index(Index(files=index.files, pending=replaced))
+        obsolete = [name for name in _replaced(index.files, here) if common.get(name) in index.accepted(name)]
+        after = {name: file for name, file in (index.files | ours).items() if name not in obsolete}
+        pending = {name: ours[name] for name in changed if name in index.files}
+        # Announce replacements before the upload, and delete after it: a cut-off upload leaves a valid copy.
+        if pending:
+            self._write_index(Index(files=index.files, pending=pending))
         for name in changed:
             self._store.upload(name, self._inside(name))
-        if after != index.files or index.pending or replaced:
+        if after != index.files or index.pending or pending:
             self._write_index(Index(files=after))
-        for name in gone:
+        for name in obsolete:
             self._store.remove(name)
         self._state.common = {name: common[name] for name in after if name in common} | here
         self._upload_pointer()
@@ -132,31 +143,29 @@ class RemoteCopy:
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
             raise RunError(
                 f"{self.folder} and {self} both changed {', '.join(names[:_SHOWN])}{more} since they last agreed: "
-                "move the folder away to go on from the copy, or take another --out to keep this one's work"
+                "move the folder away to resume from the copy, or choose another --out to keep this folder's work"
             )
 
     def _download(self, name: str, index: Index) -> str:
         target = self._inside(name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        self._inside(name)  # again, for the folders are there now
+        self._inside(name)  # check again, now that the folders exist
         with whole_file(target) as part:
             self._store.download(name, part)
             digest = _digest_of(part)
             if digest not in index.accepted(name):
-                raise RunError(f"{self}/{name} is not what its index says: it was damaged, or is being written now")
+                raise RunError(f"{self}/{name} is not what its index says: it is damaged, or is being written now")
         return digest
 
     def _inside(self, name: str) -> Path:
-        """The path of a run's file here, reached through no symlink."""
+        """Return the local path of a run's file, and refuse symlinks on the way."""
         if not is_run_file(name):
-            raise RunError(
-                f"{self}/{_INDEX} names {name[:80]!r}, which is not a run's file: nothing was taken from it"
-            )
+            raise RunError(f"{self}/{_INDEX} names {name[:80]!r}, which is not a run's file: nothing was downloaded")
         path = self.folder
-        for part in name.split("/"):
-            path = path / part
+        for component in name.split("/"):
+            path = path / component
             if path.is_symlink():
-                raise RunError(f"{path} is a symlink, and a remote copy follows none: put the file itself there")
+                raise RunError(f"{path} is a symlink, which a remote copy does not follow: put the file itself there")
         return path
 
     def _names(self) -> Iterator[str]:
@@ -164,22 +173,23 @@ class RemoteCopy:
             place = Path(root).relative_to(self.folder)
             if place == Path():
                 folders[:] = [name for name in folders if name not in _LEFT_OUT]
-            # Temporary folders of the one writer have a dot in front, as has this module's own file.
+            # Unfinished folders of synth.files start with a dot.
             folders[:] = [name for name in folders if not name.startswith(".")]
             for name in folders:
                 if (Path(root) / name).is_symlink():
-                    raise RunError(f"{Path(root) / name} is a symlink, and a remote copy follows none")
+                    raise RunError(f"{Path(root) / name} is a symlink, which a remote copy does not follow")
             yield from (name for file in files if is_run_file(name := (place / file).as_posix()))
 
     def _digests(self) -> dict[str, str]:
-        """Name -> digest of what is here; only what has changed since it was read last is read."""
+        """Digest the local files by name; only files that changed since they were last read are read."""
         seen: dict[str, SeenFile] = {}
         for name in sorted(self._names()):
             path = self._inside(name)
-            stat, before = path.stat(), self._state.seen.get(name)
-            if before is None or (before.size, before.mtime_ns) != (stat.st_size, stat.st_mtime_ns):
-                before = SeenFile(size=stat.st_size, mtime_ns=stat.st_mtime_ns, sha256=_digest_of(path))
-            seen[name] = before
+            stat = path.stat()
+            file = self._state.seen.get(name)
+            if file is None or (file.size, file.mtime_ns) != (stat.st_size, stat.st_mtime_ns):
+                file = SeenFile(size=stat.st_size, mtime_ns=stat.st_mtime_ns, sha256=_digest_of(path))
+            seen[name] = file
         self._state.seen = seen
         return {name: file.sha256 for name, file in seen.items()}
 
@@ -213,13 +223,13 @@ class RemoteCopy:
         write_text(self.folder / _STATE, self._state.model_dump_json(indent=0))
 
     def _download_pointer(self) -> None:
-        if not self._beside.exists(self.pointer.name):
+        if not self._parent_store.exists(self.pointer.name):
             return
-        theirs = self._beside.read(self.pointer.name)
-        check_pointer(theirs, f"{self._beside}/{self.pointer.name}")
+        theirs = self._parent_store.read(self.pointer.name)
+        check_pointer(theirs, f"{self._parent_store}/{self.pointer.name}")
         ours = self.pointer.read_bytes() if self.pointer.exists() else None
         digest = hashlib.sha256(theirs).hexdigest()
-        # One pointer serves all runs of its recipe, so the copy's counts, unless only ours has moved.
+        # All runs of a recipe share one pointer, so the copy's wins unless only ours has moved.
         if ours is None or digest != self._state.pointer:
             self.pointer.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(self.pointer, theirs)
@@ -231,12 +241,12 @@ class RemoteCopy:
         ours = self.pointer.read_bytes()
         digest = hashlib.sha256(ours).hexdigest()
         if digest != self._state.pointer:
-            self._beside.write(self.pointer.name, ours)
+            self._parent_store.write(self.pointer.name, ours)
             self._state.pointer = digest
 
 
 def _replaced(names: Iterable[str], here: Iterable[str]) -> list[str]:
-    """Those of `names` that belong to a step which a later one of the same kind, here, has taken the place of."""
+    """Those of `names` that belong to a step older than the newest local one of its kind."""
     newest: dict[str, int] = {}
     for name in here:
         if match := _STEP.match(name):
@@ -246,6 +256,7 @@ def _replaced(names: Iterable[str], here: Iterable[str]) -> list[str]:
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
+    """Sort by name, with the file that says what is done at the end."""
     return sorted(names, key=lambda name: (name == _LAST, name))
 
 
@@ -255,11 +266,11 @@ def _digest_of(path: Path) -> str:
 
 
 def download(recipe: Recipe, out: Path) -> None:
-    """Take what another machine left of the run, where the recipe has a place for such.
+    """Download what another machine left of the run, if the recipe has `operations.remote_dir`.
 
     Raises:
-        DatasetError: if the storage cannot be read, or only read.
-        RunError: if the copy is damaged, or in conflict with the folder.
+        DatasetError: if the storage cannot be read, or cannot be written.
+        RunError: if the copy is damaged, or conflicts with the folder.
     """
     if recipe.operations.remote_dir is None:
         return
@@ -270,11 +281,11 @@ def download(recipe: Recipe, out: Path) -> None:
 
 
 def upload(recipe: Recipe, out: Path) -> None:
-    """Copy the run folder to where the recipe keeps such, if it does.
+    """Upload the run folder, if the recipe has `operations.remote_dir`.
 
     Raises:
         DatasetError: if the storage cannot be written.
-        RunError: if another machine has changed the copy meanwhile.
+        RunError: if another machine has changed the copy in the meantime.
     """
     if recipe.operations.remote_dir is not None:
         RemoteCopy(recipe.operations.remote_dir, out, pointer_of(recipe, out)).upload()

@@ -1,11 +1,25 @@
-"""What a remote copy's index holds, and what a run folder remembers of it: checked as they are read."""
+"""What a remote copy holds and what a run folder remembers of it, each checked when it is read."""
 
+import re
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
+_STEP = r"step_[0-9]{1,9}"
+_WEIGHTS = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\.(json|safetensors)"
+_RUN_FILE = re.compile(
+    "|".join(
+        (
+            r"recipe\.toml|stages\.json|timings\.json|promotion\.json|development\.json|dataset\.url|README\.md",
+            r"metrics\.jsonl|training\.gif|report\.html|evaluation[a-z0-9-]*\.json|grid[a-z0-9-]*\.png",
+            r"model[a-z0-9-]{0,40}\.(onnx|onnx\.data|torchscript|pt2)|processes-[A-Za-z0-9_.-]{1,100}\.log",
+            rf"samples/{_STEP}\.png|student/{_WEIGHTS}|best/({_STEP}/)?{_WEIGHTS}",
+            rf"checkpoints/{_STEP}/(state\.json|adam\.safetensors|(student|averaged)/{_WEIGHTS})",
+        )
+    )
+)
 
 
 class _Strict(BaseModel):
@@ -13,7 +27,7 @@ class _Strict(BaseModel):
 
 
 class FileEntry(_Strict):
-    """A file of the copy."""
+    """A file in the copy."""
 
     size: Annotated[int, Field(ge=0, le=2**50)]
     sha256: _Digest
@@ -24,14 +38,15 @@ class Index(_Strict):
 
     files: dict[str, FileEntry] = {}
     pending: dict[str, FileEntry] = {}
+    """The new content of files that an upload is replacing."""
 
     def accepted(self, name: str) -> set[str]:
-        """The digests that the file there may have."""
-        return {part[name].sha256 for part in (self.files, self.pending) if name in part}
+        """The digests that the copy's file may have now."""
+        return {files[name].sha256 for files in (self.files, self.pending) if name in files}
 
 
 class SeenFile(_Strict):
-    """A file here, as it was read last: while size and time stay, so does the digest."""
+    """A local file when it was last read: its digest holds as long as its size and time do."""
 
     size: _Count
     mtime_ns: int
@@ -43,12 +58,21 @@ class State(_Strict):
 
     url: str = ""
     common: dict[str, _Digest] = {}
-    """As folder and copy last agreed."""
+    """The digest of each file when folder and copy last agreed."""
     seen: dict[str, SeenFile] = {}
     pointer: _Digest | None = None
+    """The digest of the pointer when both sides last agreed."""
+
+
+def is_run_file(name: str) -> bool:
+    """Whether a relative name, with forward slashes, is that of a file to copy with a run.
+
+    The dataset has its own storage, and latents are computed from it.
+    """
+    return _RUN_FILE.fullmatch(name) is not None
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first thing that is wrong, without what was given."""
+    """Describe the first problem without the value, which may be anything."""
     first = error.errors(include_url=False, include_input=False)[0]
     return f"{'.'.join(map(str, first['loc']))[:80]!r}: {first['msg'][:200]}"

@@ -1,7 +1,7 @@
-"""Old runs go when the recipe says so: `operations.keep_runs`.
+"""Delete old runs, as `operations.keep_runs` asks.
 
-A run that goes is first given a name that nobody else gives, `.old-NAME-RANDOM`, and a file in it that repeats this
-name and is deleted last. So what a killed process leaves of it can be told from anybody's own `.old-photos`.
+A run is first renamed to `.old-NAME-RANDOM`. A marker file in it repeats this name and is deleted last. So the
+leftovers of a killed process can be told from a person's own `.old-photos`.
 """
 
 import logging
@@ -27,11 +27,15 @@ _MARKER = ".being-deleted"
 def clear_old_runs(recipe: Recipe, out: Path) -> list[Path]:
     """Delete the oldest finished runs of the recipe beside `out`, until `operations.keep_runs` are left.
 
-    Never deleted: `out` itself, the run that `latest` names, a run without a report (it may be at work, or go on),
-    another recipe's, and anything that does not prove to be a run. A dataset that lies elsewhere stays.
+    Never deleted: `out` itself, the run that `latest` names, a run without a report (it may be active, or resumed),
+    another recipe's run, and anything that is not certainly a run. A dataset outside the run folder stays.
+
+    Args:
+        recipe: the recipe, with `operations.keep_runs`.
+        out: the run folder that has just finished.
 
     Returns:
-        What was deleted.
+        The deleted folders.
 
     Raises:
         RunError: if the recipe's pointer is damaged.
@@ -40,31 +44,33 @@ def clear_old_runs(recipe: Recipe, out: Path) -> list[Path]:
     if keep is None:
         return []
     beside = sorted(out.parent.iterdir())
-    for leftover in filter(_is_leftover, beside):  # of a process that was killed here
+    # Finish the deletions that a killed process left.
+    for leftover in filter(_is_leftover, beside):
         _delete(leftover)
-    ended = {path: when for path in beside if (when := _finished_at(path, recipe.name)) is not None}
+    finished = {path: when for path in beside if (when := _finished_at(path, recipe.name)) is not None}
     pointer = pointer_of(recipe, out)
     spared = {out.resolve()} | ({latest_model(pointer).parent.resolve()} if pointer.exists() else set())
-    newest_first = sorted(ended, key=ended.__getitem__, reverse=True)
+    newest_first = sorted(finished, key=finished.__getitem__, reverse=True)
     return [path for path in newest_first[keep:] if path.resolve() not in spared and _retire(path)]
 
 
 def _finished_at(path: Path, name: str) -> int | None:
-    """When the recipe's run in a folder ended, in ns; None for what is not such a run, or cannot be read."""
+    """When the recipe's run in a folder finished, in ns; None if it is not such a run, or cannot be read."""
     run = RunFolder(path)
     needed = (run.recipe, run.report, run.stages)
     try:
         if path.is_symlink() or any(file.is_symlink() or not file.is_file() for file in needed):
             return None
-        # A report beside no stage is not this project's.
+        # Without a finished stage the report is not this project's.
         if load_recipe(run.recipe).name != name or not run.fingerprint_of("export"):
             return None
         return run.report.stat().st_mtime_ns
-    except (DistilleryError, OSError, ValueError):  # damaged, or of another version: nobody here can say whose it is
+    except (DistilleryError, OSError, ValueError):  # damaged, or of another version: its owner is unknown
         return None
 
 
 def _is_leftover(path: Path) -> bool:
+    """Whether a folder is what a killed deletion left: its marker repeats its name."""
     marker = path / _MARKER
     try:
         if _DOOMED.fullmatch(path.name) is None or path.is_symlink() or marker.is_symlink() or not marker.is_file():
@@ -75,18 +81,19 @@ def _is_leftover(path: Path) -> bool:
 
 
 def _retire(path: Path) -> bool:
-    """Rename, then delete: no half of a run is ever taken for one. Whether it could be."""
+    """Rename, then delete, so that no half-deleted run passes for a run; return whether it worked."""
     doomed = path.with_name(f".old-{path.name[:200]}-{secrets.token_hex(8)}")
     try:
         write_text(path / _MARKER, doomed.name)
         path.rename(doomed)
     except (OSError, DistilleryError) as error:
-        logger.warning(f"{path} stays, though operations.keep_runs would delete it: {error}")
+        logger.warning(f"{path} cannot be deleted, though operations.keep_runs asks for it: {error}")
         return False
     return _delete(doomed)
 
 
 def _delete(doomed: Path) -> bool:
+    """Delete a renamed run, its marker last; return whether it worked."""
     try:
         for entry in list(doomed.iterdir()):
             if entry.name == _MARKER:
@@ -97,6 +104,6 @@ def _delete(doomed: Path) -> bool:
                 entry.unlink()
         shutil.rmtree(doomed)
     except OSError as error:
-        logger.warning(f"{doomed} cannot be deleted, and stays: {error}")
+        logger.warning(f"{doomed} cannot be deleted: {error}")
         return False
     return True

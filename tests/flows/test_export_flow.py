@@ -11,7 +11,7 @@ from flows.config.toml import to_toml
 from inference.export.formats import read_metadata
 
 
-def test_further_files_are_written_beside_the_main_one_which_stays(finished: Path, tmp_path: Path) -> None:
+def test_further_formats_leave_the_main_file_alone(finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     main = run / "model.onnx"
@@ -25,7 +25,7 @@ def test_further_files_are_written_beside_the_main_one_which_stays(finished: Pat
     assert main.stat().st_mtime_ns == before
     ours, theirs = read_metadata(traced), read_metadata(main)
     assert ours["edits"] == theirs["edits"] and ours["data_fingerprint"] == theirs["data_fingerprint"]
-    assert ours["metrics"] == {}, "the figures of the main file were not measured on this one"
+    assert ours["metrics"] == {}, "the metrics of the main file were not measured on this one"
 
     written = traced.stat().st_mtime_ns
     assert f"{traced} is up to date" in command(*arguments).stdout

@@ -1,4 +1,4 @@
-"""New recipes from words: what is written is read back as what was meant."""
+"""`distillery init`: the recipe that it writes reads back as what was asked for."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from small_runs import command
 
-from flows.config.edit_syntax import photo_words_of, slot_values, words_from, words_of
+from flows.config.edit_syntax import parse_photo_text, parse_scene_text, scene_text_from_recipe, slot_values
 from flows.config.init import MINIATURE_SIZE
 from flows.config.loading import load_recipe
 from synth.dataset.prompts import PhotoTexts
@@ -19,7 +19,7 @@ from synth.teacher.hub import MINIATURE
 
 
 def prompts(path: Path, edit: str) -> tuple[str, str]:
-    """The first scene's words, before and after."""
+    """The first scene's prompts: source and target."""
     recipe = load_recipe(path)
     texts = recipe.texts()
     if isinstance(texts, PhotoTexts):
@@ -28,7 +28,7 @@ def prompts(path: Path, edit: str) -> tuple[str, str]:
     return scene.prompt, texts.edited(scene.slots, recipe.edits[edit])
 
 
-def test_words_give_way_to_others_and_articles_agree(tmp_path: Path) -> None:
+def test_words_are_replaced_and_articles_agree(tmp_path: Path) -> None:
     out = tmp_path / "ice.toml"
     edit = "ice=summer street -> icy street"
     result = command("init", "ice", "--subject", "a photo of a summer street", "--edit", edit, "--out", out)
@@ -64,9 +64,9 @@ def test_photographs_have_one_source_text_for_all(source: str, tmp_path: Path) -
 
 
 def test_each_teacher_gets_its_own_settings(tmp_path: Path) -> None:
-    words = ["--subject", "a summer street", "--edit", "summer -> winter"]
+    subject = ["--subject", "a summer street", "--edit", "summer -> winter"]
     for name, teacher in (("small", "miniature"), ("large", "some/model")):
-        command("init", name, *words, "--teacher", teacher, "--out", tmp_path / f"{name}.toml")
+        command("init", name, *subject, "--teacher", teacher, "--out", tmp_path / f"{name}.toml")
     small, large = (load_recipe(tmp_path / f"{name}.toml") for name in ("small", "large"))
     assert (small.training.preset, small.scenes.image_size, small.scenes.negative_prompt) == ("short", None, "")
     assert small.training.steps == small.training.lambda_id_steps == 400
@@ -92,9 +92,9 @@ def test_the_miniature_s_size_is_its_own() -> None:
 
 
 def test_given_edits_replace_the_shipped_ones() -> None:
-    words, recipe = words_from("sofas", ["green=color=green, material=velvet"])
-    assert words.edits == {"green": {"color": "green", "material": "velvet"}}
-    assert words.slots == recipe.scenes.slots
+    parsed, recipe = scene_text_from_recipe("sofas", ["green=color=green, material=velvet"])
+    assert parsed.edits == {"green": {"color": "green", "material": "velvet"}}
+    assert parsed.slots == recipe.scenes.slots
 
 
 def test_nothing_is_overwritten_and_nothing_wrong_is_written(tmp_path: Path) -> None:
@@ -113,34 +113,35 @@ def test_nothing_is_overwritten_and_nothing_wrong_is_written(tmp_path: Path) -> 
     [
         ("a street", "snow -> ice", "does not have the words 'snow'"),
         ("a street", "in the snow", "has no name"),
-        ("a street", "snow=", "says nothing to change"),
+        ("a street", "snow=", "has no text"),
         ("a street", "snow= -> ice", "no words before the arrow"),
         ("a {kind} street", "ice=street -> ice", "has the slot {kind}: give its values"),
     ],
 )
-def test_what_an_edit_cannot_mean(subject: str, edit: str, message: str) -> None:
+def test_edits_that_mean_nothing_are_refused(subject: str, edit: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        words_of(subject, [edit])
+        parse_scene_text(subject, [edit])
 
 
-def test_an_edit_s_own_name_is_asked_for() -> None:
-    with pytest.raises(RecipeError, match="names a slot and no edit"):
-        words_of("a {color} sofa", ["color=red"], {"color": ["blue"]})
+def test_ambiguous_names_are_refused() -> None:
+    with pytest.raises(RecipeError, match="names a slot, not an edit"):
+        parse_scene_text("a {color} sofa", ["color=red"], {"color": ["blue"]})
     with pytest.raises(RecipeError, match="two edits are called 'red'"):
-        words_of("a blue sofa", ["red=blue -> red", "red=in red"])
+        parse_scene_text("a blue sofa", ["red=blue -> red", "red=in red"])
     with pytest.raises(RecipeError, match="two edits are called 'red'"):
-        photo_words_of("", ["red=a", "red=b"])
-    with pytest.raises(RecipeError, match="is no slot"):
+        parse_photo_text("", ["red=a", "red=b"])
+    with pytest.raises(RecipeError, match="is not a slot"):
         slot_values(["season"])
 
 
-def test_two_edits_of_the_same_words_share_a_slot_and_parts_of_words_stay() -> None:
-    words = words_of("a summer street in summertime", ["summer -> winter", "fall=summer -> autumn"])
-    assert words.template == "a {summer} street in summertime"
-    assert words.edits == {"winter": {"summer": "winter"}, "fall": {"summer": "autumn"}}
+def test_edits_of_the_same_words_share_a_slot() -> None:
+    """Only whole words are replaced: "summertime" stays."""
+    parsed = parse_scene_text("a summer street in summertime", ["summer -> winter", "fall=summer -> autumn"])
+    assert parsed.template == "a {summer} street in summertime"
+    assert parsed.edits == {"winter": {"summer": "winter"}, "fall": {"summer": "autumn"}}
 
 
-def test_what_is_left_out_is_asked_for_on_a_terminal_alone(tmp_path: Path) -> None:
+def test_only_a_terminal_asks_for_missing_options(tmp_path: Path) -> None:
     refused = command("init", "snow")
     assert refused.exit_code == 2 and "--subject is missing" in refused.stderr
     ours, theirs = pty.openpty()
@@ -148,14 +149,14 @@ def test_what_is_left_out_is_asked_for_on_a_terminal_alone(tmp_path: Path) -> No
     arguments = [sys.executable, "-c", program, "init", "snow", "--out", str(tmp_path / "snow.toml")]
     with subprocess.Popen(arguments, stdin=theirs, stdout=subprocess.PIPE, text=True) as process:
         os.write(ours, b"a summer street\nsnow=summer -> snowy\n\n")
-        said, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=120)
     os.close(ours)
     os.close(theirs)
-    assert process.returncode == 0, said
+    assert process.returncode == 0, output
     assert prompts(tmp_path / "snow.toml", "snow") == ("a summer street", "a snowy street")
 
 
-def test_names_are_written_in_any_case() -> None:
-    assert words_of("a street", ["Winter=street -> snowy street", "Sunset=at sunset"]).edits.keys() == {
+def test_edit_names_may_have_capitals() -> None:
+    assert parse_scene_text("a street", ["Winter=street -> snowy street", "Sunset=at sunset"]).edits.keys() == {
         *("winter", "sunset")
     }

@@ -1,4 +1,4 @@
-"""The page of all keys is the settings'."""
+"""The generated page of all keys agrees with the settings."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def without_description(model: type[BaseModel], table: str = "") -> list[str]:
     return found
 
 
-def test_every_key_says_what_it_is() -> None:
+def test_every_key_has_a_description() -> None:
     assert without_description(Recipe) == []
 
 
@@ -28,9 +28,9 @@ def test_the_page_is_up_to_date() -> None:
     assert PAGE.read_text() == page(), "run `python -m flows.config.key_reference > docs/recipe-keys.md`"
 
 
-def test_the_page_tells_types_bounds_and_defaults() -> None:
+def test_the_page_has_types_bounds_and_defaults() -> None:
     text = page()
-    assert "| `steps` | whole number, above 0 | `125000` | Steps of the optimizer. |" in text
+    assert "| `steps` | whole number, above 0, at most 100_000_000 | `125000` | Steps of the optimizer. |" in text
     assert '| `preset` | `short` or `paper` | `"paper"` |' in text
     assert "## [scenes.filters]" in text
-    assert "| `template` | text | none: give it |" in text
+    assert "| `template` | text | required |" in text

@@ -1,4 +1,4 @@
-"""A pilot is the whole chain in small, and the full run goes on with what it painted."""
+"""A pilot runs all stages in small, and the full run continues with its images."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from flows.run.folder import RunFolder
 from synth.dataset.image_dataset import ImageDataset
 
 
-def test_a_pilot_shortens_every_curve_alike_and_bears_its_own_name() -> None:
+def test_a_pilot_scales_its_schedules_and_has_its_own_name() -> None:
     paper = load_recipe(
         "sofas", ["training.preset=paper", "training.steps=125_000", "training.lambda_id_steps=20_000"]
     )
@@ -32,7 +32,7 @@ def test_the_full_run_goes_on_with_what_the_pilot_painted(
 ) -> None:
     monkeypatch.setattr(pilot, "NUM_IMAGES", 4)
     monkeypatch.setattr(pilot, "NUM_STEPS", 2)
-    overrides = [part for key in SMALL for part in ("--set", key)]
+    overrides = [argument for key in SMALL for argument in ("--set", key)]
     out = tmp_path / "runs" / "full"
     arguments = ["run", "sofas", "--teacher", tiny_sd_folder, *overrides, "--out", out]
 

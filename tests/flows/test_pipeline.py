@@ -190,7 +190,7 @@ def test_measured_on_photographs(finished: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     for metric in ("LPIPS", "CLIP scores", "DINO's structure distance"):
         assert f"{metric} is not measured" in result.stdout or f"{metric} are not measured" in result.stdout
-    measured = json.loads((finished / "photographs" / "figures.json").read_text())
+    measured = json.loads((finished / "photographs" / "metrics.json").read_text())
     assert measured["num_images"] == 3
     for row in measured["edits"].values():
         assert set(row) == {"changed", "variety"} and 0 < row["variety"] < 2

@@ -31,8 +31,8 @@ def ended(recipe: Recipe, out: Path, right: float | None = 0.9, psnr: float = 25
                 ("student", "no-op", 1.0, psnr + 5),
             )
         ]
-        figures: dict[str, Any] = {"split": "test", "num_scenes": scenes, "given": {}, "edits": [], "means": rows}
-        run.evaluation.write_text(json.dumps(figures))
+        evaluation: dict[str, Any] = {"split": "test", "num_scenes": scenes, "given": {}, "edits": [], "means": rows}
+        run.evaluation.write_text(json.dumps(evaluation))
     run.report.write_text("a report")
     return out
 
@@ -42,7 +42,7 @@ def recipe() -> Recipe:
     return load_recipe("demo", ["operations.tolerated_right=0.05", "operations.tolerated_psnr=0.5"])
 
 
-def test_latest_moves_to_what_is_as_good_and_stays_where_the_new_is_worse(recipe: Recipe, tmp_path: Path) -> None:
+def test_only_a_model_that_is_as_good_is_promoted(recipe: Recipe, tmp_path: Path) -> None:
     pointer = pointer_of(recipe, tmp_path / "a")
     assert pointer == tmp_path / "demo.latest.json"
     first = promote(recipe, ended(recipe, tmp_path / "a"))
@@ -51,7 +51,7 @@ def test_latest_moves_to_what_is_as_good_and_stays_where_the_new_is_worse(recipe
     within = promote(recipe, ended(recipe, tmp_path / "b", right=0.86, psnr=24.6))
     assert within.promoted
     assert within.why == (
-        "It takes the place of a/model.onnx: edits right 90.0% -> 86.0%; "
+        "It replaces a/model.onnx: edits right 90.0% -> 86.0%; "
         "PSNR of edits 25.00 dB -> 24.60 dB; PSNR of no-ops 30.00 dB -> 29.60 dB."
     )
     assert latest_model(pointer) == tmp_path / "b" / "model.onnx"
@@ -69,13 +69,14 @@ def test_latest_moves_to_what_is_as_good_and_stays_where_the_new_is_worse(recipe
     assert not fewer_right.promoted and "edits right 86.0% -> 70.0% (worse)" in fewer_right.why
 
 
-def test_a_model_that_was_made_anew_in_its_place_is_not_held_against_itself(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_run_made_again_is_promoted(recipe: Recipe, tmp_path: Path) -> None:
+    """A model is not compared with the one that was in its own folder before."""
     promote(recipe, ended(recipe, tmp_path / "a"))
     shutil.rmtree(tmp_path / "a")
     out = ended(recipe, tmp_path / "a", right=0.5)
     RunFolder(out).mark_done("export", "made from other settings")
     again = promote(recipe, out)
-    assert again.promoted and "in the place of the one that was in its folder" in again.why
+    assert again.promoted and "replaces the one that was in its folder" in again.why
     assert json.loads(pointer_of(recipe, out).read_text())["measured"]["means"][1]["right"] == 0.5
 
 
@@ -103,7 +104,7 @@ def test_what_cannot_be_compared_is_not_promoted(recipe: Recipe, tmp_path: Path)
 
 def test_broken_pointers_say_what_to_do(recipe: Recipe, tmp_path: Path) -> None:
     pointer = pointer_of(recipe, tmp_path / "a")
-    with pytest.raises(RunError, match="no run of the recipe has ended there yet"):
+    with pytest.raises(RunError, match="no run of the recipe has finished there yet"):
         latest_model(pointer)
     with pytest.raises(RunError, match="has no model file yet"):
         promote(recipe, tmp_path / "a")
@@ -116,7 +117,7 @@ def test_broken_pointers_say_what_to_do(recipe: Recipe, tmp_path: Path) -> None:
         latest_model(pointer)
 
 
-def test_old_runs_go_by_the_recipe_s_rule(recipe: Recipe, tmp_path: Path) -> None:
+def test_old_runs_are_deleted_as_the_recipe_says(recipe: Recipe, tmp_path: Path) -> None:
     runs = [ended(recipe, tmp_path / name) for name in "abcdef"]
     for age, out in enumerate(reversed(runs)):
         then = time.time() - 1000 * age

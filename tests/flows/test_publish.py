@@ -130,9 +130,9 @@ def test_a_refusal_is_one_line(hub: Hub, finished: Path) -> None:
 
 def test_nothing_is_sent_that_will_not_do(tmp_path: Path) -> None:
     for to in ("me/x", "hf://me", "hf://spaces/me/x/y"):
-        with pytest.raises(RunError, match="no address on the Hub"):
+        with pytest.raises(RunError, match="not an address on the Hub"):
             publish(tmp_path, to)
-    with pytest.raises(RunError, match="holds no data set"):
+    with pytest.raises(RunError, match="is not a dataset"):
         publish(tmp_path, "hf://datasets/me/x")
     with pytest.raises(RunError, match="is not a run folder"):
         publish(tmp_path, "hf://me/x")

@@ -82,12 +82,12 @@ def test_a_file_may_have_the_name_of_what_it_extends(tmp_path: Path) -> None:
         ("scenes.count=0", "scenes.count: input should be greater than 0, not 0"),
         (
             "edits.Red={color='red'}",
-            "edits.Red is not a name for an edit: use lower-case letters, digits and hyphens",
+            "edits.Red is not an edit's name: use lower-case letters, digits and hyphens",
         ),
         ("edits.red={colour='red'}", "'colour', which is not a slot of the template; did you mean 'color'?"),
         ("edits.red={}", "edits.red replaces no slot"),
         ("scenes.template=a {colr} sofa", "did you mean 'color'?"),
-        ("name.first=x", "name is a value and has no keys below it"),
+        ("name.first=x", "name is a value, and has no keys below it"),
         ("steps", "is not key=value"),
     ],
 )
@@ -227,7 +227,9 @@ def test_a_recipe_of_photographs_has_texts_and_paints_nothing(tmp_path: Path) ->
     recipe = load_recipe(path)
     assert recipe.texts().target("", {}, recipe.edits["zombie"]) == "A photo of a zombie."
     assert load_recipe_from(to_toml(recipe), tmp_path) == recipe
-    with pytest.raises(RecipeError, match="nothing to paint: make a set of yours with `distillery import-photos`"):
+    with pytest.raises(
+        RecipeError, match="nothing to paint: import your photographs with `distillery import-photos`"
+    ):
         recipe.to_paint()
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from flows.config.loading import load_recipe, validate
 from flows.config.toml import parse_toml
-from flows.publish import _OF_A_RUN, _OF_A_SET, _files, _public_recipe
+from flows.publish import _DATASET_FILES, _RUN_FILES, _files, _public_recipe
 from synth.dataset.store import Store
 from synth.errors import DatasetError, RecipeError, RunError
 from synth.urls import has_credentials, redact
@@ -18,8 +18,8 @@ def test_nothing_but_what_is_listed_goes_along(tmp_path: Path) -> None:
     for name in sent | kept | {"student/deep/x.json"}:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
-    assert set(_files(tmp_path, _OF_A_SET)) == sent
-    assert set(_files(tmp_path, _OF_A_RUN)) == {"README.md", "grid.png"}
+    assert set(_files(tmp_path, _DATASET_FILES)) == sent
+    assert set(_files(tmp_path, _RUN_FILES)) == {"README.md", "grid.png"}
 
 
 @pytest.mark.parametrize("place", ["student", "student/config.json"])
@@ -30,7 +30,7 @@ def test_no_symlink_is_followed(tmp_path: Path, place: str) -> None:
     (outside / "config.json").write_text("secret")
     (folder / place).symlink_to(outside if place == "student" else outside / "config.json")
     with pytest.raises(RunError, match="symlink"):
-        _files(folder, _OF_A_RUN)
+        _files(folder, _RUN_FILES)
 
 
 def test_a_recipe_travels_without_its_owner_s_machines() -> None:

@@ -55,7 +55,14 @@ def init(
     distillery init masks --photos --subject "a photo of a person" --edit "zombie=a photo of a zombie"
     distillery init mine --from sofas --edit "green=color=green, material=velvet"
     """
-    from flows.config.edit_syntax import PhotoWords, Words, photo_words_of, slot_values, words_from, words_of
+    from flows.config.edit_syntax import (
+        ParsedPhotoText,
+        ParsedSceneText,
+        parse_photo_text,
+        parse_scene_text,
+        scene_text_from_recipe,
+        slot_values,
+    )
     from flows.config.init import file_name, new_recipe, write_recipe
     from synth.dataset.prompts import Template
     from synth.errors import RecipeError
@@ -67,21 +74,21 @@ def init(
     if path.exists():
         raise RecipeError(f"{path} exists already: choose another name or --out, or delete it")
     start = None
-    words: Words | PhotoWords
+    parsed: ParsedSceneText | ParsedPhotoText
     if shipped:
-        words, start = words_from(shipped, edits)
+        parsed, start = scene_text_from_recipe(shipped, edits)
     else:
         if subject is None:
             what = "What do the images show (one text; slots in braces)" if not photos else "What do the photos show"
             subject = _ask("--subject", what, default="" if photos else None)
         edits = edits or (_ask("--edit", "The edit, as NAME=OLD WORDS -> NEW WORDS"),)
-        words = photo_words_of(subject, edits) if photos else words_of(subject, edits, slot_values(slots))
+        parsed = parse_photo_text(subject, edits) if photos else parse_scene_text(subject, edits, slot_values(slots))
     if teacher is None:
         teacher = _ask("--teacher", "The teacher", "miniature") if sys.stdin.isatty() else "miniature"
 
     # Another teacher has other sizes and guidance than the recipe to start from.
     same_teacher = start if start is not None and start.teacher.id == teacher else None
-    recipe = write_recipe(new_recipe(name, words, teacher, negative_prompt, same_teacher), path)
+    recipe = write_recipe(new_recipe(name, parsed, teacher, negative_prompt, same_teacher), path)
     print_line(f"recipe  {path}")
     if not photos and Template(recipe.to_paint()).num_combinations == 1:
         print_line("note    all images have the same words: use slots to name what varies (docs/prompts.md)")
