@@ -23,9 +23,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from distill.counterfactuals import Translate, average, choose_scenes, evaluate_edits
-from distill.examples import SIZE
-from distill.metrics import Images
+from distill.evaluation.counterfactuals import Translate, average, choose_scenes, evaluate_edits
+from distill.evaluation.examples import SIZE
+from distill.evaluation.metrics import Images
 from distill.students import load_student
 from flows.run.folder import RunFolder
 from flows.shared_teacher import open_teacher

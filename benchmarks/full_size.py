@@ -44,7 +44,7 @@ from turns import Work, medians
 from distill.optimization import optimize
 from distill.settings import EditSettings, TrainingSettings
 from distill.students import CompactStudent, Student, UNetStudent
-from distill.train import train
+from distill.training.train import train
 from inference.export.files import ExportModule, export_files
 from inference.export.formats import INPUTS
 from inference.runtime import Translator

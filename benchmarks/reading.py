@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from distill.training.memory import peak_memory_bytes
 from synth.dataset.shards import encoded, shard_name, write_shard
 from synth.dataset.store import Store
-from synth.memory import peak_memory_bytes
 
 _BATCH = 8
 _SIDE = 256

@@ -23,7 +23,7 @@ from torch.nn.functional import l1_loss, mse_loss
 from tqdm import tqdm
 from turns import medians
 
-from distill.examples import drawn_examples
+from distill.evaluation.examples import drawn_examples
 from flows.run.folder import RunFolder
 from flows.shared_teacher import open_teacher
 from synth.dataset.image_dataset import ImageDataset

@@ -2,8 +2,8 @@
 
     python benchmarks/training.py [--teacher miniature] [--rounds 10] [--batch-size 2]
 
-    step       a step of `distill.train`, over its floor: the bare calls of teacher and student, the backward pass,
-               Adam and the moving average, on the same shapes in the same precision
+    step       a step of `distill.training.train`, over its floor: the bare calls of teacher and student, the
+               backward pass, Adam and the moving average, on the same shapes in the same precision
     passes     the teacher's passes with one source branch for K = 4 edits, over 4 K passes an image with one for each
     whole      whole steps, compared in the same way, for each kind of student
 
@@ -23,11 +23,11 @@ from PIL import Image
 from torch import Tensor
 from turns import Work, in_turns, median_ratio
 
-from distill.objective import autocast_of
 from distill.scores import Score, dds, shared_source_dds
 from distill.settings import TrainingSettings
 from distill.students import new_student
-from distill.train import train
+from distill.training.objective import autocast_of
+from distill.training.train import train
 from synth.cpu import keep_freed_memory
 from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.photographs import import_photos

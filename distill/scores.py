@@ -17,7 +17,7 @@ The symbols are the paper's.
 
 Every score calls the teacher's network once and returns a gradient with respect to z. The network's own Jacobian is
 left out, as in DreamFusion and in the paper: nothing here is differentiated through. All gradients are those of a sum
-over samples and elements; a caller that wants a mean divides (see `distill.objective`).
+over samples and elements; a caller that wants a mean divides (see `distill.training.objective`).
 """
 
 from collections.abc import Callable

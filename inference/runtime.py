@@ -406,7 +406,7 @@ def _problem(metadata: dict[str, Any]) -> str | None:
     for key in ("training_size", "size_multiple"):
         size = metadata[key]
         if type(size) is not int or not 1 <= size <= MAX_SIZE:  # True is an int, and no size
-            return f"{key} is no whole number from 1 to {MAX_SIZE}"
+            return f"{key} is not a whole number from 1 to {MAX_SIZE}"
     edits = metadata["edits"]
     if not isinstance(edits, dict) or not 1 <= len(edits) <= MAX_EDITS:
         return f"edits are no table of 1 to {MAX_EDITS} names"

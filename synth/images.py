@@ -49,7 +49,10 @@ def decode_rgb(content: bytes) -> Image.Image:
 
 
 def tile_images(rows: Iterable[Iterable[NDArray[np.uint8]]]) -> Image.Image:
-    """Join rows of equally many images, uint8 (H, W, 3), edge to edge. For labelled grids see `distill.grids`."""
+    """Join rows of equally many images, uint8 (H, W, 3), edge to edge.
+
+    For labelled grids see `distill.evaluation.grids`.
+    """
     return Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
 
 

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from distill.composition import translated
-from distill.diagnostics import variety
-from distill.examples import Example, drawn_examples
-from distill.grids import GridRow, labelled_grid, stacked
+from distill.evaluation.diagnostics import variety
+from distill.evaluation.examples import Example, drawn_examples
+from distill.evaluation.grids import GridRow, labelled_grid, stacked
 from distill.scores import Score, sds_of_edits, shared_source_dds
 from distill.settings import TrainingSettings, scaled_to
 from distill.studies.plots import chart, from_png
 from distill.studies.rows import mean
 from distill.studies.study import Row, Study, Unit, measure_example
-from distill.train import train
+from distill.training.train import train
 from synth.dataset.building import synthesize
 from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.prompts import PhotoTexts, Template

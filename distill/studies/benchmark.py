@@ -13,8 +13,8 @@ from typing import Any
 
 from PIL import Image
 
-from distill.examples import drawn_examples
-from distill.grids import GridRow, labelled_grid, stacked
+from distill.evaluation.examples import drawn_examples
+from distill.evaluation.grids import GridRow, labelled_grid, stacked
 from distill.studies.methods import GRIDS, OURS, Method, Optimized, describe
 from distill.studies.plots import chart, from_png
 from distill.studies.rows import mean, paired_difference

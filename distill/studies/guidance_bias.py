@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from distill.examples import drawn_examples
+from distill.evaluation.examples import drawn_examples
 from distill.scores import sds
 from distill.studies.plots import chart
 from distill.studies.rows import mean

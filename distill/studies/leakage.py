@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from distill.examples import drawn_examples
+from distill.evaluation.examples import drawn_examples
 from distill.settings import EditSettings
 from distill.studies.plots import chart
 from distill.studies.study import Row, Study, Unit, trajectory

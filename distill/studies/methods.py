@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from distill.examples import Example
+from distill.evaluation.examples import Example
 from distill.settings import EditSettings
 from distill.studies.study import trajectory
 from distill.zero_shot import compose, working_pixels

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from distill.examples import Example, drawn_examples
-from distill.grids import GridRow, labelled_grid
+from distill.evaluation.examples import Example, drawn_examples
+from distill.evaluation.grids import GridRow, labelled_grid
 from distill.optimization import Progress
 from distill.settings import EditSettings
 from distill.studies.plots import from_png, heat_map

@@ -1,4 +1,4 @@
-"""What the studies' plots are drawn with, beside `distill.grids`."""
+"""What the studies' plots are drawn with, beside `distill.evaluation.grids`."""
 
 import io
 from collections.abc import Callable, Sequence

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from distill.examples import photograph_examples
-from distill.grids import GridRow, labelled_grid
+from distill.evaluation.examples import photograph_examples
+from distill.evaluation.grids import GridRow, labelled_grid
 from distill.settings import EditSettings
 from distill.studies.plots import from_png
 from distill.studies.study import Row, Study, Unit, trajectory

@@ -6,8 +6,8 @@ from typing import Any
 
 from PIL import Image
 
-from distill.examples import drawn_examples
-from distill.grids import GridRow, labelled_grid, stacked
+from distill.evaluation.examples import drawn_examples
+from distill.evaluation.grids import GridRow, labelled_grid, stacked
 from distill.settings import EditSettings
 from distill.studies.plots import chart, from_png
 from distill.studies.rows import mean

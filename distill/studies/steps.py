@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from distill.examples import drawn_examples
-from distill.grids import GridRow, labelled_grid
+from distill.evaluation.examples import drawn_examples
+from distill.evaluation.grids import GridRow, labelled_grid
 from distill.settings import EditSettings
 from distill.studies.plots import from_png
 from distill.studies.rows import mean

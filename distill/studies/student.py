@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from distill.examples import Example, drawn_examples
-from distill.grids import GridRow, labelled_grid
+from distill.evaluation.examples import Example, drawn_examples
+from distill.evaluation.grids import GridRow, labelled_grid
 from distill.settings import EvaluationSettings
 from distill.studies.methods import METHODS, OURS, Method
 from distill.studies.plots import from_png

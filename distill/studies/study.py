@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from distill.counterfactuals import Reader, measure_edits
-from distill.examples import Example
+from distill.evaluation.counterfactuals import Reader, measure_edits
+from distill.evaluation.examples import Example
 from distill.optimization import Progress
 from distill.settings import EditSettings
 from distill.zero_shot import edit
@@ -81,7 +81,7 @@ def trajectory(
 
 
 def measure_example(image: NDArray[np.uint8], example: Example, reader: Reader) -> dict[str, float]:
-    """Measure one edited image against its truth (`distill.counterfactuals.measure_edits`)."""
+    """Measure one edited image against its truth (`distill.evaluation.counterfactuals.measure_edits`)."""
     assert example.truth is not None and example.mask is not None, "photographs have no true answer"
     return next(
         measure_edits(image[None], example.image[None], example.truth[None], [example.mask], example.factors, reader)

@@ -53,7 +53,7 @@ def show_photographs(
     """
     import numpy as np
 
-    from distill.diagnostics import measure_change
+    from distill.evaluation.diagnostics import measure_change
     from inference.runtime import Translator
     from inference.translate import ContactSheet, list_jobs, translate_all
 
@@ -101,7 +101,7 @@ def _measures(
     source: str | None, lpips: bool, clip: str | None, dino: str | None
 ) -> tuple[dict[str, Callable[..., Any]], list[str]]:
     """Metrics by name, each a function (before, after, target text) -> (N,); and why others are not measured."""
-    from distill.similarity import Clip, Lpips, Structure
+    from distill.evaluation.similarity import Clip, Lpips, Structure
 
     measures: dict[str, Callable[..., Any]] = {}
     missing = []

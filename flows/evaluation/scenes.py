@@ -17,8 +17,8 @@ from synth.errors import RecipeError, RunError
 from synth.files import write_bytes, write_text
 
 if TYPE_CHECKING:
-    from distill.counterfactuals import Reader
-    from distill.metrics import Images
+    from distill.evaluation.counterfactuals import Reader
+    from distill.evaluation.metrics import Images
     from synth.teacher.teacher import Teacher
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ _MEASURE_AT = 128  # px; the only size that the factor readers know, while a mod
 
 def has_true_answers(recipe: Recipe) -> bool:
     """Whether drawn scenes can evaluate the run: its teacher paints the drawn world, which has its edits."""
-    from distill.counterfactuals import choose_scenes
+    from distill.evaluation.counterfactuals import choose_scenes
 
     if recipe.teacher.id != "miniature":
         return False
@@ -66,7 +66,7 @@ def evaluate_model(
         RunError: if there is no model file yet.
         RecipeError: if the drawn world does not have the recipe's edits.
     """
-    from distill.counterfactuals import average, choose_scenes, evaluate_edits, grid_image
+    from distill.evaluation.counterfactuals import average, choose_scenes, evaluate_edits, grid_image
     from inference.export.formats import record_metrics
     from inference.runtime import Translator
     from synth.world.readers import FactorReader
@@ -138,7 +138,7 @@ def compare_with_zero_shot(recipe: Recipe, out: Path, num_scenes: int) -> str:
         RunError: if there is no model file yet, or `zero-shot/` holds the study of another one.
         RecipeError: if the drawn world does not have the recipe's edits.
     """
-    from distill.counterfactuals import choose_scenes
+    from distill.evaluation.counterfactuals import choose_scenes
     from distill.studies.student import Distilled
     from flows.evaluation.studies import run_study
     from inference.runtime import Translator

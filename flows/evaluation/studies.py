@@ -36,7 +36,7 @@ def make_study(
         images: files or folders, for real-images only.
         prompt: what the edited images should show.
         source_prompt: what the images show.
-        folder: where the study translator keeps the dataset that it paints.
+        folder: where the study ablations keeps the dataset that it paints.
         num_steps: the steps of each of translator's trainings (default: the study's).
 
     Raises:

@@ -68,7 +68,7 @@ def dry_run_training(recipe: Recipe, data: str) -> str:
         TrainingError: if the training cannot start.
     """
     from distill.students import num_weights
-    from distill.train import train
+    from distill.training.train import train
     from synth.dataset.image_dataset import ImageDataset
 
     settings = recipe.training

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from flows.config.schema import Recipe
 
 if TYPE_CHECKING:
-    from distill.examples import Example
+    from distill.evaluation.examples import Example
     from synth.teacher.teacher import Teacher
 
 PASSES_OF_AN_EDIT = 4  # an image and iteration: two branches, each with and without its text
@@ -211,7 +211,7 @@ def _peak_memory() -> str:
     """The most memory that this process has held so far."""
     import torch
 
-    from synth.memory import peak_memory_bytes
+    from distill.training.memory import peak_memory_bytes
 
     if torch.cuda.is_available():
         return f"{_gigabytes(peak_memory_bytes('cuda'))} of the GPU's memory"

@@ -24,7 +24,7 @@ from synth.errors import ImageInputError, RecipeError
 from synth.files import write_bytes
 
 if TYPE_CHECKING:
-    from distill.examples import Example
+    from distill.evaluation.examples import Example
     from synth.teacher.teacher import Teacher
 
 NUM_IMAGES = 12
@@ -174,7 +174,7 @@ def _painted(teacher: "Teacher", recipe: Recipe, images_per_edit: int) -> "list[
     """Paint the recipe's first scenes, `images_per_edit` for each edit, with their prompts as sources."""
     import numpy as np
 
-    from distill.examples import Example
+    from distill.evaluation.examples import Example
     from synth.dataset.generate import paint
     from synth.dataset.prompts import Template
 
@@ -205,7 +205,7 @@ def _photographs(teacher: "Teacher", recipe: Recipe, paths: Sequence[Path], imag
     """Read photographs as `import-photos` does, and share them among the edits."""
     import numpy as np
 
-    from distill.examples import Example
+    from distill.evaluation.examples import Example
     from synth.dataset.photo_sources import captions_of
     from synth.dataset.photographs import Rejected, prepared
     from synth.settings import PhotoSettings
@@ -232,7 +232,7 @@ def _cells(teacher: "Teacher", examples: "Sequence[Example]", grid: Grid, whole_
     import numpy as np
     from PIL import Image
 
-    from distill.diagnostics import diagnose, measure_change
+    from distill.evaluation.diagnostics import diagnose, measure_change
     from distill.studies.study import trajectory
 
     batches = [examples[start : start + _BATCH_SIZE] for start in range(0, len(examples), _BATCH_SIZE)]

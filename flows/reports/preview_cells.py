@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
-    from distill.diagnostics import ChangeMetrics, Diagnostic
+    from distill.evaluation.diagnostics import ChangeMetrics, Diagnostic
 
 
 @dataclass(frozen=True)

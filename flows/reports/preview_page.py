@@ -10,8 +10,8 @@ from flows.reports.preview_cells import Cell
 if TYPE_CHECKING:
     from PIL import Image
 
-    from distill.diagnostics import ChangeMetrics
-    from distill.examples import Example
+    from distill.evaluation.diagnostics import ChangeMetrics
+    from distill.evaluation.examples import Example
 
 _MAX_SIDE = 256  # px of an image on the page
 

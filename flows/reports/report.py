@@ -93,7 +93,7 @@ def _before_and_after(recipe: Recipe, run: RunFolder) -> list[Wipe]:
 def _image_for(recipe: Recipe, run: RunFolder, index: int) -> Image.Image:
     """An input for the edit of this index: a drawn scene that it changes, or a painted image."""
     if run.evaluation.exists():
-        from distill.counterfactuals import choose_scenes
+        from distill.evaluation.counterfactuals import choose_scenes
         from synth.world.scenes import render
 
         edit = list(recipe.edits.values())[index]

@@ -59,7 +59,7 @@ class Evaluation(TypedDict):
     num_scenes: int
     given: dict[str, str]
     edits: list[dict[str, Any]]
-    """Rows of `distill.counterfactuals.Scores`."""
+    """Rows of `distill.evaluation.counterfactuals.Scores`."""
     means: list[dict[str, Any]]
     """Their means over the edits."""
 

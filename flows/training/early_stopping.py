@@ -5,7 +5,7 @@ The training stops after `training.patience` evaluations without a better studen
 - where drawn scenes can judge the edits, if it has a higher mean PSNR to the true counterfactuals of development
   scenes. The PSNR falls for what was not edited and for what was damaged.
 - elsewhere, if it still changes the dataset's images by more than SETTLED and shows no damage, such as saturated
-  colours or one output for all inputs (`distill.diagnostics`).
+  colours or one output for all inputs (`distill.evaluation.diagnostics`).
 
 A killed training repeats the steps after its last checkpoint and gets the same students, so their rows stay valid.
 """
@@ -25,7 +25,7 @@ from synth.files import write_text
 from synth.state import read_json
 
 if TYPE_CHECKING:
-    from distill.metrics import Images
+    from distill.evaluation.metrics import Images
     from distill.students import Student
     from synth.dataset.image_dataset import ImageDataset
     from synth.teacher.teacher import Teacher
@@ -95,7 +95,7 @@ class EarlyStopping:
         step = int(checkpoint.name.removeprefix("step_"))
         if step % self._every:
             return False
-        from distill.checkpoints import restore_student
+        from distill.training.checkpoints import restore_student
 
         return self.should_stop(step, restore_student(checkpoint).to(self._device))
 
@@ -144,7 +144,7 @@ class _ByTruth:
     """Judges a student by the true counterfactuals of drawn development scenes."""
 
     def __init__(self, recipe: Recipe, teacher: "Teacher") -> None:
-        from distill.examples import drawn_examples
+        from distill.evaluation.examples import drawn_examples
 
         self._teacher = teacher
         given = recipe.evaluation.given
@@ -152,7 +152,7 @@ class _ByTruth:
 
     def evaluate(self, student: "Student", best: Row | None, folder: Path | None) -> Row:
         from distill.composition import translated
-        from distill.metrics import psnr
+        from distill.evaluation.metrics import psnr
 
         values = []
         for number, examples in enumerate(self._examples):
@@ -175,7 +175,7 @@ class _ByDiagnostics:
         self._images = np.stack([dataset.image(index) for index in range(min(_NUM_IMAGES, len(dataset)))])
 
     def evaluate(self, student: "Student", best: Row | None, folder: Path | None) -> Row:
-        from distill.diagnostics import NOTHING_MOVES, diagnose, measure_change
+        from distill.evaluation.diagnostics import NOTHING_MOVES, diagnose, measure_change
         from distill.students import load_student
 
         edited = self._edited(student)

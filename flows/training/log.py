@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from distill.train import StepRecord
+    from distill.training.train import StepRecord
     from synth.dataset.image_dataset import ImageDataset
     from synth.teacher.teacher import Teacher
 
@@ -92,7 +92,7 @@ class TrainingLog:
             edited: the samples with every edit, uint8 (edits, N, H, W, 3).
             late: half of the training is done; before that, an edit that does not move yet is no reason to worry.
         """
-        from distill.diagnostics import NOTHING_MOVES, diagnose, measure_change
+        from distill.evaluation.diagnostics import NOTHING_MOVES, diagnose, measure_change
 
         for edit, images in zip(self._edits, edited, strict=True):
             # A recipe does not say whether the background may change, so that is not diagnosed.

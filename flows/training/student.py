@@ -20,7 +20,7 @@ from synth.errors import DatasetError, TrainingError
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-    from distill.train import StepRecord
+    from distill.training.train import StepRecord
     from synth.dataset.image_dataset import ImageDataset
     from synth.teacher.teacher import Teacher
 
@@ -43,7 +43,7 @@ def train_student(recipe: Recipe, run: RunFolder) -> Path:
         DatasetError: if there is no dataset yet.
         TrainingError: if the training cannot start or resume, or the images are of another size.
     """
-    from distill.train import train
+    from distill.training.train import train
     from synth.dataset.image_dataset import ImageDataset
 
     processes = join_processes(recipe)
@@ -103,7 +103,7 @@ class _Observer:
 
     def resume(self) -> bool:
         """Whether the training stopped early at its newest checkpoint."""
-        from distill import checkpoints
+        from distill.training import checkpoints
 
         newest = checkpoints.latest(self._run.path)
         return self._early_stopping is not None and newest is not None and self._early_stopping.resume(newest)
@@ -122,8 +122,8 @@ class _Observer:
 
     def save_student(self) -> None:
         """Save the best student of early stopping, or without that the last one."""
-        from distill import checkpoints
         from distill.students import load_student
+        from distill.training import checkpoints
 
         self._log.close()
         if self._early_stopping is not None and self._early_stopping.best is not None:
@@ -162,7 +162,7 @@ def attach_dataset(run: RunFolder, data: str) -> None:
     Raises:
         TrainingError: if the run was trained on another dataset.
     """
-    from distill import checkpoints
+    from distill.training import checkpoints
     from synth.dataset.image_dataset import ImageDataset
 
     newest = checkpoints.latest(run.path)

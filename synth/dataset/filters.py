@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from synth.clip import load_clip
+from synth.dataset.clip import load_clip
 from synth.dataset.prompts import Scene
 from synth.dataset.store import Store
 from synth.errors import DatasetError, RecipeError, TeacherError

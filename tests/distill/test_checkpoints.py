@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from distill import checkpoints
 from distill.settings import TrainingSettings
-from distill.train import StepRecord, train
+from distill.training import checkpoints
+from distill.training.train import StepRecord, train
 from synth.dataset.building import synthesize
 from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.prompts import Template

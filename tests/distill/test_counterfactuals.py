@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from distill.counterfactuals import (
+from distill.evaluation.counterfactuals import (
     DO_NOTHING,
     VAE_CEILING,
     EditMetrics,
@@ -15,7 +15,7 @@ from distill.counterfactuals import (
     evaluate_edits,
     grid_image,
 )
-from distill.metrics import MAX_PSNR, Images
+from distill.evaluation.metrics import MAX_PSNR, Images
 from synth.errors import RecipeError
 from synth.world.scenes import WorldScene, render, sample_scene
 
@@ -169,9 +169,8 @@ def corners(shape: tuple[int, ...]) -> list[tuple[int, int]]:
 
 
 def test_it_imports_no_torch() -> None:
-    code = (
-        "import sys, distill.counterfactuals, distill.settings, distill.schedules; sys.exit('torch' in sys.modules)"
-    )
+    modules = "distill.evaluation.counterfactuals, distill.settings, distill.training.schedules"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

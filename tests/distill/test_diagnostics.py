@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from distill.diagnostics import ChangeMetrics, diagnose, measure_change
+from distill.evaluation.diagnostics import ChangeMetrics, diagnose, measure_change
 
 
 def rooms(num: int = 4, seed: int = 0) -> NDArray[np.uint8]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distill.examples import drawn_examples
+from distill.evaluation.examples import drawn_examples
 from synth.errors import RecipeError
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from distill.grids import GAP, GridRow, GridStyle, labelled_grid, stacked
+from distill.evaluation.grids import GAP, GridRow, GridStyle, labelled_grid, stacked
 
 RED, BLUE = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (40, 40), "blue")
 

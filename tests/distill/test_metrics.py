@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from distill.metrics import MAX_PSNR, psnr, ssim_map
+from distill.evaluation.metrics import MAX_PSNR, psnr, ssim_map
 
 
 def test_psnr_by_hand_and_by_scikit_image() -> None:

@@ -2,8 +2,8 @@
 
 import torch
 
-from distill.objective import draw_image, draw_noise
 from distill.settings import TrainingSettings
+from distill.training.objective import draw_image, draw_noise
 
 SETTINGS = TrainingSettings(
     preset="short",

@@ -5,8 +5,8 @@ from diffusers.optimization import get_constant_schedule_with_warmup, get_cosine
 from torch import nn
 from torch.optim import SGD
 
-from distill.schedules import cosine, linear_warmup
 from distill.settings import TrainingSettings
+from distill.training.schedules import cosine, linear_warmup
 
 
 def test_cosine_is_the_one_of_diffusers() -> None:

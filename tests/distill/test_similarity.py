@@ -9,7 +9,7 @@ from conftest import tiny_clip_config, tiny_tokenizer
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, ViTConfig, ViTModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from distill.similarity import Clip, Lpips, Structure
+from distill.evaluation.similarity import Clip, Lpips, Structure
 from synth.errors import TeacherError
 
 RNG = np.random.default_rng(0)

@@ -12,12 +12,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from distill import checkpoints
-from distill.objective import draw_image, draw_noise
-from distill.schedules import cosine, linear_warmup
 from distill.scores import dds, sds_of_edits
 from distill.settings import TrainingSettings
-from distill.train import StepRecord, train
+from distill.training import checkpoints
+from distill.training.objective import draw_image, draw_noise
+from distill.training.schedules import cosine, linear_warmup
+from distill.training.train import StepRecord, train
 from synth.dataset.building import synthesize
 from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.latents import encode

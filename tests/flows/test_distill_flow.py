@@ -8,8 +8,8 @@ import skimage
 from PIL import Image
 from small_runs import command
 
-from distill import checkpoints
 from distill.students import load_student
+from distill.training import checkpoints
 from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.photographs import import_photos
 from synth.settings import PhotoSettings

@@ -65,8 +65,8 @@ def test_without_true_answers_it_stops_when_the_images_settle(
     recipe = small_recipe(tiny_sd_folder, "training.patience=2")
     painted = ImageDataset(paint(recipe, tmp_path / "dataset"))
     monkeypatch.setattr("distill.students.UNetStudent", Shifting)  # the class that `best/` is loaded as
-    monkeypatch.setattr("distill.diagnostics.MAX_CLIPPED_SHARE", 1.0)  # a random VAE clips at once
-    monkeypatch.setattr("distill.diagnostics.MIN_VARIETY", 0.0)
+    monkeypatch.setattr("distill.evaluation.diagnostics.MAX_CLIPPED_SHARE", 1.0)  # a random VAE clips at once
+    monkeypatch.setattr("distill.evaluation.diagnostics.MIN_VARIETY", 0.0)
     stopping = EarlyStopping(recipe, RunFolder.open_or_create(recipe, tmp_path / "run"), tiny_teacher, painted)
     shifts = {100: 0.0, 200: 0.0, 300: 0.0, 400: 5.0, 500: 20.0, 600: 20.01, 700: 20.0}
     stopped = [step for step, shift in shifts.items() if stopping.should_stop(step, Shifting(shift, ["red"]))]
@@ -79,7 +79,7 @@ def test_without_true_answers_a_damaged_student_is_no_better(
 ) -> None:
     recipe = small_recipe(tiny_sd_folder, "training.patience=1")
     painted = ImageDataset(paint(recipe, tmp_path / "dataset"))
-    monkeypatch.setattr("distill.diagnostics.MAX_CLIPPED_SHARE", -1.0)  # everything counts as damage
+    monkeypatch.setattr("distill.evaluation.diagnostics.MAX_CLIPPED_SHARE", -1.0)  # everything counts as damage
     run = RunFolder.open_or_create(recipe, tmp_path / "run")
     stopping = EarlyStopping(recipe, run, tiny_teacher, painted)
     assert stopping.should_stop(1, Shifting(5.0, ["red"]))

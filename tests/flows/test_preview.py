@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from small_runs import SMALL, command
 
-from distill.diagnostics import ChangeMetrics, Diagnostic
+from distill.evaluation.diagnostics import ChangeMetrics, Diagnostic
 from flows.config.loading import load_recipe
 from flows.planning.estimates import NAMED_DEVICES, Rates, Sizes, cost_of, disk_of, memory_of
 from flows.planning.preview import Grid, judge

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from two_processes import EDITS, SCENES, descend
 from workplace import wait_for
 
-from distill import checkpoints
+from distill.training import checkpoints
 from flows.config.loading import load_recipe
 from flows.run.folder import RunFolder
 from flows.stages.distill import distill_flow

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from small_runs import command, run_command
 
-from distill import checkpoints
 from distill.students import load_student
+from distill.training import checkpoints
 from flows.run.folder import RunFolder
 from flows.run.promotion import read_verdict
 from synth.dataset.filters import excluded_seeds

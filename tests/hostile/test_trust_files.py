@@ -126,8 +126,8 @@ def test_metadata_that_lies_is_one_line(tmp_path, ending, content):
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"training_size": True}, "training_size is no whole number"),
-        ({"size_multiple": 10**9}, "size_multiple is no whole number"),
+        ({"training_size": True}, "training_size is not a whole number"),
+        ({"size_multiple": 10**9}, "size_multiple is not a whole number"),
         ({"edits": {"x" * 300: "long"}}, "name is empty or longer"),
         ({"schema_version": 2}, "schema version 2"),
         ({"metrics": float("nan")}, "broken metadata"),

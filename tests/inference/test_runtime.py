@@ -254,7 +254,7 @@ def test_bad_model_files_are_refused_clearly(tmp_path, capfd):
         "broken metadata": write_model(tmp_path / "broken.onnx", broken),
         r"incomplete metadata \(no training_size\)": write_model(tmp_path / "incomplete.onnx", incomplete),
         "schema version 2 and this runtime reads 1": write_model(tmp_path / "new.onnx", properties(schema_version=2)),
-        "size_multiple is no whole number from 1 to 8192": write_model(
+        "size_multiple is not a whole number from 1 to 8192": write_model(
             tmp_path / "odd.onnx", properties(size_multiple=0)
         ),
         "edits are no table of 1 to 1000 names": write_model(tmp_path / "none.onnx", properties(edits={})),

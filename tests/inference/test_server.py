@@ -18,9 +18,9 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from hostile_images import bomb
 from memory import resident_mib
 from PIL import Image
-from test_runtime_properties import bomb
 from tiny_model import EDITS, noise, properties, write_model
 
 from inference.runtime import ModelFileError, Translator

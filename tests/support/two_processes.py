@@ -14,11 +14,11 @@ from accelerate import PartialState
 from safetensors.torch import save_file
 from torch import Tensor
 
-from distill.objective import Objective
-from distill.pairs import prepare_pairs
 from distill.scores import shared_source_dds
 from distill.settings import TrainingSettings
 from distill.students import new_student
+from distill.training.objective import Objective
+from distill.training.pairs import prepare_pairs
 from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.prompts import Template
 from synth.settings import SceneSettings, TeacherSettings

@@ -51,7 +51,7 @@ def distill(
 
         resolved = with_overrides(resolved, [f"training.preset={json.dumps(preset)}", *overrides])
     prepare()
-    from distill import checkpoints
+    from distill.training import checkpoints
     from flows.stages.distill import distill_flow, distill_in_rank, is_launched_rank
     from synth.dataset.image_dataset import ImageDataset
 

@@ -10,7 +10,7 @@ worker.onmessage = ({ data: { id, error, ...answer } }) => {
   if (error) reject(new Error(error));
   else resolve(answer);
 };
-worker.onerror = () => say("The page's worker does not start: use a newer browser.", true);
+worker.onerror = () => report("The page's worker does not start: use a newer browser.", true);
 
 function ask(message, transfer = []) {
   const id = ++lastId;
@@ -19,7 +19,7 @@ function ask(message, transfer = []) {
 }
 
 // state: what a test, or a style, can wait for.
-function say(text, isError = false, state = isError ? "error" : "busy") {
+function report(text, isError = false, state = isError ? "error" : "busy") {
   $("status").textContent = text;
   $("status").classList.toggle("error", isError);
   document.body.dataset.state = state;
@@ -29,7 +29,7 @@ async function guarded(work) {
   try {
     await work();
   } catch (error) {
-    say(error.message, true);
+    report(error.message, true);
   }
 }
 
@@ -43,23 +43,23 @@ async function request(path) {
 // models.json lies beside the page: [{"name": "sofas", "file": "models/sofas.onnx"}]. The server writes it by itself.
 async function listModels() {
   const response = await request("models.json");
-  if (response.status === 401) return say("This server wants its token.", true);
+  if (response.status === 401) return report("This server wants its token.", true);
   const models = response.ok ? await response.json() : [];
   $("model").replaceChildren(...models.map(({ name, file }) => new Option(name, file)));
   $("model").parentElement.hidden = models.length === 0;
-  if (models.length === 0) return say("Choose a model file.", false, "waiting");
+  if (models.length === 0) return report("Choose a model file.", false, "waiting");
   await fetchModel();
 }
 
 async function fetchModel() {
-  say(`Fetching ${$("model").selectedOptions[0].text} ...`);
+  report(`Fetching ${$("model").selectedOptions[0].text} ...`);
   const response = await request($("model").value);
   if (!response.ok) throw new Error(`The model cannot be fetched: ${response.status} ${response.statusText}`);
   await useModel(new Uint8Array(await response.arrayBuffer()));
 }
 
 async function useModel(bytes) {
-  say("Loading the model ...");
+  report("Loading the model ...");
   loaded = false;
   const { metadata } = await ask({ bytes }, [bytes.buffer]);
   loaded = true;
@@ -93,22 +93,22 @@ async function usePicture(file) {
   await refresh();
 }
 
-// Edit the picture as the controls say now; while one is made, only the last change is remembered.
+// Edit the picture as the controls report now; while one is made, only the last change is remembered.
 async function refresh() {
-  if (!loaded || !picture) return say(loaded ? "Drop a picture." : "Choose a model file.", false, "waiting");
+  if (!loaded || !picture) return report(loaded ? "Drop a picture." : "Choose a model file.", false, "waiting");
   if (busy) return void (stale = true);
   busy = true;
   try {
     do {
       stale = false;
-      say("Editing ...");
+      report("Editing ...");
       const started = performance.now(), { data, width, height } = picture;
       const message = { rgba: data, width, height, edit: $("edit").value, strength: Number($("strength").value) };
       const { rgba } = await ask(message);
       if (stale) continue;
       $("after").getContext("2d").putImageData(new ImageData(rgba, width, height), 0, 0);
       await offerToSave();
-      say(`Done in ${Math.round(performance.now() - started)} ms.`, false, "done");
+      report(`Done in ${Math.round(performance.now() - started)} ms.`, false, "done");
     } while (stale);
   } finally {
     busy = false;

@@ -24,7 +24,7 @@ function* fields(bytes) {
     else if (tag % 8 === 2) {
       const length = varint();
       yield [Math.floor(tag / 8), bytes.subarray(at, (at += length))];
-    } else throw new Error("this is no ONNX model");
+    } else throw new Error("this is not an ONNX model");
   }
 }
 
@@ -63,7 +63,7 @@ function problemOf(metadata) {
   if (isDeeper([...metadata.values()], MAX_DEPTH)) return `it is nested more than ${MAX_DEPTH} deep`;
   for (const key of ["training_size", "size_multiple"]) {
     const size = metadata.get(key);
-    if (!Number.isInteger(size) || size < 1 || size > MAX_SIZE) return `${key} is no whole number from 1 to ${MAX_SIZE}`;
+    if (!Number.isInteger(size) || size < 1 || size > MAX_SIZE) return `${key} is not a whole number from 1 to ${MAX_SIZE}`;
   }
   const edits = metadata.get("edits");
   const isTable = edits !== null && typeof edits === "object" && !Array.isArray(edits);

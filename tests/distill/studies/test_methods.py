@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from distill.examples import drawn_examples
+from distill.evaluation.examples import drawn_examples
 from distill.settings import EditSettings
 from distill.studies.methods import CALLS, GRIDS, METHODS, DoNothing, Optimized, SDEdit, VAECeiling, describe
 from synth.teacher.teacher import Teacher

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from distill.examples import drawn_examples
+from distill.evaluation.examples import drawn_examples
 from distill.settings import EditSettings, EvaluationSettings
 from distill.studies.methods import DoNothing, Optimized
 from distill.studies.student import STUDENT, Distilled

@@ -91,7 +91,7 @@ def test_photographs_become_a_set(tmp_path: Path) -> None:
 def test_a_training_needs_a_painted_set(tmp_path: Path) -> None:
     result = command("distill", "demo", "--data", tmp_path / "none", "--out", tmp_path / "run")
     assert result.exit_code == 2
-    assert result.stderr == f"error: no data set in {tmp_path / 'none'}: run `distillery synthesize` first\n"
+    assert result.stderr == f"error: no dataset in {tmp_path / 'none'}: run `distillery synthesize` first\n"
     assert not (tmp_path / "run").exists()
 
 

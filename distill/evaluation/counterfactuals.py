@@ -5,7 +5,7 @@ measured by the same lines. No torch here.
 
 For each edit and method, as means over scenes:
 
-    PSNR   10 log10(255^2 / MSE), at most 60 dB (`distill.metrics`)
+    PSNR   10 log10(255^2 / MSE), at most 60 dB (`distill.evaluation.metrics`)
     SSIM   Wang et al. 2004; its map averaged over the pixels of a region
     sharp  inside: the mean absolute Laplacian over the true counterfactual's; blur is below 1
     region `all`; `inside` the union of the edited object's silhouettes before and after; `outside` it
@@ -25,8 +25,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from distill.grids import GAP, GridRow, GridStyle, labelled_grid
-from distill.metrics import Images, Mask, psnr, sharpness, ssim_map
+from distill.evaluation.grids import GAP, GridRow, GridStyle, labelled_grid
+from distill.evaluation.metrics import Images, Mask, psnr, sharpness, ssim_map
 from synth.errors import RecipeError
 from synth.world.scenes import FACTORS, MASK_OF, Drawing, WorldScene, render, sample_scene
 

@@ -1,7 +1,8 @@
 """Trains a student against the teacher with the Delta Denoising Score. The loop yields; its caller logs and stops.
 
-What a step minimizes is in `distill.objective`. While omega rises, lambda_id falls (supplement, section B). Several
-processes, started by `accelerate launch`, train one student together: each takes its share of every batch.
+What a step minimizes is in `distill.training.objective`. While omega rises, lambda_id falls (supplement,
+section B). Several processes, started by `accelerate launch`, train one student together: each takes its share
+of every batch.
 """
 
 import math
@@ -14,18 +15,18 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from distill import checkpoints
-from distill.objective import Objective
-from distill.pairs import prepare_pairs
-from distill.schedules import cosine, linear_warmup
 from distill.scores import Score, shared_source_dds
 from distill.settings import ROUNDING_KEYS, TrainingSettings
 from distill.students import Student, new_student
+from distill.training import checkpoints
+from distill.training.memory import peak_memory_bytes
+from distill.training.objective import Objective
+from distill.training.pairs import prepare_pairs
+from distill.training.schedules import cosine, linear_warmup
 from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.prompts import PhotoTexts, Template
 from synth.ema import ema_step
 from synth.errors import TrainingError
-from synth.memory import peak_memory_bytes
 from synth.settings import Substitution
 from synth.teacher.teacher import Teacher
 

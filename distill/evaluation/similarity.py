@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from distill.metrics import Images
-from synth.clip import cannot_open, load_clip
+from distill.evaluation.metrics import Images
+from synth.dataset.clip import cannot_open, load_clip
 from synth.errors import TeacherError
 from synth.pixels import to_float
 

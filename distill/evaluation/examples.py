@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from distill.counterfactuals import edited_mask
+from distill.evaluation.counterfactuals import edited_mask
 from synth.errors import RecipeError
 from synth.world.captions import full_caption
 from synth.world.scenes import FACTORS, WorldScene, render, sample_scene

@@ -21,10 +21,10 @@ from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import Tensor
 
-from distill.pairs import Pairs
 from distill.scores import Score, identity_loss, surrogate_loss
 from distill.settings import TrainingSettings
 from distill.students import Student
+from distill.training.pairs import Pairs
 from synth.seeds import derive_seed
 from synth.teacher.teacher import Conditioning, Teacher
 

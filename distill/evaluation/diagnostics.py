@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.metrics import Images
+from distill.evaluation.metrics import Images
 
 NOTHING_MOVES = "nothing moves"
 
