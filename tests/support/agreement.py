@@ -24,8 +24,8 @@ def assert_agrees(actual: Tensor, expected: Tensor, scale: float | None = None, 
     actual, expected = actual.detach(), expected.detach()
     assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype)
     assert actual.isfinite().all()
-    size = float(expected.detach().abs().max()) if scale is None else scale
-    error = float((actual - expected).detach().abs().max())
+    size = float(expected.abs().max()) if scale is None else scale
+    error = float((actual - expected).abs().max())
     assert error <= steps * torch.finfo(expected.dtype).eps * size, f"off by {error:.2g} of {size:.2g}"
 
 

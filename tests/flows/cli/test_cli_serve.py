@@ -15,13 +15,13 @@ def test_serve_answers_until_it_is_stopped(model: Path) -> None:
 
     program = "import sys; from flows.cli import main; main(sys.argv[1:])"
     arguments = [sys.executable, "-c", program, "serve", f"rooms={model}", "--port", "0", "--provider", "cpu"]
-    environment = os.environ | {"DISTILLERY_TOKEN": "s3cret"}
+    environment = os.environ | {"DISTILLERY_TOKEN": "a-secret-of-16-letters"}
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment) as server:
         assert server.stderr is not None
         assert server.stderr.readline() == "rooms: red leather, blue fabric (on CPUExecutionProvider)\n"
         found = re.match(r"listening on (http://127\.0\.0\.1:\d+) ", server.stderr.readline())
         assert found
-        headers = {"Authorization": "Bearer s3cret"}
+        headers = {"Authorization": "Bearer a-secret-of-16-letters"}
         with httpx.Client(base_url=found[1], trust_env=False, timeout=60) as client:
             assert client.get("/v1/models").status_code == 401
             assert client.get("/v1/models", headers=headers).json()["models"][0]["name"] == "rooms"
