@@ -150,7 +150,7 @@ def test_measured_on_drawn_scenes(
     finished: Path, tiny_sd_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from flows.cli.results import print_results
-    from flows.evaluation.scenes import evaluate, has_true_answers
+    from flows.evaluation.scenes import evaluate_model, has_true_answers
     from flows.reports.report import write_report
     from synth.world.readers import FactorNetwork, FactorReader
 
@@ -160,7 +160,7 @@ def test_measured_on_drawn_scenes(
     assert not has_true_answers(load_recipe("demo", ['edits.odd={color="mauve"}']))
 
     untrained = FactorReader(FactorNetwork())
-    evaluation = json.loads(evaluate(recipe, finished, untrained).read_text())
+    evaluation = json.loads(evaluate_model(recipe, finished, untrained).read_text())
     methods = {(row["method"], row["scenes"]) for row in evaluation["means"]}
     assert methods == {
         (method, scenes) for method in ("student", "do nothing", "vae ceiling") for scenes in ("edited", "no-op")
@@ -175,7 +175,7 @@ def test_measured_on_drawn_scenes(
     assert "<td>vae ceiling</td>" in page
     print_results(finished)
     before = (finished / "grid.png").stat().st_mtime_ns
-    evaluate(recipe, finished, untrained)
+    evaluate_model(recipe, finished, untrained)
     assert (finished / "grid.png").stat().st_mtime_ns == before
 
 

@@ -19,7 +19,7 @@ def test_serve_answers_until_it_is_stopped(model: Path) -> None:
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment) as server:
         assert server.stderr is not None
         assert server.stderr.readline() == "rooms: red leather, blue fabric (on CPUExecutionProvider)\n"
-        found = re.match(r"listening on (http://127\.0\.0\.1:\d+) ", server.stderr.readline())
+        found = re.match(r"listening on (http://127\.0\.0\.1:\d+)[ ;]", server.stderr.readline())
         assert found
         headers = {"Authorization": "Bearer a-secret-of-16-letters"}
         with httpx.Client(base_url=found[1], trust_env=False, timeout=60) as client:
