@@ -1,6 +1,5 @@
 """Evaluate a run's model file against the true counterfactuals of the drawn world."""
 
-import io
 import json
 import logging
 from dataclasses import asdict
@@ -69,6 +68,7 @@ def evaluate_model(
     from distill.evaluation.counterfactuals import average, choose_scenes, evaluate_edits, grid_image
     from inference.export.formats import record_metrics
     from inference.runtime import Translator
+    from synth.images import png_bytes
     from synth.world.readers import FactorReader
 
     run = RunFolder(out)
@@ -106,9 +106,7 @@ def evaluate_model(
             _MEASURE_AT,
         )
     means = average(rows)
-    buffer = io.BytesIO()
-    grid_image(translator, recipe.edits, scenes[:_NUM_GRID_ROWS], _MEASURE_AT).save(buffer, "PNG")
-    write_bytes(grid, buffer.getvalue())
+    write_bytes(grid, png_bytes(grid_image(translator, recipe.edits, scenes[:_NUM_GRID_ROWS], _MEASURE_AT)))
     evaluation = {
         "split": split,
         "num_scenes": settings.num_scenes,
