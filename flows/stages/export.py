@@ -115,9 +115,7 @@ def write_model_files(recipe: Recipe, out: Path) -> Path:
         vae, student, metadata, missing, parity_images, calibration_images, recipe.export
     ):
         if kind == MAIN and run.drop_metrics():
-            logger.info(
-                f"the figures were of the file before: `distillery evaluate student {out}` measures this one"
-            )
+            logger.info(f"the figures were of the file before: `distillery evaluate student {out}` measures this one")
         run.mark_done(_stage(kind), made_from)
         logger.info(
             f"{files[kind]} differs from PyTorch by {report.max_difference:.1e} at most (of 2), "
