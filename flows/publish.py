@@ -1,5 +1,6 @@
 """Publish a run's model or a dataset to the Hugging Face Hub."""
 
+import json
 import logging
 import re
 from pathlib import Path
@@ -9,7 +10,9 @@ import tomli_w
 
 from flows.config.schema import Recipe
 from flows.run.folder import RunFolder
+from synth.cards import public_name
 from synth.errors import RunError, first_line
+from synth.state import read_json
 from synth.urls import redact
 
 logger = logging.getLogger(__name__)
@@ -52,6 +55,9 @@ def publish(folder: Path, to: str, private: bool = False) -> str:
         write_model_card(recipe, folder, repo)
         contents["recipe.toml"] = _public_recipe(recipe)
     contents = _files(folder, _DATASET_FILES if is_dataset else _RUN_FILES) | contents
+    for name, content in contents.items():
+        if name.endswith(".json") and isinstance(content, Path):
+            contents[name] = _public_json(content)
     for name in contents:
         logger.info(f"uploading {name}")
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -115,11 +121,16 @@ def _public_recipe(recipe: Recipe) -> bytes:
     return tomli_w.dumps(_without_paths(values)).encode()
 
 
+def _public_json(path: Path) -> bytes:
+    """Read a JSON file, without its paths: diffusers stores the folder that a model came from."""
+    remedy = f"`distillery export {path.parent}` writes the run's files again"
+    return json.dumps(_without_paths(read_json(path, dict[str, Any], RunError, remedy)), indent=2).encode()
+
+
 def _without_paths(value: Any) -> Any:
     """Copy values, and shorten each path on this machine to its last component."""
     if isinstance(value, dict):
         return {key: _without_paths(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_without_paths(inner) for inner in value]
-    is_path = isinstance(value, str) and "\n" not in value and re.match(r"(/|~|\.{1,2}/|[A-Za-z]:\\|file:)", value)
-    return re.split(r"[/\\]", value.rstrip("/\\"))[-1] if is_path else value
+    return public_name(value) if isinstance(value, str) else value

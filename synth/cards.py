@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from synth.markdown import code, escape
 
 _HUB_LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")  # apache-2.0, creativeml-openrail-m
+_LOCAL_PATH = re.compile(r"/|~|\.{1,2}/|[A-Za-z]:\\|file:")
 
 
 def render_card(package: str, template: str, front_matter: CardData, **values: object) -> str:
@@ -27,6 +28,15 @@ def render_card(package: str, template: str, front_matter: CardData, **values: o
 def hub_licence(licence: str) -> str:
     """A licence as the Hub's front matter names it; the card's text has it in full."""
     return licence if _HUB_LICENCE.fullmatch(licence) else "other"
+
+
+def public_name(name: str) -> str:
+    """Return a name as it can be published: a path on this machine is shortened to its last component.
+
+    A Hub id, a URL and any other text stay as they are.
+    """
+    is_path = "\n" not in name and _LOCAL_PATH.match(name)
+    return re.split(r"[/\\]", name.rstrip("/\\"))[-1] if is_path else name
 
 
 def parquet_config(name: str, folder: str) -> dict[str, object]:

@@ -16,6 +16,7 @@ from flows.shared_teacher import open_teacher
 from flows.stages.evaluate import evaluate
 from flows.stages.frame import OpenRun, open_run, run_task, stage
 from inference.settings import MAIN, OWN_VAE, Kind
+from synth.cards import public_name
 from synth.errors import RunError
 
 logger = logging.getLogger(__name__)
@@ -117,9 +118,9 @@ def write_model_files(recipe: Recipe, out: Path) -> Path:
         name=recipe.name,
         edits=student.edits,
         training_size=images.shape[1],
-        teacher=teacher.name,
+        teacher=public_name(teacher.name),
         licence=teacher.defaults.licence,
-        vae=recipe.export.vae,
+        vae=public_name(recipe.export.vae),
         data_fingerprint=dataset.fingerprint,
         validated_on=recipe.validated_on,
     )

@@ -7,7 +7,7 @@ import numpy as np
 from huggingface_hub import DatasetCardData
 from PIL import Image
 
-from synth.cards import hub_licence, parquet_config, render_card
+from synth.cards import hub_licence, parquet_config, public_name, render_card
 from synth.dataset.shards import read_rows
 from synth.dataset.store import Store
 from synth.images import decode_rgb
@@ -40,7 +40,7 @@ def write_card(store: Store, settings: SceneSettings, teacher: str, licence: str
         "painted_card.md",
         _front_matter(licence, num_images),
         num_images=num_images,
-        teacher=teacher,
+        teacher=public_name(teacher),
         licence=licence,
         settings=settings,
         guidance_scale=f"{settings.guidance_scale:g}",

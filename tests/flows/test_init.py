@@ -36,7 +36,7 @@ def test_words_are_replaced_and_articles_agree(tmp_path: Path) -> None:
     assert prompts(out, "ice") == ("a photo of a summer street", "a photo of an icy street")
     assert result.stdout.splitlines() == [
         f"recipe  {out}",
-        "note    all images have the same words: name what shall vary with slots (docs/prompts.md)",
+        "note    all images have the same words: use slots to name what varies (docs/prompts.md)",
         f"then    distillery preview {out}",
         f"        distillery run {out} --pilot --out {Path('runs/ice')}",
     ]

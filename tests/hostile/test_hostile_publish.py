@@ -1,12 +1,14 @@
 """What is published is a list of files, and carries neither the owner's paths nor passwords."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from flows.config.loading import load_recipe, validate
 from flows.config.toml import parse_toml
-from flows.publish import _DATASET_FILES, _RUN_FILES, _files, _public_recipe
+from flows.publish import _DATASET_FILES, _RUN_FILES, _files, _public_json, _public_recipe
+from synth.cards import public_name
 from synth.dataset.store import Store
 from synth.errors import DatasetError, RecipeError, RunError
 from synth.urls import has_credentials, redact
@@ -40,6 +42,27 @@ def test_a_recipe_travels_without_its_owner_s_machines() -> None:
     sent = _public_recipe(recipe).decode()
     assert not [word for word in ("/home", "s3://", "operations", "tracker", "device") if word in sent]
     assert validate(parse_toml(sent)).teacher.id == "sd"
+
+
+def test_a_student_s_config_does_not_name_the_folder_it_was_loaded_from(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"_name_or_path": "/home/me/runs/sofas/averaged", "edit_names": ["red / blue"], "size": [4, 4]}')
+    assert json.loads(_public_json(path)) == {
+        "_name_or_path": "averaged",
+        "edit_names": ["red / blue"],
+        "size": [4, 4],
+    }
+    path.write_text("{")
+    with pytest.raises(RunError, match=r"config\.json"):
+        _public_json(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "public"),
+    [("/data/models/sd/", "sd"), (r"C:\models\sd", "sd"), ("./sd", "sd"), ("~/sd", "sd"), ("me/sd-1-5", "me/sd-1-5")],
+)
+def test_a_card_names_a_local_teacher_by_its_last_folder(name: str, public: str) -> None:
+    assert public_name(name) == public
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from tiny_model import properties, write_model
 
-from flows.cli.apply import inspect
+from flows.cli.use.inspect import inspect
 from inference.runtime import ModelFileError, Translator
 from inference.server.page import WEB
 

@@ -22,10 +22,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from fastapi.testclient import TestClient
-from flows.cli.apply import serve
 from PIL import Image
 from tiny_model import noise, properties, write_model
 
+from flows.cli.use.serve import serve
 from inference.runtime import Translator
 from inference.server.app import create_app
 from inference.server.limits import BYTES_PER_PIXEL, MAX_DETAIL_BYTES, Limits, Refused

@@ -52,7 +52,7 @@ def test_it_replaces_the_teachers_and_the_file_says_so(run: Path, tmp_path: Path
     result = command("export", run, "--vae", tmp_path)
     assert result.exit_code == 0, result.output
     assert "differs from PyTorch by" in result.stdout
-    assert read_metadata(model)["vae"] == str(tmp_path)
+    assert read_metadata(model)["vae"] == tmp_path.name, "no path of this machine travels"
     replaced = Translator.load(model, num_threads=1)
     assert np.array_equal(replaced(image, edit, 0), image)
     assert (replaced(image, edit, 10) != own(image, edit, 10)).any()
