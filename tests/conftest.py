@@ -24,12 +24,11 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from tokenizers.pre_tokenizers import ByteLevel
+from tiny_clip import WORDS, tiny_clip_config, tiny_tokenizer
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
-    CLIPTokenizer,
     T5Config,
     T5EncoderModel,
     T5TokenizerFast,
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from workplace import Workplace
 
 SD_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
-WORDS = "a an sofa in living room with walls red blue grey purple orange leather velvet fabric white green"
 
 
 @pytest.fixture(autouse=True)
@@ -124,21 +122,6 @@ def save_tiny_pipeline(folder: Path, scheduler: Any) -> Path:
         requires_safety_checker=False,
     ).save_pretrained(folder)
     return folder
-
-
-def tiny_tokenizer() -> CLIPTokenizer:
-    """CLIP's own tokenizer over letters and a few whole words, which merge from left to right."""
-    letters = sorted(ByteLevel.alphabet())
-    vocab = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
-    merges = []
-    for word in WORDS.split():
-        pieces = [*word[:-1], word[-1] + "</w>"]
-        while len(pieces) > 1:
-            merges.append((pieces[0], pieces[1]))
-            pieces = [pieces[0] + pieces[1], *pieces[2:]]
-            vocab.append(pieces[0])
-    ids = {token: number for number, token in enumerate(dict.fromkeys(vocab))}
-    return CLIPTokenizer(vocab=ids, merges=list(dict.fromkeys(merges)), model_max_length=77)
 
 
 @pytest.fixture(scope="session")
@@ -238,21 +221,6 @@ def tiny_vae(**config: Any) -> AutoencoderKL:
         norm_num_groups=4,
         sample_size=64,
         **config,
-    )
-
-
-def tiny_clip_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        projection_dim=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=77,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
     )
 
 

@@ -20,14 +20,14 @@ from distill.evaluation.examples import Example, drawn_examples
 from distill.evaluation.grids import GridRow, labelled_grid, stacked
 from distill.scores import Score, sds_of_edits, shared_source_dds
 from distill.settings import TrainingSettings, scaled_to
-from distill.studies.plots import chart, from_png
+from distill.studies.plots import chart
 from distill.studies.rows import mean
 from distill.studies.study import Row, Study, Unit, measure_example
 from distill.training.train import train
 from synth.dataset.building import synthesize
 from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.prompts import PhotoTexts, Template
-from synth.images import png_bytes
+from synth.images import decode_rgb, png_bytes
 from synth.settings import PhotoTextSettings, SceneSettings, Substitution
 from synth.teacher.teacher import Teacher
 from synth.world.readers import FactorReader
@@ -141,7 +141,7 @@ class Ablations(Study):
             last = [row for row in rows if (row["variant"], row["step"]) == (name, self.num_steps)]
             cells = [row for row in last if row["edit"] == SINGLE_EDIT][:_NUM_SHOWN]
             captions = [f"{cell['psnr_all']:.1f} dB" for cell in cells]
-            grid_rows.append(GridRow(name, [from_png(cell["png"]) for cell in cells], captions))
+            grid_rows.append(GridRow(name, [decode_rgb(cell["png"]) for cell in cells], captions))
         grid = labelled_grid([f"room {place}" for place in range(1, _NUM_SHOWN + 1)], grid_rows)
         charts = [
             self._curves(rows, "psnr_all", "PSNR to the truth, dB"),

@@ -16,10 +16,10 @@ from PIL import Image
 from distill.evaluation.examples import drawn_examples
 from distill.evaluation.grids import GridRow, labelled_grid, stacked
 from distill.studies.methods import GRIDS, OURS, Method, Optimized, describe
-from distill.studies.plots import chart, from_png
+from distill.studies.plots import chart
 from distill.studies.rows import mean, paired_difference
 from distill.studies.study import Row, Study, Unit, measure_example
-from synth.images import png_bytes
+from synth.images import decode_rgb, png_bytes
 from synth.teacher.teacher import Teacher
 from synth.world.readers import FactorReader
 
@@ -104,7 +104,7 @@ class Benchmark(Study):
                 for name in names
             ]
             captions = [f"{cell['psnr_all']:.1f} dB" for cell in cells]
-            grid_rows.append(GridRow(edit, [from_png(cell["png"]) for cell in cells], captions))
+            grid_rows.append(GridRow(edit, [decode_rgb(cell["png"]) for cell in cells], captions))
 
         def draw(axes: Any) -> None:
             for place, name in enumerate(names):

@@ -12,10 +12,10 @@ from distill.evaluation.examples import Example, drawn_examples
 from distill.evaluation.grids import GridRow, labelled_grid
 from distill.optimization import Progress
 from distill.settings import EditSettings
-from distill.studies.plots import from_png, heat_map
+from distill.studies.plots import heat_map
 from distill.studies.study import Row, Study, Unit
 from distill.zero_shot import edit
-from synth.images import png_bytes
+from synth.images import decode_rgb, png_bytes
 from synth.teacher.teacher import Teacher
 
 METHODS = {"DDS, SGD": ("dds", "sgd"), "DDS, Adam": ("dds", "adam"), "SDS, SGD": ("sds", "sgd")}
@@ -85,7 +85,7 @@ class Optimizer(Study):
         grid_rows = []
         for method in METHODS:
             cells = [row for row in rows if (row["method"], row["scene"]) == (method, 0)]
-            grid_rows.append(GridRow(method, [from_png(cell["png"]) for cell in cells]))
+            grid_rows.append(GridRow(method, [decode_rgb(cell["png"]) for cell in cells]))
             for kind, low, title in (("update", _GREEN, "this iteration"), ("moved", _BLUE, "since the input")):
                 highest = max(max(cell[kind]) for cell in cells)
                 maps = [Image.fromarray(heat_map(cell[kind], cell["shape"], low, highest)) for cell in cells]

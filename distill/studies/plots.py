@@ -1,6 +1,5 @@
 """What the studies' plots are drawn with, beside `distill.evaluation.grids`."""
 
-import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -48,8 +47,3 @@ def heat_map(values: Sequence[float], shape: Sequence[int], low: Color, highest:
     mixed = np.array(low) * (1 - share) + np.array(_RED) * share
     colors: NDArray[np.uint8] = np.rint(mixed).astype(np.uint8)
     return colors
-
-
-def from_png(content: bytes) -> Image.Image:
-    """Decode the bytes of a PNG as RGB."""
-    return Image.open(io.BytesIO(content)).convert("RGB")

@@ -11,9 +11,8 @@ from PIL import Image
 from distill.evaluation.examples import photograph_examples
 from distill.evaluation.grids import GridRow, labelled_grid
 from distill.settings import EditSettings
-from distill.studies.plots import from_png
 from distill.studies.study import Row, Study, Unit, trajectory
-from synth.images import open_image, png_bytes
+from synth.images import decode_rgb, open_image, png_bytes
 from synth.teacher.teacher import Teacher
 
 
@@ -60,7 +59,7 @@ class RealImages(Study):
             cells = [row for row in rows if (row["path"], row["source"]) == (path, source)]
             captions = [f"moved {cell['moved']:.1f} of 255" for cell in cells]
             name = f'{path}: "{source}" -> "{self.prompt}"'
-            grid_rows.append(GridRow(name, [from_png(cell["png"]) for cell in cells], captions))
+            grid_rows.append(GridRow(name, [decode_rgb(cell["png"]) for cell in cells], captions))
         return labelled_grid(["input", *(f"{at} iterations" for at in self.at)], grid_rows)
 
     def finding(self, rows: Sequence[Row]) -> str:

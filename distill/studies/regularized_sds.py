@@ -9,10 +9,10 @@ from PIL import Image
 from distill.evaluation.examples import drawn_examples
 from distill.evaluation.grids import GridRow, labelled_grid, stacked
 from distill.settings import EditSettings
-from distill.studies.plots import chart, from_png
+from distill.studies.plots import chart
 from distill.studies.rows import mean
 from distill.studies.study import Row, Study, Unit, measure_example, trajectory
-from synth.images import png_bytes
+from synth.images import decode_rgb, png_bytes
 from synth.teacher.teacher import Teacher
 from synth.world.readers import FactorReader
 
@@ -55,7 +55,7 @@ class RegularizedSDS(Study):
         for method in dict.fromkeys(row["method"] for row in rows):
             cells = [row for row in rows if row["method"] == method][:5]
             captions = [f"{cell['psnr_inside']:.1f} in, {cell['psnr_outside_to_input']:.1f} out" for cell in cells]
-            grid_rows.append(GridRow(method, [from_png(cell["png"]) for cell in cells], captions))
+            grid_rows.append(GridRow(method, [decode_rgb(cell["png"]) for cell in cells], captions))
 
         def draw(axes: Any) -> None:
             sds = [_means(rows, f"SDS, weight {weight:g}") for weight in WEIGHTS]

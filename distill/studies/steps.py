@@ -8,10 +8,9 @@ from PIL import Image
 from distill.evaluation.examples import drawn_examples
 from distill.evaluation.grids import GridRow, labelled_grid
 from distill.settings import EditSettings
-from distill.studies.plots import from_png
 from distill.studies.rows import mean
 from distill.studies.study import Row, Study, Unit, measure_example, trajectory
-from synth.images import png_bytes
+from synth.images import decode_rgb, png_bytes
 from synth.teacher.teacher import Teacher
 from synth.world.readers import FactorReader
 
@@ -62,7 +61,7 @@ class Steps(Study):
             for scene in range(min(2, self.num_scenes)):
                 cells = [row for row in rows if (row["edit"], row["scene"]) == (edit, scene)]
                 captions = [f"{cell['psnr_inside']:.1f} dB inside" for cell in cells]
-                grid_rows.append(GridRow(f"{edit} ({kind})", [from_png(cell["png"]) for cell in cells], captions))
+                grid_rows.append(GridRow(f"{edit} ({kind})", [decode_rgb(cell["png"]) for cell in cells], captions))
         return labelled_grid(["input", *(f"{at} iterations" for at in self.at)], grid_rows)
 
     def finding(self, rows: Sequence[Row]) -> str:

@@ -13,10 +13,9 @@ from distill.evaluation.examples import Example, drawn_examples
 from distill.evaluation.grids import GridRow, labelled_grid
 from distill.settings import EvaluationSettings
 from distill.studies.methods import METHODS, OURS, Method
-from distill.studies.plots import from_png
 from distill.studies.rows import mean, paired_difference
 from distill.studies.study import Row, Study, Unit, measure_example
-from synth.images import png_bytes
+from synth.images import decode_rgb, png_bytes
 from synth.teacher.teacher import Teacher
 from synth.world.readers import FactorReader
 
@@ -79,8 +78,8 @@ class Distilled(Study):
         for edit in self.edits:
             for place in range(min(_NUM_SHOWN, self.scenes.num_scenes)):
                 by_method = {row["method"]: row for row in rows if (row["edit"], row["scene"]) == (edit, place)}
-                images = [from_png(by_method[STUDENT][f"{name}_png"]) for name in ("input", "truth")]
-                images += [from_png(row["png"]) for row in by_method.values()]
+                images = [decode_rgb(by_method[STUDENT][f"{name}_png"]) for name in ("input", "truth")]
+                images += [decode_rgb(row["png"]) for row in by_method.values()]
                 captions = ["", "", *(f"{row['psnr_all']:.1f} dB" for row in by_method.values())]
                 grid_rows.append(GridRow(edit, images, captions))
         return labelled_grid(["input", "truth", STUDENT, *self.methods], grid_rows)

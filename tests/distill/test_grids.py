@@ -14,7 +14,7 @@ def cell(grid: Image.Image, row: int, column: int, style: GridStyle) -> np.ndarr
     return np.asarray(grid.crop((left, top, left + style.cell, top + style.cell)))
 
 
-def test_images_are_resized_into_their_cells_and_empty_ones_stay_white() -> None:
+def test_images_fit_their_cells_and_empty_ones_stay_white() -> None:
     style = GridStyle(cell=16, names_width=60)
     rows = [GridRow("one", [RED, BLUE], ["a", "b"]), GridRow("two", [None, RED])]
     grid = labelled_grid(["left", "right"], rows, style)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_clip_config, tiny_tokenizer
+from tiny_clip import tiny_clip_config, tiny_tokenizer
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, ViTConfig, ViTModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 

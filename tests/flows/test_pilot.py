@@ -38,7 +38,7 @@ def test_the_full_run_goes_on_with_what_the_pilot_painted(
 
     result = command(*arguments, "--pilot")
     assert result.exit_code == 0, result.output
-    assert result.stdout.endswith("without --pilot: it goes on from 4 painted images\n")
+    assert result.stdout.endswith("without --pilot: it resumes from 4 painted images\n")
     small = tmp_path / "runs" / "full-pilot"
     assert {"model.onnx", "report.html", "student"} <= {path.name for path in small.iterdir()}
     assert len((small / "metrics.jsonl").read_text().splitlines()) == 2

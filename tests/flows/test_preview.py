@@ -70,7 +70,7 @@ def test_photographs_replace_painted_scenes(tiny_sd_folder: Path, tmp_path: Path
 def test_lists_of_numbers_are_checked() -> None:
     for wrong in ("0.5,2", "2,nan"):
         assert "each must be 1 or more" in command("preview", "sofas", "--guidance", wrong).stderr
-    assert "no list of numbers" in command("preview", "sofas", "--iterations", "10;20").stderr
+    assert "not a list of numbers" in command("preview", "sofas", "--iterations", "10;20").stderr
 
 
 def cell(edit: str, guidance_scale: float, *diagnostics: str) -> Cell:

@@ -94,11 +94,12 @@ def test_a_copy_that_was_cut_off_leaves_no_half_of_it(
 
 
 def test_a_lost_machine_s_training_goes_on_on_another(
-    far: str, finished: Path, tiny_sd_folder: Path, tmp_path: Path
+    far: str, finished: Path, tiny_sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first machine dies after the second step's checkpoint was copied; another ends the training, to the bit."""
     recipe = small_recipe(tiny_sd_folder, f'operations.remote_dir="{far}"')
     painted = str(finished / "dataset")
+    monkeypatch.setenv("DISTILLERY_TRUST", "1")
     distill_flow(recipe, tmp_path / "a" / "run", painted)
     store, weights = Store(f"{far}/run"), "student/diffusion_pytorch_model.safetensors"
     assert store.read(weights) == (finished / weights).read_bytes()

@@ -44,7 +44,7 @@ def test_a_recipe_travels_without_its_owner_s_machines() -> None:
     assert validate(parse_toml(sent)).teacher.id == "sd"
 
 
-def test_a_student_s_config_does_not_name_the_folder_it_was_loaded_from(tmp_path: Path) -> None:
+def test_a_students_config_names_no_folder(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text('{"_name_or_path": "/home/me/runs/sofas/averaged", "edit_names": ["red / blue"], "size": [4, 4]}')
     assert json.loads(_public_json(path)) == {

@@ -232,7 +232,7 @@ def test_bad_images_are_refused_clearly(translator, tmp_path):
         "has mode I, numbers": Image.new("I", (8, 8)),
         "the image is empty: its size is 0x8": Image.new("RGB", (0, 8)),
         "cannot be read as an image: embedded null byte": "room\0.png",
-        "int is no image": 7,
+        "int is not an image: give a path": 7,
     }
     for message, source in cases.items():
         with pytest.raises(ImageError, match=message) as caught:
@@ -326,7 +326,7 @@ def test_a_model_on_the_hub_is_fetched_by_its_address(tmp_path, monkeypatch):
     cases = {
         "hf://owner/rooms/b.onnx": "owner/rooms has no file b.onnx: name one",
         "hf://owner/absent": "hf://owner/absent cannot be fetched: .* check the name and the network",
-        "hf://owner": "hf://owner is no address on the Hub: write hf://owner/name",
+        "hf://owner": "hf://owner is not an address on the Hub: write hf://owner/name",
     }
     for address, message in cases.items():
         with pytest.raises(ModelFileError, match=message) as caught:

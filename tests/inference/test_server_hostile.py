@@ -101,7 +101,7 @@ def post_head(length: int, *lines: str) -> bytes:
 # --- connections ---------------------------------------------------------------------------------------------------
 
 
-def test_connections_beyond_the_limit_get_a_503_and_the_others_go_on(model: Path) -> None:
+def test_connections_beyond_the_limit_get_a_503(model: Path) -> None:
     with running(model, max_connections=20) as client:
         assert client.get("/healthz").status_code == 200  # holds one
         idle = [connect(client) for _ in range(19)]
@@ -209,7 +209,7 @@ def test_sides_are_bounded_before_decoding(model: Path, width: int, height: int,
         assert client.post("/v1/translate", params=RED, content=encoded(noise(50, 1))).status_code == 200
 
 
-def test_the_longest_image_is_translated_in_seconds_and_within_memory(model: Path) -> None:
+def test_the_longest_image_is_translated_within_memory(model: Path) -> None:
     code = f"""
 import time, numpy as np
 from memory import peak_mib
@@ -322,7 +322,7 @@ def test_the_slowest_makes_room_and_the_quick_stay() -> None:
         patient.make_room(40)
 
 
-def test_a_shutdown_waits_for_no_one_who_neither_sends_nor_reads(model: Path) -> None:
+def test_a_shutdown_waits_for_no_idle_client(model: Path) -> None:
     large = encoded(noise(1800, 1800))
     with running(model, Limits(stall_s=1, send_s=60)) as client:
         uploader = connect(client, post_head(len(IMAGE)) + b"x" * 1000)
@@ -337,7 +337,7 @@ def test_a_shutdown_waits_for_no_one_who_neither_sends_nor_reads(model: Path) ->
         reader.close()
 
 
-def test_a_shutdown_sends_what_was_accepted_to_those_who_read_slowly(model: Path) -> None:
+def test_a_shutdown_sends_what_was_accepted_to_slow_readers(model: Path) -> None:
     large = encoded(noise(1200, 1200))
     with running(model, Limits(stall_s=2)) as client:
         with connect(client, post_head(len(large)) + large) as reader:
@@ -411,7 +411,7 @@ def test_a_token_is_long_and_hides_the_docs(model: Path, monkeypatch: pytest.Mon
     assert isinstance(result.exception, ServerError) and "token is empty" in str(result.exception)
 
 
-def test_the_docs_load_nothing_from_elsewhere_and_nothing_frames_them(local: TestClient) -> None:
+def test_the_docs_load_nothing_from_elsewhere(local: TestClient) -> None:
     page = local.get("/docs")
     assert page.status_code == 200 and "/v1/translate" in page.text
     assert "<script" not in page.text and "//" not in page.text.replace("<!doctype", "")
