@@ -140,7 +140,10 @@ class Teacher:
             TeacherError: for a prompt longer than the text encoders read: none is cut silently.
         """
         self.check_prompts(prompts)
-        return self.family.encode_prompt(prompts)
+        # In the encoders' own precision even under a caller's autocast: `null` is kept, and must not depend on
+        # whether a painting or a training asks for it first.
+        with torch.autocast(self.device.type, enabled=False):
+            return self.family.encode_prompt(prompts)
 
     def check_size(self, height: int, width: int) -> None:
         """Refuse images that the networks cannot take.

@@ -61,6 +61,13 @@ def test_a_folder_takes_its_family_s_defaults(tiny_teacher: Teacher) -> None:
     assert not any(parameter.requires_grad for parameter in tiny_teacher.unet.parameters())
 
 
+def test_autocast_leaves_texts_alone(tiny_sd_folder: Path) -> None:
+    teachers = [Teacher.load(TeacherSettings(id=str(tiny_sd_folder), device="cpu")) for _ in range(2)]
+    with torch.autocast("cpu", torch.bfloat16):
+        asked_by_a_training = teachers[0].null.prompt_embeds
+    assert torch.equal(asked_by_a_training, teachers[1].null.prompt_embeds)
+
+
 def test_texts_are_encoded_as_the_pipeline_does(tiny_teacher: Teacher) -> None:
     pipeline = tiny_teacher.pipeline
     with torch.no_grad():
