@@ -3,7 +3,8 @@
     translator = Translator.load("model.onnx")  # or hf://owner/name
     translator("room.jpg", "red leather").save("room-red.png")
 
-Copy this file into a program of your own: it needs nothing else of the project.
+Copy this file into a program of your own: it needs nothing else of the project. With models of strangers, use
+onnxruntime 1.31 or newer, which refuses files that point at data outside their folder.
 
     TranslatorError          bad input; its message is one line that says what was wrong and what to do
     ├── ModelFileError       a model file that is missing, broken, foreign or cannot be fetched
