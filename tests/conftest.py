@@ -4,6 +4,9 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub: no test asks the network
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# Prefect reads its settings when it is imported, which some test does before a command prepares this process: the
+# secret of private servers must stand before.
+os.environ["PREFECT_SERVER_API_AUTH_STRING"] = os.environ["PREFECT_API_AUTH_STRING"] = "distillery:of the tests"
 os.environ["PREFECT_LOGGING_LEVEL"] = "CRITICAL"  # as the command has it: the project's lines go to the terminal
 
 from collections.abc import Iterator
