@@ -1,4 +1,4 @@
-"""CLIP (Radford et al. 2021), opened from a folder or the Hub: for the dataset's filters and the evaluation."""
+"""CLIP (Radford and others, 2021), opened from a folder or the Hub: for the dataset's filters and the evaluation."""
 
 from typing import Any, NamedTuple
 
