@@ -10,9 +10,9 @@ import tomli_w
 
 from flows.config.schema import Recipe
 from flows.run.folder import RunFolder
-from synth.cards import public_name
 from synth.errors import RunError, first_line
 from synth.state import read_json
+from synth.templates import public_name
 from synth.urls import redact
 
 logger = logging.getLogger(__name__)

@@ -73,16 +73,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Raises:
         FileError: if it cannot be written.
     """
-    with _explained(path, "written"):
-        part = _beside(path)
-        part.mkdir()
-        try:
-            yield part
-            for below in [*part.rglob("*"), part]:
-                _flush(below)
-            _exchange(part, path)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+    with _explained(path, "written"), scratch_folder(path) as part:
+        yield part
+        for below in [*part.rglob("*"), part]:
+            _flush(below)
+        _exchange(part, path)
         _flush(path.parent)
 
 

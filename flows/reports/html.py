@@ -1,19 +1,13 @@
 """Self-contained HTML pages: Jinja2 templates that escape every value, and images as data URLs inside them."""
 
-import base64
 import io
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-TEMPLATES = Environment(
-    loader=PackageLoader("flows.reports"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+from synth.templates import data_url, html_templates
+
+TEMPLATES = html_templates("flows.reports")
 """The pages' templates; `pieces.html` has what several of them show."""
 
 
@@ -41,12 +35,12 @@ def render_page(template: str, **values: object) -> bytes:
 
 def captioned(encoded: bytes, caption: str) -> CaptionedImage:
     """A PNG or JPEG file for `pieces.figure`."""
-    return CaptionedImage(_data_url(encoded), caption)
+    return CaptionedImage(data_url(encoded), caption)
 
 
 def wipe(before: Image.Image, after: Image.Image, caption: str) -> Wipe:
     """Two images for `pieces.wipe`."""
-    return Wipe(_data_url(jpeg(before)), _data_url(jpeg(after)), caption)
+    return Wipe(data_url(jpeg(before)), data_url(jpeg(after)), caption)
 
 
 def jpeg(image: Image.Image, quality: int = 92) -> bytes:
@@ -54,8 +48,3 @@ def jpeg(image: Image.Image, quality: int = 92) -> bytes:
     encoded = io.BytesIO()
     image.convert("RGB").save(encoded, "JPEG", quality=quality)
     return encoded.getvalue()
-
-
-def _data_url(encoded: bytes) -> str:
-    kind = "png" if encoded.startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(encoded).decode()}"

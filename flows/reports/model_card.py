@@ -11,9 +11,9 @@ from flows.config.naming import slug
 from flows.config.schema import Recipe
 from flows.reports.tables import markdown_table, scenes_of
 from flows.run.folder import RunFolder
-from synth.cards import hub_licence, render_card
 from synth.files import write_text
 from synth.markdown import code, python_string, table
+from synth.templates import hub_licence, render_card
 
 _NETWORKS = {"unet": "the teacher's own U-Net, distilled", "compact": "a small convolutional U-Net"}
 

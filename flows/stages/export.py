@@ -16,8 +16,8 @@ from flows.shared_teacher import open_teacher
 from flows.stages.evaluate import evaluate
 from flows.stages.frame import OpenRun, open_run, run_task, stage
 from inference.settings import MAIN, OWN_VAE, Kind
-from synth.cards import public_name
 from synth.errors import RunError
+from synth.templates import public_name
 
 logger = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ import numpy as np
 from huggingface_hub import DatasetCardData
 from PIL import Image
 
-from synth.cards import hub_licence, parquet_config, public_name, render_card
 from synth.dataset.shards import read_rows
 from synth.dataset.store import Store
 from synth.images import decode_rgb
 from synth.markdown import Markdown, code, table
 from synth.settings import SceneSettings
 from synth.teacher.hub import UNKNOWN_LICENCE
+from synth.templates import hub_licence, parquet_config, public_name, render_card
 
 _GRID = (4, 8)  # rows and columns of the sample grid
 _GRID_SIDE = 128  # px

@@ -4,23 +4,15 @@ Click an image to mark it, then save the page's exclude list and put it beside t
 marked images. The pages need no server and no network.
 """
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from synth.dataset.shards import Row, thumbnail
 from synth.dataset.store import Store
 from synth.images import decode_rgb
+from synth.templates import data_url, html_templates
 
-_TEMPLATES = Environment(
-    loader=PackageLoader("synth.dataset"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_TEMPLATES = html_templates("synth.dataset")
 
 
 @dataclass(frozen=True)
@@ -36,7 +28,7 @@ class _Thumbnail:
         url = ""
         if row["image"] is not None:
             small = thumbnail(decode_rgb(row["image"]["bytes"]), "")["bytes"]
-            url = f"data:image/jpeg;base64,{base64.b64encode(small).decode()}"
+            url = data_url(small)
         return cls(row["seed"], caption, url)
 
 

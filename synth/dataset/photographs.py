@@ -13,7 +13,6 @@ from huggingface_hub import DatasetCardData
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-from synth.cards import parquet_config, render_card
 from synth.dataset.gallery import write_index, write_page
 from synth.dataset.photo_sources import Photo, open_photos
 from synth.dataset.shards import (
@@ -30,6 +29,7 @@ from synth.dataset.store import Store
 from synth.errors import DatasetError
 from synth.images import open_lazily
 from synth.settings import PhotoSettings
+from synth.templates import parquet_config, render_card
 
 _COLUMNS: dict[str, type] = {
     "image": bytes, "prompt": str, "seed": int, "index": int, "width": int, "height": int, "source": str,

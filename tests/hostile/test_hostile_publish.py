@@ -8,9 +8,9 @@ import pytest
 from flows.config.loading import load_recipe, validate
 from flows.config.toml import parse_toml
 from flows.publish import _DATASET_FILES, _RUN_FILES, _files, _public_json, _public_recipe
-from synth.cards import public_name
 from synth.dataset.store import Store
 from synth.errors import DatasetError, RecipeError, RunError
+from synth.templates import public_name
 from synth.urls import has_credentials, redact
 
 

@@ -22,7 +22,6 @@ from flows.reports.html import TEMPLATES, captioned
 from flows.reports.model_card import write_model_card
 from flows.reports.tables import _COLUMNS, markdown_table, text_table
 from flows.run.folder import RunFolder
-from synth.cards import hub_licence
 from synth.dataset.card import write_card
 from synth.dataset.gallery import write_index, write_page
 from synth.dataset.photographs import import_photos
@@ -30,6 +29,7 @@ from synth.dataset.shards import encoded, write_rejects, write_shard
 from synth.dataset.store import Store
 from synth.markdown import Markdown, code, escape, python_string, table
 from synth.settings import PhotoSettings, SceneSettings
+from synth.templates import hub_licence
 
 HOSTILE = [
     "a | b || c \\| d \\\\| e",

@@ -1,5 +1,6 @@
-"""Cards: README.md as the Hub shows it, YAML in front and a template's Markdown below."""
+"""Templates that escape every value: cards (README.md as the Hub shows it, YAML in front) and HTML pages."""
 
+import base64
 import re
 from functools import cache
 
@@ -23,6 +24,23 @@ def render_card(package: str, template: str, front_matter: CardData, **values: o
     """
     body = _environment(package).get_template(template).render(values)
     return f"---\n{front_matter.to_yaml()}\n---\n{body}"
+
+
+def html_templates(package: str) -> Environment:
+    """The HTML templates in a package's `templates` folder; a value that is missing is an error."""
+    return Environment(
+        loader=PackageLoader(package),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def data_url(encoded: bytes) -> str:
+    """A PNG or JPEG file as a URL that holds it."""
+    kind = "png" if encoded.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(encoded).decode()}"
 
 
 def hub_licence(licence: str) -> str:
