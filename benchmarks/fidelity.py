@@ -32,7 +32,7 @@ from flows.shared_teacher import open_teacher
 from inference.export.files import ExportModule
 from inference.export.formats import open_file
 from inference.settings import EVERY_KIND
-from synth.images import tile_images
+from synth.images.encoding import tile_images
 from synth.pixels import to_float, to_uint8
 from synth.world.readers import FactorReader
 from synth.world.scenes import WorldScene, render

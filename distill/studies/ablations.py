@@ -27,7 +27,7 @@ from distill.training.train import train
 from synth.dataset.building import synthesize
 from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.prompts import PhotoTexts, Template
-from synth.images import decode_rgb, png_bytes
+from synth.images.encoding import decode_rgb, png_bytes
 from synth.settings import PhotoTextSettings, SceneSettings, Substitution
 from synth.teacher.teacher import Teacher
 from synth.world.readers import FactorReader

@@ -15,7 +15,7 @@ from distill.settings import EditSettings
 from distill.studies.plots import heat_map
 from distill.studies.study import Row, Study, Unit
 from distill.zero_shot import edit
-from synth.images import decode_rgb, png_bytes
+from synth.images.encoding import decode_rgb, png_bytes
 from synth.teacher.teacher import Teacher
 
 METHODS = {"DDS, SGD": ("dds", "sgd"), "DDS, Adam": ("dds", "adam"), "SDS, SGD": ("sds", "sgd")}

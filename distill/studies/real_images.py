@@ -12,7 +12,7 @@ from distill.evaluation.examples import photograph_examples
 from distill.evaluation.grids import GridRow, labelled_grid
 from distill.settings import EditSettings
 from distill.studies.study import Row, Study, Unit, trajectory
-from synth.images import decode_rgb, open_image, png_bytes
+from synth.images.encoding import decode_rgb, open_image, png_bytes
 from synth.teacher.teacher import Teacher
 
 

@@ -12,7 +12,7 @@ from distill.settings import EditSettings
 from distill.studies.plots import chart
 from distill.studies.rows import mean
 from distill.studies.study import Row, Study, Unit, measure_example, trajectory
-from synth.images import decode_rgb, png_bytes
+from synth.images.encoding import decode_rgb, png_bytes
 from synth.teacher.teacher import Teacher
 from synth.world.readers import FactorReader
 

@@ -10,7 +10,7 @@ from distill.evaluation.grids import GridRow, labelled_grid
 from distill.settings import EditSettings
 from distill.studies.rows import mean
 from distill.studies.study import Row, Study, Unit, measure_example, trajectory
-from synth.images import decode_rgb, png_bytes
+from synth.images.encoding import decode_rgb, png_bytes
 from synth.teacher.teacher import Teacher
 from synth.world.readers import FactorReader
 

@@ -15,7 +15,7 @@ from distill.settings import EvaluationSettings
 from distill.studies.methods import METHODS, OURS, Method
 from distill.studies.rows import mean, paired_difference
 from distill.studies.study import Row, Study, Unit, measure_example
-from synth.images import decode_rgb, png_bytes
+from synth.images.encoding import decode_rgb, png_bytes
 from synth.teacher.teacher import Teacher
 from synth.world.readers import FactorReader
 

@@ -132,6 +132,6 @@ def _square(path: Path) -> "NDArray[np.uint8]":
     import numpy as np
     from PIL import Image, ImageOps
 
-    from synth.images import open_image
+    from synth.images.encoding import open_image
 
     return np.asarray(ImageOps.fit(open_image(path), (_SIDE, _SIDE), Image.Resampling.LANCZOS))

@@ -68,7 +68,7 @@ def evaluate_model(
     from distill.evaluation.counterfactuals import average, choose_scenes, evaluate_edits, grid_image
     from inference.export.formats import record_metrics
     from inference.runtime import Translator
-    from synth.images import png_bytes
+    from synth.images.encoding import png_bytes
     from synth.world.readers import FactorReader
 
     run = RunFolder(out)

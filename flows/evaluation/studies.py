@@ -85,7 +85,7 @@ def run_study(study: "Study", teacher: "Teacher", out: Path) -> str:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from synth.images import png_bytes
+    from synth.images.encoding import png_bytes
 
     teacher.require_scorer()
     pieces = out / "pieces"

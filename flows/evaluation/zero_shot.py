@@ -51,7 +51,7 @@ def edit_files(
         TeacherError: if the teacher cannot score, or a prompt is too long for it.
     """
     from distill.zero_shot import edit
-    from synth.images import gif_bytes, open_image, png_bytes
+    from synth.images.encoding import gif_bytes, open_image, png_bytes
 
     batches = _batches(find_images(paths))
     teacher.check_prompts([prompt, source_prompt])
@@ -84,7 +84,7 @@ def _watch(
     import numpy as np
     import torch
 
-    from synth.images import png_bytes, tile_images
+    from synth.images.encoding import png_bytes, tile_images
 
     every = max(1, settings.iterations // _FRAMES)
 
@@ -123,7 +123,7 @@ def _batches(files: Sequence[Path]) -> list[list[Path]]:
         ImageInputError: for an image that cannot be edited, before hours go into the others.
     """
     from distill.zero_shot import check_size
-    from synth.images import open_image
+    from synth.images.encoding import open_image
 
     by_size: dict[tuple[int, int], list[Path]] = {}
     stems: set[str] = set()

@@ -14,7 +14,7 @@ import httpx
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from flows.config.naming import slug
-from synth.images import decode_rgb
+from synth.images.encoding import decode_rgb
 from synth.markdown import escape
 
 logger = logging.getLogger(__name__)

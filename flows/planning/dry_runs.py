@@ -27,7 +27,7 @@ def dry_run_painting(recipe: Recipe) -> str:
     """
     from synth.dataset.generate import completed, paint
     from synth.dataset.prompts import Template
-    from synth.images import png_bytes
+    from synth.images.encoding import png_bytes
 
     teacher = open_teacher(recipe.teacher)
     settings = completed(recipe.to_paint(), teacher)

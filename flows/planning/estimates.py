@@ -187,7 +187,7 @@ def run_costs(
 
 def _sizes(teacher: "Teacher", recipe: Recipe, examples: "Sequence[Example]") -> Sizes:
     from distill.students import num_weights
-    from synth.images import png_bytes
+    from synth.images.encoding import png_bytes
 
     def parameters(module: Any) -> int:
         return sum(parameter.numel() for parameter in module.parameters())

@@ -11,7 +11,7 @@ from flows.config.schema import Recipe
 from flows.run.folder import RunFolder
 from synth.errors import TrainingError
 from synth.files import write_bytes, write_text
-from synth.images import open_image, png_bytes, tile_images
+from synth.images.encoding import open_image, png_bytes, tile_images
 from synth.state import reading
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def grid(images: "NDArray[np.uint8]", edited: "NDArray[np.uint8]") -> "Image.Ima
 
 def write_animation(grids: list[Path], film: Path) -> None:
     """Write grids as a GIF that rests on the last one. Of more than _MAX_FRAMES, every nth is shown."""
-    from synth.images import gif_bytes
+    from synth.images.encoding import gif_bytes
 
     if not grids:
         return

@@ -37,7 +37,7 @@ from synth.dataset.shards import (
 )
 from synth.dataset.store import Store
 from synth.errors import DatasetError
-from synth.images import decode_rgb
+from synth.images.encoding import decode_rgb
 from synth.seeds import derive_seed
 from synth.settings import SceneSettings
 from synth.teacher.teacher import Teacher

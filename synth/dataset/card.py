@@ -9,7 +9,7 @@ from PIL import Image
 
 from synth.dataset.shards import read_rows
 from synth.dataset.store import Store
-from synth.images import decode_rgb
+from synth.images.encoding import decode_rgb
 from synth.markdown import Markdown, code, table
 from synth.settings import SceneSettings
 from synth.teacher.hub import UNKNOWN_LICENCE

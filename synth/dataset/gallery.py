@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from synth.dataset.shards import Row, thumbnail
 from synth.dataset.store import Store
-from synth.images import decode_rgb
+from synth.images.encoding import decode_rgb
 from synth.templates import data_url, html_templates
 
 _TEMPLATES = html_templates("synth.dataset")

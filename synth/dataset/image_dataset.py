@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from synth.dataset.shards import column_names, identity_of, num_rows, read_columns, read_rows, refuse_another
 from synth.dataset.store import Store
 from synth.errors import DatasetError
-from synth.images import decode_rgb
+from synth.images.encoding import decode_rgb
 from synth.state import reading
 
 

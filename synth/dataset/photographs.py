@@ -27,7 +27,7 @@ from synth.dataset.shards import (
 )
 from synth.dataset.store import Store
 from synth.errors import DatasetError
-from synth.images import open_lazily
+from synth.images.encoding import open_lazily
 from synth.settings import PhotoSettings
 from synth.templates import parquet_config, render_card
 

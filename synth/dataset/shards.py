@@ -17,7 +17,7 @@ from PIL import Image
 from synth.dataset.prompts import Scene
 from synth.dataset.store import Store
 from synth.errors import DatasetError
-from synth.images import png_bytes
+from synth.images.encoding import png_bytes
 from synth.settings import SceneSettings
 from synth.state import parse_json, reading
 

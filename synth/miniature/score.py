@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from synth.files import write_text
-from synth.images import save_grid
+from synth.images.encoding import save_grid
 from synth.pixels import to_float
 from synth.psnr import psnr_from_mse
 from synth.world.captions import full_caption, paraphrase

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from synth.errors import TrainingError
 from synth.files import whole_file
-from synth.images import save_grid
+from synth.images.encoding import save_grid
 from synth.miniature import models
 from synth.miniature.stage import TrainingStage, averaged_network, below, generator, layout
 from synth.pixels import to_float, to_uint8

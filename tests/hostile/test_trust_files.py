@@ -19,7 +19,7 @@ from inference import runtime
 from inference.export.formats import read_metadata
 from synth.dataset.photographs import Rejected, import_photos, prepared
 from synth.errors import DatasetError, ExportError, ImageInputError
-from synth.images import FORMATS, open_image
+from synth.images.encoding import FORMATS, open_image
 from synth.settings import PhotoSettings
 
 SETTINGS = PhotoSettings(image_size=32, min_side=8)
