@@ -3,8 +3,9 @@
     translator = Translator.load("model.onnx")  # or hf://owner/name
     translator("room.jpg", "red leather").save("room-red.png")
 
-Copy this file into a program of your own: it needs nothing else of the project. With models of strangers, use
-onnxruntime 1.31 or newer, which refuses files that point at data outside their folder.
+Copy this file and `synth/images/reader.py` side by side into a program of your own: they need nothing else of the
+project. With models of strangers, use onnxruntime 1.31 or newer, which refuses files that point at data outside
+their folder.
 
     TranslatorError          bad input; its message is one line that says what was wrong and what to do
     ├── ModelFileError       a model file that is missing, broken, foreign or cannot be fetched
@@ -21,7 +22,6 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any, Self, overload
@@ -32,7 +32,12 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
-from PIL import Image, ImageOps
+from PIL import Image
+
+try:
+    from synth.images import reader
+except ModuleNotFoundError:  # copied out of the project
+    import reader  # type: ignore[import-not-found, no-redef]
 
 SCHEMA_VERSION = 1
 """Version of the metadata and of the graph's inputs and output that this file reads and `export` writes."""
@@ -50,21 +55,8 @@ PROVIDERS = {
 MAX_STRENGTH = 10.0  # an edit ten times over is noise already, and far beyond it the network's numbers overflow
 MAX_BATCH = 8  # images in one pass of the network: bounds memory whatever the length of a list
 MAX_ASPECT = 4.0  # longer images are squeezed to this for the network alone; their own size returns
-STRIP_PIXELS = 2**20  # the difference is laid onto this much of an image at a time: bounds memory whatever its size
 # Images that shrink by more than twice this are averaged to it first: Lanczos over an axis of millions takes seconds.
 REDUCING_GAP = 16.0
-
-# Not all of Pillow's: some of its readers start other programs (EPS starts Ghostscript).
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-
-# Bounds of what a model file may say about itself: a file from somebody else can say anything.
-MAX_SIZE = 8192
-MAX_EDITS = 1000
-MAX_NAME_CHARS = 200
-MAX_PROMPT_CHARS = 10_000
-MAX_PROPERTIES = 100
-MAX_PROPERTY_CHARS = 2**20
-MAX_DEPTH = 32
 
 # Bounds of what a model file may say about itself: a file from somebody else can say anything.
 MAX_SIZE = 8192
@@ -97,27 +89,6 @@ class ImageError(TranslatorError):
 
 class EditError(TranslatorError):
     """The model does not know this edit, or the strength is not a number between -10 and 10."""
-
-
-@dataclass(frozen=True)
-class _Image:
-    """An image as it came in, opened: what the network edits, and what goes back untouched."""
-
-    rgb: UInt8Array  # (H, W, 3)
-    alpha: Image.Image | None
-    icc_profile: bytes | None
-    as_array: bool
-
-    def with_pixels(self, rgb: UInt8Array) -> Any:
-        """The edited pixels as the kind of thing that came in, alpha and colour profile put back."""
-        if self.as_array:
-            return rgb
-        image = Image.fromarray(rgb)
-        if self.alpha is not None:
-            image.putalpha(self.alpha)
-        if self.icc_profile:
-            image.info["icc_profile"] = self.icc_profile
-        return image
 
 
 class Translator:
@@ -171,6 +142,8 @@ class Translator:
     @overload
     def __call__(self, images: npt.NDArray[Any], edit: str, strength: float = 1.0) -> UInt8Array: ...
     @overload
+    def __call__(self, images: reader.SourceImage, edit: str, strength: float = 1.0) -> reader.SourceImage: ...
+    @overload
     def __call__(
         self, images: Image.Image | str | os.PathLike[str], edit: str, strength: float = 1.0
     ) -> Image.Image: ...
@@ -184,14 +157,14 @@ class Translator:
         original, which keeps its detail.
 
         Args:
-            images: a path, a PIL image, a uint8 array (H, W, 3) or (N, H, W, 3), or a list of these. A list is held
-                in memory: pass a long one piece by piece.
+            images: a path, a PIL image, what `reader.read_image` returns, a uint8 array (H, W, 3) or (N, H, W, 3),
+                or a list of these. A list is held in memory: pass a long one piece by piece.
             edit: one of the names in `edits`.
             strength: from -10 to 10; 0 returns the input's own pixels, 1 is the edit as trained.
 
         Returns:
-            The same kind at the same size; for a path, a PIL image. Orientation tags are applied, alpha and color
-            profile are kept, greyscale and palettes become RGB; of an animation, the first frame.
+            The same kind at the same size; for a path, a PIL image. Its orientation is applied, alpha and RGB
+            profile are kept, and `info` has its EXIF, XMP and DPI; all else becomes RGB (see `reader.py`).
 
         Raises:
             EditError: for an unknown edit or a strength out of range.
@@ -200,11 +173,11 @@ class Translator:
         index = self._edit_index(edit)
         _check_strength(strength)
         if isinstance(images, list | tuple):
-            return self._translate([_open(image) for image in images], index, strength)
+            return self._translate(images, index, strength)
         if isinstance(images, np.ndarray) and images.ndim == 4:
-            edited = self._translate([_open(image) for image in images], index, strength)
+            edited = self._translate(list(images), index, strength)
             return np.stack(edited) if edited else images.copy()
-        return self._translate([_open(images)], index, strength)[0]
+        return self._translate([images], index, strength)[0]
 
     def _edit_index(self, edit: str) -> int:
         names = list(self.edits)
@@ -217,23 +190,23 @@ class Translator:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise EditError(f"unknown edit {edit!r}: {hint}this model has {_quoted(names)}")
 
-    def _translate(self, opened: Sequence[_Image], edit: int, strength: float) -> list[Any]:
+    def _translate(self, images: Sequence[Any], edit: int, strength: float) -> list[Any]:
         """Batch the images that the network sees at the same size, and put each difference on its own."""
-        edited = [image.rgb.copy() for image in opened]
+        edited = [_open(image) for image in images]
         by_size: dict[tuple[int, int], list[int]] = {}
-        for i, image in enumerate(opened):
+        for i, image in enumerate(edited):
             if strength != 0:
-                by_size.setdefault(self._network_size(*image.rgb.shape[:2]), []).append(i)
+                by_size.setdefault(self._network_size(*image.pixels.shape[:2]), []).append(i)
         for (height, width), members in by_size.items():
             for start in range(0, len(members), MAX_BATCH):
                 batch = members[start : start + MAX_BATCH]
-                small = np.stack([_resize(opened[i].rgb, height, width) for i in batch])
+                small = np.stack([_resize(edited[i].srgb(), height, width) for i in batch])
                 edits, strengths = np.full(len(batch), edit, np.int64), np.full(len(batch), strength, np.float32)
                 for i, difference in zip(batch, self._difference(small, edits, strengths), strict=True):
                     if not np.isfinite(difference).all():
                         raise EditError(f"the network's numbers overflow at strength {strength}: try a smaller one")
-                    edited[i] = _add_difference(opened[i].rgb, difference)
-        return [image.with_pixels(rgb) for image, rgb in zip(opened, edited, strict=True)]
+                    edited[i] = edited[i].with_change(difference)
+        return [_as_given(image, given) for image, given in zip(edited, images, strict=True)]
 
     def _network_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of about the training images' area, aspect kept, in whole size multiples."""
@@ -430,46 +403,30 @@ def _is_deeper(value: Any, depth: int) -> bool:
     return bool(level)
 
 
-def _open(source: Any) -> _Image:
-    """Any accepted image -> upright 8-bit RGB, and alpha and colour profile aside."""
+def _open(source: Any) -> reader.SourceImage:
+    """Any accepted image, read."""
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or source.size == 0:
             raise ImageError(
                 f"an array of shape {source.shape} and type {source.dtype} is not an image: "
                 "give uint8 values of shape (H, W, 3) or (N, H, W, 3), and open other kinds with Pillow"
             )
-        return _Image(source, alpha=None, icc_profile=None, as_array=True)
-    if not isinstance(source, Image.Image | str | os.PathLike):
+        return reader.SourceImage(source)
+    if not isinstance(source, reader.SourceImage | Image.Image | str | os.PathLike):
         raise ImageError(f"{type(source).__name__} is not an image: give a path, a PIL image or a uint8 array")
-    name = "the image" if isinstance(source, Image.Image) else str(source)
     try:
-        if isinstance(source, Image.Image):
-            return _from_pil(source, name)
-        with Image.open(source, formats=FORMATS) as image:
-            return _from_pil(image, name)
-    except FileNotFoundError as error:
-        raise ImageError(f"no image at {name}: check the path") from error
-    except ImageError:
-        raise
-    except Exception as error:  # Pillow's readers raise whatever a broken file makes them stumble over
-        raise ImageError(f"{name} cannot be read as an image: {_first_line(error)}") from error
+        return reader.read_image(source)
+    except reader.ImageError as error:
+        raise ImageError(str(error)) from error
 
 
-def _from_pil(image: Image.Image, name: str) -> _Image:
-    """A PIL image of any mode -> _Image; its orientation tag is applied, so that up is up."""
-    if 0 in image.size:
-        raise ImageError(f"{name} is empty: its size is {image.width}x{image.height}")
-    if image.mode in ("I", "F"):
-        raise ImageError(
-            f"{name} has mode {image.mode}, numbers without a known range: convert it to an 8-bit image first"
-        )
-    icc_profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None  # else of other inks
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):  # Pillow would clip 16 bits at 255
-        image = Image.fromarray(np.rint(np.asarray(image) / 257.0).astype(np.uint8))
-    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
-    rgb = np.asarray(image.convert("RGBA").convert("RGB") if alpha else image.convert("RGB"))  # (H, W, 3)
-    return _Image(rgb, alpha, icc_profile, as_array=False)
+def _as_given(image: reader.SourceImage, given: Any) -> Any:
+    """The edited image as the kind of thing that came in; what came in is never handed out again."""
+    if isinstance(given, reader.SourceImage):
+        return image
+    if isinstance(given, np.ndarray):
+        return image.pixels.copy() if image.pixels is given else image.pixels
+    return image.to_pil()
 
 
 def _resize(rgb: UInt8Array, height: int, width: int) -> UInt8Array:
@@ -479,27 +436,3 @@ def _resize(rgb: UInt8Array, height: int, width: int) -> UInt8Array:
     return np.asarray(
         Image.fromarray(rgb).resize((width, height), Image.Resampling.LANCZOS, reducing_gap=REDUCING_GAP)
     )
-
-
-def _add_difference(rgb: UInt8Array, difference: FloatArray) -> UInt8Array:
-    """The image (H, W, 3) plus the difference (3, h, w), scaled up to the image's size."""
-    height, width = rgb.shape[:2]
-    rows_in = difference.shape[1]
-    # The three planes side by side (h, 3W), so that one pass along the height serves all of them.
-    wide = np.concatenate([_resize_plane(plane, rows_in, width) for plane in difference], axis=1)
-    edited = np.empty_like(rgb)
-    num_rows = max(1, STRIP_PIXELS // width)
-    for top in range(0, height, num_rows):
-        bottom = min(top + num_rows, height)
-        box = (0, top * rows_in / height, 3 * width, bottom * rows_in / height)
-        strip = _resize_plane(wide, bottom - top, 3 * width, box) * np.float32(127.5)  # (rows, 3W)
-        strip = strip.reshape(bottom - top, 3, width).transpose(0, 2, 1) + rgb[top:bottom]  # (rows, W, 3)
-        edited[top:bottom] = np.clip(np.rint(strip, out=strip), 0, 255, out=strip)
-    return edited
-
-
-def _resize_plane(
-    plane: FloatArray, height: int, width: int, box: tuple[float, float, float, float] | None = None
-) -> FloatArray:
-    """float32 (h, w), or the part of it that `box` names as Pillow does -> float32 (height, width), by a cubic."""
-    return np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BICUBIC, box=box))

@@ -13,7 +13,7 @@ converts them. A broken profile or EXIF block costs itself, not the image; `note
 
     ImageError               one line that says which image, and what is wrong with it
     ├── NotAnImageError      in none of FORMATS
-    └── TooLargeError        more than MAX_PIXELS
+    └── TooLargeError        of more than MAX_PIXELS
 """
 
 import io
@@ -74,11 +74,7 @@ Source = str | os.PathLike[str] | bytes | BinaryIO | Image.Image
 
 
 class ImageError(ValueError):
-    """An image cannot be read or written; the message is one line. `reason` is the message without the name."""
-
-    def __init__(self, name: str, reason: str):
-        super().__init__(f"{name} {reason}")
-        self.reason = reason
+    """An image cannot be read or written; the message is one line."""
 
 
 class NotAnImageError(ImageError):
@@ -98,7 +94,7 @@ class SourceImage:
     alpha: UInt8Array | None = None
     """(H, W), 0 is transparent."""
     icc_profile: bytes | None = None
-    """Of an RGB space, and known to work in both directions."""
+    """Of an RGB space; one that is broken counts as sRGB."""
     exif: bytes | None = None
     """Without orientation, thumbnail and layout; never to be passed on to a third person: it tells places."""
     xmp: bytes | None = None
@@ -201,9 +197,7 @@ def open_lazily(source: str | os.PathLike[str] | bytes | BinaryIO) -> Image.Imag
             # By its plugin, because `Image.open` refuses what a phone takes, by a limit of the whole process.
             image: Image.Image = open_format(file, str(name))
         except (SyntaxError, IndexError, TypeError, struct.error) as error:  # Pillow's: a header that makes no sense
-            raise NotAnImageError(
-                name, f"is not an image: its header makes no sense ({first_line(error)})"
-            ) from error
+            raise NotAnImageError(f"{name} cannot be read as an image: its header is broken") from error
         try:
             _check(image, name)
         except ImageError:
@@ -234,9 +228,9 @@ def _explained(name: str) -> Iterator[None]:
     except ImageError:
         raise
     except FileNotFoundError as error:
-        raise ImageError(name, "does not exist: check the path") from error
+        raise ImageError(f"no image at {name}: check the path") from error
     except Exception as error:  # they share no base class, and raise what a broken file makes them stumble over
-        raise ImageError(name, f"cannot be read as an image: {first_line(error)}") from error
+        raise ImageError(f"{name} cannot be read as an image: {first_line(error)}") from error
 
 
 def first_line(error: BaseException) -> str:
@@ -274,25 +268,26 @@ def _opener(prefix: bytes, name: str) -> Callable[..., Any]:
     if format is not None:
         return Image.OPEN[format][0]
     if not prefix:
-        raise NotAnImageError(name, "is empty: it has no bytes")
+        raise NotAnImageError(f"{name} cannot be read as an image: it has no bytes")
     if prefix[4:8] == b"ftyp" and any(brand in prefix for brand in _HEIC_BRANDS):
-        raise NotAnImageError(name, "is a HEIC image, which needs one more package: pip install pillow-heif")
-    raise NotAnImageError(name, f"is not an image in one of the formats {', '.join(FORMATS)}")
+        raise NotAnImageError(f"{name} is a HEIC image, which needs one more package: pip install pillow-heif")
+    raise NotAnImageError(f"{name} cannot be read as an image: it is in none of the formats {', '.join(FORMATS)}")
 
 
 def _check(image: Image.Image, name: str) -> None:
     """Refuse by the header what is not to be decoded."""
     width, height = image.size
     if width * height == 0:
-        raise ImageError(name, f"is empty: its size is {width}x{height}")
+        raise ImageError(f"{name} is empty: its size is {width}x{height}")
     if width * height > MAX_PIXELS:
         raise TooLargeError(
-            name,
-            f"is too large: {width}x{height} are more than {MAX_PIXELS // 10**6} megapixels, scale it down first",
+            f"{name} is too large: {width}x{height} exceeds limit of {MAX_PIXELS} pixels; scale it down"
         )
     tags = getattr(image, "tag_v2", {})
     if 50706 in tags or tags.get(254, 0) == 1:  # DNGVersion; a first page that is a reduced copy
-        raise NotAnImageError(name, "is a raw file of a camera, with a thumbnail that can be read: develop it first")
+        raise NotAnImageError(
+            f"{name} is a raw file of a camera, with a thumbnail that can be read: develop it first"
+        )
 
 
 def _read(image: Image.Image, name: str) -> SourceImage:
@@ -427,10 +422,8 @@ def _eight_bits(image: Image.Image, name: str) -> Callable[[Image.Image], Image.
         fits = (top for top in (1, 255, 65535) if -0.2 * top <= low and high <= 1.2 * top)
         top = next(fits, 0) if high <= 1.2 or high > 16 else 0
     if not top:
-        raise ImageError(
-            name,
-            f"has numbers from {low:g} to {high:g}, which is no range of an image: convert it to 8 or 16 bits first",
-        )
+        numbers = f"numbers from {low:g} to {high:g}"
+        raise ImageError(f"{name} has {numbers}, which is no range of an image: convert it to 8 or 16 bits first")
 
     def scaled(tile: Image.Image) -> Image.Image:
         levels = np.rint(np.asarray(tile).astype(np.float32) * np.float32(255 / top))
@@ -494,12 +487,13 @@ def _profile_of(
             return None, None, (f"its color profile, of {space}, does not fit its pixels and is left out",)
         to_srgb = _transform(data, None, {"GRAY": "L"}.get(space, space))
     except Exception:  # littlecms refuses it: OSError, PyCMSError and others
-        return None, None, ("its color profile is broken and left out",)
+        # What nobody can apply may stay where it was.
+        return bytes(data) if fitting == ("RGB",) else None, None, ("its color profile is broken: taken for sRGB",)
     if space != "RGB":
         return None, to_srgb, ()
     try:
         _transform(None, data)
-    except Exception:  # of a scanner, say, which has a way from its colors and none to them
+    except Exception:  # a scanner's, say, has a way from its colors and none to them
         return None, to_srgb, ()
     return bytes(data), None, ()
 
@@ -520,10 +514,14 @@ def _applied(transform: ImageCms.ImageCmsTransform, pixels: UInt8Array) -> UInt8
 
 @lru_cache(maxsize=32)
 def _is_srgb(profile: bytes) -> bool:
-    """Return whether a profile leaves colors as they are, but for rounding: there are many files of sRGB."""
+    """Return whether a profile leaves colors as they are, but for rounding (there are many of sRGB), or is broken."""
     steps = np.arange(0, 256, 15, dtype=np.uint8)
     cube = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(18, -1, 3)
-    return int(np.abs(_applied(_transform(profile, None), cube).astype(int) - cube).max()) <= 1
+    try:
+        seen = _applied(_transform(profile, None), cube)
+    except Exception:  # littlecms refuses it: OSError, PyCMSError and others
+        return True
+    return int(np.abs(seen.astype(int) - cube).max()) <= 1
 
 
 # What a file says beside its pixels.

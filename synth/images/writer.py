@@ -53,7 +53,7 @@ def write_image(image: SourceImage, target: str | os.PathLike[str] | BinaryIO, f
     """
     format = format or written_format(image.format, image.alpha is not None)
     if format not in WRITTEN:
-        raise ImageError("the image", f"cannot be written as {format}: use one of {', '.join(WRITTEN)}")
+        raise ImageError(f"the image cannot be written as {format}: use one of {', '.join(WRITTEN)}")
     if format == "HEIF":
         from pillow_heif import register_heif_opener
 
@@ -61,7 +61,7 @@ def write_image(image: SourceImage, target: str | os.PathLike[str] | BinaryIO, f
     longest = _LONGEST.get(format, math.inf)
     if max(image.size) > longest:
         width, height = image.size
-        raise ImageError("the image", f"of {width}x{height} is longer than the {longest} pixels of {format}: use PNG")
+        raise ImageError(f"the image of {width}x{height} is longer than the {longest} pixels of {format}: use PNG")
     if image.alpha is not None and format in ("JPEG", "BMP"):
         image = replace(image, pixels=laid_on(image.pixels, image.alpha, WHITE), alpha=None)
     picture = image.to_pil()
@@ -71,7 +71,7 @@ def write_image(image: SourceImage, target: str | os.PathLike[str] | BinaryIO, f
     except OSError:
         raise  # the disk's, mostly
     except Exception as error:  # encoders share no base class
-        raise ImageError("the image", f"cannot be written as {format}: {first_line(error)}") from error
+        raise ImageError(f"the image cannot be written as {format}: {first_line(error)}") from error
 
 
 def _options(image: SourceImage, format: str) -> dict[str, Any]:
