@@ -17,6 +17,7 @@ from distill.composition import change_of_pixels
 from distill.optimization import Progress, optimize
 from distill.settings import EditSettings
 from synth.errors import ImageInputError
+from synth.images.reader import ImageError, SourceImage, read_image
 from synth.pixels import to_float, to_uint8
 from synth.teacher.teacher import Teacher
 
@@ -28,8 +29,9 @@ class Edited:
     """The result of an edit."""
 
     images: Any
-    """Of the input's size: PIL images; for `output_type` "np" float32 (N, H, W, 3), for "pt" float32 (N, 3, H, W),
-    both in [0, 1]; for "latent" the latents, not decoded."""
+    """Of the input's size and kind: PIL images, or what `read_image` returns, with alpha, profile and EXIF as they
+    came. For `output_type` "np" float32 (N, H, W, 3), for "pt" float32 (N, 3, H, W), both in [0, 1], in sRGB and on
+    white where the input is transparent; for "latent" the latents, not decoded."""
     latents: Tensor
     """z, float32 (N, C, h, w)."""
     source_latents: Tensor
@@ -38,7 +40,7 @@ class Edited:
 
 def edit(
     teacher: Teacher,
-    image: Image.Image | Sequence[Image.Image],
+    image: Image.Image | SourceImage | Sequence[Image.Image | SourceImage],
     prompt: str | Sequence[str],
     source_prompt: str | Sequence[str] = "",
     settings: EditSettings | None = None,
@@ -55,7 +57,8 @@ def edit(
 
     Args:
         teacher: the frozen model.
-        image: RGB images of any size. They are edited near the teacher's own size, and the change is laid onto the
+        image: PIL images of any mode, or what `read_image` returns, of any one size. They are edited near the
+            teacher's own size, in sRGB and on white where they are transparent, and the change is laid onto the
             originals, so that a large image keeps its detail.
         prompt: what the images should show; one for all, or one each.
         source_prompt: what they show now; "" is the null text.
@@ -67,14 +70,16 @@ def edit(
 
     Raises:
         pydantic.ValidationError: for settings that do not exist or are out of range.
-        ImageInputError: for an empty prompt, no image, images of several sizes or of absurd ones, or a score that is
-            not a finite number.
+        ImageInputError: for an empty prompt, no image, one that cannot be read, images of several sizes or of absurd
+            ones, or a score that is not a finite number.
         TeacherError: if the teacher cannot score, or a prompt is too long for it.
     """
     if generator is not None:
         overrides["seed"] = int(torch.randint(2**31, (), generator=generator, device=generator.device))
     settings = EditSettings.model_validate({**(settings or EditSettings()).model_dump(), **overrides})
-    images = [image] if isinstance(image, Image.Image) else list(image)
+    given = [image] if isinstance(image, Image.Image | SourceImage) else list(image)
+    photos = [_photo(one) for one in given]
+    images = [Image.fromarray(photo.on_ground()) for photo in photos]  # what the teacher sees
     prompts = _one_each(prompt, len(images))
     sources = _one_each(source_prompt, len(images))
     _check(images, prompts, sources)
@@ -95,6 +100,9 @@ def edit(
     edited: Any = compose(teacher, images, x, z_hat, z)
     if output_type != "pil":
         edited = np.stack([np.asarray(image) for image in edited]).astype(np.float32) / 255  # (N, H, W, 3)
+    else:
+        laid = [_laid_on(photo, before, after) for photo, before, after in zip(photos, images, edited, strict=True)]
+        edited = [new if isinstance(old, SourceImage) else new.to_pil() for old, new in zip(given, laid, strict=True)]
     if output_type == "pt":
         edited = torch.from_numpy(edited).permute(0, 3, 1, 2).contiguous()  # (N, 3, H, W)
     return Edited(edited, z, z_hat)
@@ -146,6 +154,19 @@ def compose(
         change = torch.nn.functional.interpolate(change, (height, width), mode="bicubic", antialias=True)
         x = to_float(torch.from_numpy(np.stack([np.asarray(image.convert("RGB")) for image in images])))
     return [Image.fromarray(pixels) for pixels in to_uint8(x.to(change.device) + change)]
+
+
+def _photo(image: Image.Image | SourceImage) -> SourceImage:
+    try:
+        return read_image(image)
+    except ImageError as error:
+        raise ImageInputError(str(error)) from None
+
+
+def _laid_on(photo: SourceImage, before: Image.Image, after: Image.Image) -> SourceImage:
+    """The change from one RGB image to another, laid onto the photograph that they show."""
+    change = np.asarray(after).astype(np.float32) - np.asarray(before)  # (H, W, 3), in levels
+    return photo.with_change((change / np.float32(127.5)).transpose(2, 0, 1).copy())
 
 
 def _one_each(text: str | Sequence[str], num: int) -> list[str]:

@@ -2,15 +2,20 @@
 
 import glob
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from inference.runtime import FORMATS, ImageError, Translator, TranslatorError
+from inference.runtime import ImageError, Translator, TranslatorError
 from synth.errors import FileError
-from synth.files import whole_file
+from synth.files import whole_file, write_bytes
+from synth.images import reader
+from synth.images.encoding import png_bytes
+from synth.images.reader import FORMATS, SourceImage
+from synth.images.writer import suffix_for, write_image, written_format
 
 SHEET = "contact_sheet.png"
 CELL = 192  # side of an image on the sheet, in pixels
@@ -31,7 +36,9 @@ class Job:
     targets: dict[str, Path]
 
 
-def list_jobs(inputs: Sequence[str], edits: Sequence[str], out: Path) -> tuple[list[Job], list[str]]:
+def list_jobs(
+    inputs: Sequence[str], edits: Sequence[str], out: Path, format: str | None = None
+) -> tuple[list[Job], list[str]]:
     """List what there is to do.
 
     Args:
@@ -39,6 +46,7 @@ def list_jobs(inputs: Sequence[str], edits: Sequence[str], out: Path) -> tuple[l
             "photos/**/*.jpg". What a folder or a glob finds in `out` is left out.
         edits: names of the edits.
         out: folder for the results.
+        format: of the results, one of `writer.WRITTEN` (default: each image's own).
 
     Returns:
         A job an image, and a line for each input that leads nowhere.
@@ -57,7 +65,8 @@ def list_jobs(inputs: Sequence[str], edits: Sequence[str], out: Path) -> tuple[l
     jobs: list[Job] = []
     owners: dict[Path, Path] = {out / SHEET: Path("the contact sheet")}
     for source, name in sources.items():
-        targets = {edit: out / name.parent / f"{name.name}_{_file_name(edit)}.png" for edit in edits}
+        suffix = suffix_for(source, format)
+        targets = {edit: out / name.parent / f"{name.name}_{_file_name(edit)}{suffix}" for edit in edits}
         for target in targets.values():
             if target in owners:
                 raise OutputError(f"{source} and {owners[target]} would both become {target}: use two --out")
@@ -93,40 +102,46 @@ def _file_name(edit: str) -> str:
     return re.sub(r"[^\w.-]+", "-", edit)
 
 
-def translate_image(translator: Translator, job: Job, strength: float) -> list[Image.Image]:
-    """Make all edits of a job and write each, whole or not at all.
+def translate_image(
+    translator: Translator, job: Job, strength: float, format: str | None = None
+) -> tuple[list[Image.Image], tuple[str, ...]]:
+    """Make all edits of a job and write each, whole or not at all, with what the image brought.
+
+    At strength 0 the file itself is copied, unless `format` asks for another format than its own.
 
     Returns:
-        The contact sheet's row: the input, then each edit.
+        The contact sheet's row, the input and then each edit; and what of the image was left out.
 
     Raises:
-        ImageError: if the image cannot be read.
+        ImageError: if the image cannot be read, or the format cannot hold it.
         OutputError: if a result cannot be written.
     """
-    row: list[Image.Image] = []
-    for edit, target in job.targets.items():
-        if not row:
-            row.append(_thumbnail(translator(job.source, edit, 0)))
-        edited = translator(job.source, edit, strength)
-        row.append(_thumbnail(edited))
-        _write(edited, target)
-    return row
-
-
-def _write(image: Image.Image, target: Path) -> None:
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(target) as temporary:
-            image.save(temporary, "PNG", icc_profile=image.info.get("icc_profile"))
-    except (OSError, FileError) as error:
-        raise OutputError(f"cannot write {target}: {error}") from error
+        photo = reader.read_image(job.source)
+    except reader.ImageError as error:
+        raise ImageError(str(error)) from error
+    row = [_thumbnail(photo)]
+    is_copied = strength == 0 and format in (None, photo.format)
+    for edit, target in job.targets.items():
+        edited = translator(photo, edit, strength)
+        row.append(_thumbnail(edited))
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(target) as temporary:
+                if is_copied:
+                    shutil.copyfile(job.source, temporary)
+                else:
+                    write_image(edited, temporary, format or written_format(photo.format))
+        except reader.ImageError as error:
+            raise ImageError(f"{job.source}: {error}") from error
+        except (OSError, FileError) as error:
+            raise OutputError(f"cannot write {target}: {error}") from error
+    return row, photo.notes
 
 
-def _thumbnail(image: Image.Image) -> Image.Image:
-    """At most CELL x CELL, on white where it is transparent."""
-    small = ImageOps.contain(image, (CELL, CELL)).convert("RGBA")
-    white = Image.new("RGBA", small.size, "white")
-    return Image.alpha_composite(white, small).convert("RGB")
+def _thumbnail(image: SourceImage) -> Image.Image:
+    """At most CELL x CELL, in sRGB, on white where it is transparent."""
+    return ImageOps.contain(Image.fromarray(image.on_ground()), (CELL, CELL))
 
 
 class ContactSheet:
@@ -148,7 +163,11 @@ class ContactSheet:
         """Write it into the folder `out`, if it has rows; returns its path, or nothing."""
         if not self._rows:
             return []
-        _write(self._draw(), out / SHEET)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            write_bytes(out / SHEET, png_bytes(self._draw()))
+        except (OSError, FileError) as error:
+            raise OutputError(f"cannot write {out / SHEET}: {error}") from error
         return [out / SHEET]
 
     def _draw(self) -> Image.Image:
@@ -177,14 +196,25 @@ class ContactSheet:
 
 
 def translate_all(
-    translator: Translator, jobs: Sequence[Job], strength: float, sheet: ContactSheet, problems: list[str]
+    translator: Translator,
+    jobs: Sequence[Job],
+    strength: float,
+    sheet: ContactSheet,
+    problems: list[str],
+    notes: list[str],
+    format: str | None = None,
 ) -> Iterator[list[Path]]:
-    """The files that each job wrote; a bad image writes none and adds a line to `problems`."""
+    """The files that each job wrote; a bad image writes none and adds a line to `problems`.
+
+    What was left out of an image, such as the other frames of an animation, adds a line to `notes`.
+    """
     for job in jobs:
         try:
-            sheet.add(str(job.source), translate_image(translator, job, strength))
+            row, left_out = translate_image(translator, job, strength, format)
         except ImageError as error:
             problems.append(str(error))
             yield []
         else:
+            sheet.add(str(job.source), row)
+            notes += [f"{job.source}: {note}" for note in left_out]
             yield list(job.targets.values())

@@ -1,6 +1,7 @@
 """The command `distillery`: one module a verb, each a thin layer that imports what is heavy inside its function."""
 
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -45,9 +46,9 @@ class _OneLineErrors(click.Group):
             extra = "serve" if package in _SERVE else "pipeline"
             _fail(f'this needs more than the base install ({error.name}): pip install "dds-distillery[{extra}]"')
         except ValueError as error:
-            # The runtime imports nothing of the project, so its errors have a root of their own.
-            runtime = sys.modules.get("inference.runtime")
-            if runtime is None or not isinstance(error, runtime.TranslatorError):
+            # The runtime and its reader import nothing of the project, so their errors have roots of their own.
+            roots = (("inference.runtime", "TranslatorError"), ("synth.images.reader", "ImageError"))
+            if not any(isinstance(error, getattr(sys.modules.get(name), root, ())) for name, root in roots):
                 raise
             _fail(str(error))
 
@@ -66,6 +67,8 @@ def main() -> None:
     distillery run demo --out runs/demo
     distillery translate runs/demo/model.onnx room.png --edit red-leather --out edited
     """
+    # Pillow warns of each odd tag of a photograph; what matters of it becomes an error or a note.
+    warnings.filterwarnings("ignore", module="PIL")
 
 
 _MAKE = (init, preview, run, synthesize, import_photos, distill, export, publish)

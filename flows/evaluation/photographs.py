@@ -44,7 +44,8 @@ def show_photographs(
         dino: a DINO model's Hub id or folder.
 
     Returns:
-        The metrics of each edit, and a line for each problem and each metric that was not measured.
+        The metrics of each edit, and a line for each problem, for what was left out of an image, and for each metric
+        that was not measured.
 
     Raises:
         RunError: if there is no model file yet, or no image can be read.
@@ -69,7 +70,8 @@ def show_photographs(
     edits = translator.edits
     sheet = ContactSheet(list(edits))
     jobs, problems = list_jobs([str(path) for path in find_images([images])], list(edits), folder)
-    work = translate_all(translator, jobs, 1.0, sheet, problems)
+    notes: list[str] = []
+    work = translate_all(translator, jobs, 1.0, sheet, problems, notes)
     done = [job for job, files in zip(jobs, tqdm(work, total=len(jobs), unit="image"), strict=True) if files]
     sheet.write(folder)
     if not done:
@@ -83,7 +85,7 @@ def show_photographs(
         table[edit] |= {name: float(measure(before, after, text).mean()) for name, measure in measures.items()}
     metrics = {"num_images": len(done), "edits": table, "not_measured": missing, "problems": problems}
     write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    return table, [*problems, *missing]
+    return table, [*problems, *notes, *missing]
 
 
 def text_table(table: dict[str, Metrics]) -> str:

@@ -1,5 +1,6 @@
 """Zero-shot edits of image files: a teacher and a prompt, no training."""
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from distill.settings import EditSettings
-from synth.errors import ImageInputError
+from synth.errors import ImageInputError, printable
 from synth.files import write_bytes
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def edit_files(
     out: Path,
     series: bool = False,
 ) -> list[Path]:
-    """Edit image files, or all images in folders, and write `NAME_edited.png` for each into `out`.
+    """Edit image files, or all images in folders, and write `NAME_edited` for each into `out`, in its own format.
 
     Meanwhile `out/preview.png` shows the present state of the images being edited.
 
@@ -50,8 +51,11 @@ def edit_files(
         ImageInputError: for a file that is not an image or has an absurd size, before anything is edited.
         TeacherError: if the teacher cannot score, or a prompt is too long for it.
     """
+    from PIL import Image
+
     from distill.zero_shot import edit
-    from synth.images.encoding import gif_bytes, open_image, png_bytes
+    from synth.images.encoding import gif_bytes, read_photo
+    from synth.images.writer import encode_image, suffix_for
 
     batches = _batches(find_images(paths))
     teacher.check_prompts([prompt, source_prompt])
@@ -60,14 +64,20 @@ def edit_files(
     with tqdm(total=num_images * settings.iterations, desc="editing", unit="iteration") as bar:
         for batch in batches:
             frames: list[list[Image.Image]] = []
-            images = [open_image(path) for path in batch]
+            photos = [read_photo(path) for path in batch]
+            for path, photo in zip(batch, photos, strict=True):
+                for note in photo.notes:
+                    tqdm.write(printable(f"note: {path}: {note}"), file=sys.stderr)
+            images = [Image.fromarray(photo.on_ground()) for photo in photos]
             watch = _watch(images, settings, out, frames, bar)
-            edited = edit(teacher, images, prompt, source_prompt, settings, watch)
+            edited = edit(teacher, photos, prompt, source_prompt, settings, watch)
             for place, path in enumerate(batch):
-                write_bytes(out / f"{path.stem}_edited.png", png_bytes(edited.images[place]))
-                written.append(out / f"{path.stem}_edited.png")
+                target = out / f"{path.stem}_edited{suffix_for(path)}"
+                write_bytes(target, encode_image(edited.images[place]))
+                written.append(target)
                 if series:
-                    shown = [images[place], *(frame[place] for frame in frames), edited.images[place]]
+                    last = Image.fromarray(edited.images[place].on_ground())
+                    shown = [images[place], *(frame[place] for frame in frames), last]
                     times = [600, *[120] * (len(shown) - 2), 1500]  # ms
                     write_bytes(out / f"{path.stem}_series.gif", gif_bytes(shown, times))
     return written
@@ -123,12 +133,12 @@ def _batches(files: Sequence[Path]) -> list[list[Path]]:
         ImageInputError: for an image that cannot be edited, before hours go into the others.
     """
     from distill.zero_shot import check_size
-    from synth.images.encoding import open_image
+    from synth.images.encoding import read_photo
 
     by_size: dict[tuple[int, int], list[Path]] = {}
     stems: set[str] = set()
     for file in files:
-        size = open_image(file).size
+        size = read_photo(file).size
         try:
             check_size(*size)
         except ImageInputError as error:

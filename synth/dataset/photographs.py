@@ -8,9 +8,8 @@ import hashlib
 import warnings
 from pathlib import Path
 
-import numpy as np
 from huggingface_hub import DatasetCardData
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from synth.dataset.gallery import write_index, write_page
@@ -27,14 +26,20 @@ from synth.dataset.shards import (
 )
 from synth.dataset.store import Store
 from synth.errors import DatasetError
-from synth.images.encoding import open_lazily
+from synth.images.reader import (
+    ForeignFormatError,
+    ImageError,
+    NotAnImageError,
+    TooLargeError,
+    open_lazily,
+    read_image,
+)
 from synth.settings import PhotoSettings
 from synth.templates import parquet_config, render_card
 
 _COLUMNS: dict[str, type] = {
     "image": bytes, "prompt": str, "seed": int, "index": int, "width": int, "height": int, "source": str,
 }  # fmt: skip
-_MAX_PIXELS = 250_000_000  # of a file, checked before it is decoded
 
 
 class Rejected(Exception):
@@ -119,47 +124,31 @@ def prepared(content: bytes, settings: PhotoSettings) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd files, but all that counts is whether one opens
         try:
-            image = open_lazily(content)
-            width, height = image.size
-            if width * height > _MAX_PIXELS:
-                raise Rejected(f"{width} x {height} is too large")
-            if min(width, height) < settings.min_side:
-                raise Rejected(f"{width} x {height} is smaller than {settings.min_side}")
-            if max(width, height) > settings.max_aspect_ratio * min(width, height):
-                raise Rejected(f"{width} x {height} is too long and narrow")
-            if image.format == "JPEG":
-                image.draft("RGB", (2 * settings.image_size, 2 * settings.image_size))  # decodes large ones smaller
-            image.load()  # the first frame of an animation
-            image = _rgb(ImageOps.exif_transpose(image))
-        except Rejected:
-            raise
-        except UnidentifiedImageError:
+            with open_lazily(content) as image:
+                width, height = image.size
+                if min(width, height) < settings.min_side:
+                    raise Rejected(f"{width} x {height} is smaller than {settings.min_side}")
+                if max(width, height) > settings.max_aspect_ratio * min(width, height):
+                    raise Rejected(f"{width} x {height} is too long and narrow")
+                if image.format in ("JPEG", "MPO"):
+                    image.draft(
+                        "RGB", (2 * settings.image_size, 2 * settings.image_size)
+                    )  # decodes large ones smaller
+                photo = read_image(image)
+        except ForeignFormatError as error:
+            raise Rejected(str(error)) from None
+        except NotAnImageError:
             raise Rejected("not an image") from None
-        except Image.DecompressionBombError:
+        except TooLargeError:
             raise Rejected("too large") from None
-        except Exception as error:  # Pillow's decoders share no base class of errors
-            reason = "truncated" if "truncated" in str(error) else f"broken: {type(error).__name__}"
-            raise Rejected(reason) from None
+        except ImageError as error:
+            raise Rejected("truncated" if "truncated" in str(error) else f"broken: {error}") from None
+    # In sRGB, as the teacher knows colors, and without EXIF, which tells places.
+    image = Image.fromarray(photo.on_ground())
     size = (settings.image_size, settings.image_size)
     if settings.fit == "pad":
         return ImageOps.pad(image, size, Image.Resampling.LANCZOS, color="white")
     return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB: scale 16 bits down, lay alpha on white."""
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image).astype(np.float64)
-        if not np.isfinite(values).all():
-            raise Rejected("broken: not all values are finite")
-        # The mode does not tell the range of the values: take the smallest that fits.
-        top = 1.0 if image.mode == "F" and values.max() <= 1 else 255.0 if values.max() <= 255 else 65535.0
-        return Image.fromarray((values / top * 255).clip(0, 255).round().astype(np.uint8)).convert("RGB")
-    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
-        seen = image.convert("RGBA")
-        white = Image.new("RGBA", seen.size, "white")
-        return Image.alpha_composite(white, seen).convert("RGB")
-    return image.convert("RGB")
 
 
 def _row(photo: Photo, image: Image.Image, index: int, seed: int) -> Row:

@@ -1,48 +1,44 @@
-"""Images as files and as bytes. Every image from outside is opened here, in one of a few formats."""
+"""Images as files and as bytes: people's, through the one reader, and those that the project makes."""
 
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from synth.errors import ImageInputError, first_line
+from synth.errors import ImageInputError
 from synth.files import write_bytes
-
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-"""The formats that are opened, whatever a file's name. Pillow knows more, but some start programs (Ghostscript)."""
+from synth.images.reader import ImageError, SourceImage, open_lazily, read_image
 
 
-def open_lazily(source: Path | BinaryIO | bytes) -> Image.Image:
-    """Open an image and read its header, not its pixels.
-
-    Raises:
-        PIL.UnidentifiedImageError: if it is not an image in one of FORMATS.
-    """
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
-
-
-def open_image(path: Path) -> Image.Image:
-    """Read a user's image file as RGB, upright.
+def read_photo(path: Path) -> SourceImage:
+    """Read a user's image file, with what goes out with it again.
 
     Raises:
         ImageInputError: if it cannot be read as an image.
     """
     try:
-        with open_lazily(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except Exception as error:  # Pillow's readers share no base class of errors
-        raise ImageInputError(f"{path} cannot be read as an image: {first_line(error)}") from None
+        return read_image(path)
+    except ImageError as error:
+        raise ImageInputError(str(error)) from None
+
+
+def open_image(path: Path) -> Image.Image:
+    """Read a user's image file as RGB in sRGB, upright, on white where it is transparent.
+
+    Raises:
+        ImageInputError: if it cannot be read as an image.
+    """
+    return Image.fromarray(read_photo(path).on_ground())
 
 
 def decode_rgb(content: bytes) -> Image.Image:
     """Decode an image file that this project wrote, as RGB.
 
     Raises:
-        PIL.UnidentifiedImageError, OSError: if it is damaged.
+        ImageError, OSError: if it is damaged.
     """
     with open_lazily(content) as image:
         return image.convert("RGB")

@@ -13,6 +13,7 @@ converts them. A broken profile or EXIF block costs itself, not the image; `note
 
     ImageError               one line that says which image, and what is wrong with it
     ├── NotAnImageError      in none of FORMATS
+    │   └── ForeignFormatError   an image nevertheless: a HEIC without its package, a camera's raw file
     └── TooLargeError        of more than MAX_PIXELS
 """
 
@@ -79,6 +80,10 @@ class ImageError(ValueError):
 
 class NotAnImageError(ImageError):
     """The file is in none of FORMATS."""
+
+
+class ForeignFormatError(NotAnImageError):
+    """The file is an image in a format that is not read here, such as a HEIC without pillow-heif."""
 
 
 class TooLargeError(ImageError):
@@ -183,7 +188,7 @@ def read_image(source: "Source | SourceImage") -> SourceImage:
         return replace(photo, is_lossless=_is_lossless(source, photo.format)) if photo.format == "WEBP" else photo
 
 
-def open_lazily(source: str | os.PathLike[str] | bytes | BinaryIO) -> Image.Image:
+def open_lazily(source: str | os.PathLike[str] | bytes | BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Open an image and read its header, not its pixels: its `size` is not yet upright. To be closed.
 
     Raises:
@@ -199,7 +204,7 @@ def open_lazily(source: str | os.PathLike[str] | bytes | BinaryIO) -> Image.Imag
         except (SyntaxError, IndexError, TypeError, struct.error) as error:  # Pillow's: a header that makes no sense
             raise NotAnImageError(f"{name} cannot be read as an image: its header is broken") from error
         try:
-            _check(image, name)
+            _check(image, name, max_pixels)
         except ImageError:
             image.close()
             raise
@@ -270,19 +275,17 @@ def _opener(prefix: bytes, name: str) -> Callable[..., Any]:
     if not prefix:
         raise NotAnImageError(f"{name} cannot be read as an image: it has no bytes")
     if prefix[4:8] == b"ftyp" and any(brand in prefix for brand in _HEIC_BRANDS):
-        raise NotAnImageError(f"{name} is a HEIC image, which needs one more package: pip install pillow-heif")
-    raise NotAnImageError(f"{name} cannot be read as an image: it is in none of the formats {', '.join(FORMATS)}")
+        raise ForeignFormatError(f"{name} is a HEIC image, which needs one more package: pip install pillow-heif")
+    raise NotAnImageError(
+        f"{name} cannot be read as an image: it is no image, or in none of the formats {', '.join(FORMATS)}"
+    )
 
 
-def _check(image: Image.Image, name: str) -> None:
+def _check(image: Image.Image, name: str, max_pixels: int) -> None:
     """Refuse by the header what is not to be decoded."""
     width, height = image.size
-    if width * height == 0:
-        raise ImageError(f"{name} is empty: its size is {width}x{height}")
-    if width * height > MAX_PIXELS:
-        raise TooLargeError(
-            f"{name} is too large: {width}x{height} exceeds limit of {MAX_PIXELS} pixels; scale it down"
-        )
+    if width * height > max_pixels:
+        raise TooLargeError(f"{name} is too large: {width}x{height} are more than {max_pixels} pixels; scale it down")
     tags = getattr(image, "tag_v2", {})
     if 50706 in tags or tags.get(254, 0) == 1:  # DNGVersion; a first page that is a reduced copy
         raise NotAnImageError(
@@ -291,7 +294,8 @@ def _check(image: Image.Image, name: str) -> None:
 
 
 def _read(image: Image.Image, name: str) -> SourceImage:
-    _check(image, name)
+    if 0 in image.size:
+        raise ImageError(f"{name} is empty: its size is {image.width}x{image.height}")
     notes = _frames_note(image)
     key = _transparent_color(image)
     image.load()

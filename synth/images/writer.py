@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 from PIL import ExifTags, Image, PngImagePlugin
 
-from synth.images.reader import FORMATS, SUFFIXES, WHITE, ImageError, SourceImage, first_line, laid_on
+from synth.images.reader import FORMATS, SUFFIXES, WHITE, ImageError, SourceImage, first_line, laid_on, sniff_format
 
 QUALITY = 95
 """Of JPEG, with its colors at full resolution, and of WebP, AVIF and HEIF that came in lossy."""
@@ -17,41 +17,62 @@ WRITTEN = tuple(name for name in FORMATS if name != "GIF")
 _LONGEST = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_536}  # px
 
 
-def written_format(format: str | None, has_alpha: bool = False) -> str:
-    """Return the format in which an image that came in `format` is written by default.
+def written_format(format: str | None) -> str:
+    """Return the format in which an image that came in `format` goes out by default: its own, or PNG.
 
-    It is the image's own, but PNG for GIF, which has too few colors, for BMP with alpha, and for what is unknown.
+    PNG is for GIF, which has too few colors, and for what is unknown.
     """
-    if format is None or format not in WRITTEN or (format == "BMP" and has_alpha):
-        return "PNG"
+    return format if format is not None and format in WRITTEN else "PNG"
+
+
+def check_format(name: str) -> str:
+    """Return the name in WRITTEN of a format that a person asks for.
+
+    Raises:
+        ImageError: if it cannot be written here.
+    """
+    format = name.upper()
+    if format not in WRITTEN:
+        hint = ", and HEIF needs one more package: pip install pillow-heif" if format == "HEIF" else ""
+        raise ImageError(f"the format {name} cannot be written: use one of {', '.join(WRITTEN).lower()}{hint}")
     return format
 
 
-def suffix_of(format: str) -> str:
-    """Return the usual ending of a format's files: ".jpg"."""
-    return SUFFIXES[format][0]
+def suffix_for(source: str | os.PathLike[str], format: str | None = None) -> str:
+    """Return the ending of the file that an image becomes: its own where that fits, else the usual one.
+
+    Args:
+        source: the image's path; what is in the file counts, not its name.
+        format: one of WRITTEN (default: the image's own).
+    """
+    written = format or written_format(sniff_format(source))
+    own = os.path.splitext(source)[1]
+    return own.lower() if own.lower() in SUFFIXES[written] else SUFFIXES[written][0]
 
 
-def encode_image(image: SourceImage, format: str | None = None) -> bytes:
+def encode_image(image: SourceImage, format: str | None = None, **options: Any) -> bytes:
     """Return the file that `write_image` writes."""
     buffer = io.BytesIO()
-    write_image(image, buffer, format)
+    write_image(image, buffer, format, **options)
     return buffer.getvalue()
 
 
-def write_image(image: SourceImage, target: str | os.PathLike[str] | BinaryIO, format: str | None = None) -> None:
+def write_image(
+    image: SourceImage, target: str | os.PathLike[str] | BinaryIO, format: str | None = None, **options: Any
+) -> None:
     """Write an image with all that it brought.
 
     Args:
         image: laid on white where it is transparent and the format has no alpha.
         target: a path, of any ending, or a binary file.
         format: one of WRITTEN (default: `written_format`).
+        options: of Pillow's writer, over those of `QUALITY`.
 
     Raises:
         ImageError: if the format cannot hold it.
         OSError: if the target cannot be written.
     """
-    format = format or written_format(image.format, image.alpha is not None)
+    format = format or written_format(image.format)
     if format not in WRITTEN:
         raise ImageError(f"the image cannot be written as {format}: use one of {', '.join(WRITTEN)}")
     if format == "HEIF":
@@ -67,7 +88,7 @@ def write_image(image: SourceImage, target: str | os.PathLike[str] | BinaryIO, f
     picture = image.to_pil()
     picture.info.clear()  # what goes out is said below, for each format in the way that it takes it
     try:
-        picture.save(target, format, **_options(image, format))
+        picture.save(target, format, **_options(image, format) | options)
     except OSError:
         raise  # the disk's, mostly
     except Exception as error:  # encoders share no base class

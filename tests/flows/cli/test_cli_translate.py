@@ -87,10 +87,10 @@ def test_what_is_wrong_for_all_images_is_told_before_any(
 
 
 def test_two_results_are_never_one_file(model: Path, photos: Path, tmp_path: Path) -> None:
-    Image.fromarray(noise(9, 9)).save(photos / "a.bmp")
+    Image.fromarray(noise(9, 9)).save(photos / "a.jpg", "PNG")  # what is in a file names its result
     result = command("translate", model, photos, "--edit", "red leather", "--out", tmp_path / "out")
     assert result.exit_code == 2
-    assert re.search(r"a\.png and .*a\.bmp would both become .*a_red-leather\.png: use two --out", result.stderr)
+    assert re.search(r"a\.png and .*a\.jpg would both become .*a_red-leather\.png: use two --out", result.stderr)
     blocked = tmp_path / "file"
     blocked.write_text("")
     result = command("translate", model, photos / "a.png", "--edit", "red leather", "--out", blocked / "out")
