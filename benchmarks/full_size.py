@@ -51,7 +51,7 @@ from inference.runtime import Translator
 from inference.settings import MAIN, Kind, ModelMetadata
 from synth.cpu import keep_freed_memory
 from synth.dataset.image_dataset import ImageDataset
-from synth.dataset.photographs import import_photos
+from synth.dataset.importing import import_photos
 from synth.dataset.prompts import PhotoTexts
 from synth.miniature.score import WEIGHTS
 from synth.settings import PhotoSettings, PhotoTextSettings

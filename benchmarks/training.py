@@ -30,7 +30,7 @@ from distill.training.objective import autocast_of
 from distill.training.train import train
 from synth.cpu import keep_freed_memory
 from synth.dataset.image_dataset import ImageDataset
-from synth.dataset.photographs import import_photos
+from synth.dataset.importing import import_photos
 from synth.dataset.prompts import PhotoTexts
 from synth.settings import PhotoSettings, PhotoTextSettings, TeacherSettings
 from synth.teacher.teacher import Conditioning, Teacher

@@ -176,10 +176,10 @@ class PhotoSettings(Settings):
     """Smallest shorter side of an image, in pixels; a smaller image is rejected."""
     max_aspect_ratio: Annotated[float, Field(ge=1, le=1000)] = 4.0
     """Largest ratio of the longer side to the shorter; a longer image is rejected."""
-    image_column: str = "image"
-    """Column of the images in Parquet files and Hub datasets."""
-    caption_column: str = "text"
-    """Column of the captions in Parquet files, Hub datasets and metadata.jsonl; without it, captions are empty."""
+    image_column: str | None = None
+    """Column of the images in Parquet files and Hub datasets; None finds it by its usual names and its type."""
+    caption_column: str | None = None
+    """Column of the captions in Parquet files, Hub datasets and metadata; None finds it by its usual names."""
     split: str = "train"
     """Split of a Hub dataset."""
     shard_size: Annotated[int, Field(gt=0, le=100_000)] = 250

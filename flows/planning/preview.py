@@ -206,13 +206,13 @@ def _photographs(teacher: "Teacher", recipe: Recipe, paths: Sequence[Path], imag
     import numpy as np
 
     from distill.evaluation.examples import Example
-    from synth.dataset.photo_sources import captions_of
     from synth.dataset.photographs import Rejected, prepared
+    from synth.dataset.sources.opening import captions_of
     from synth.settings import PhotoSettings
 
     texts = recipe.texts()
     settings = PhotoSettings(image_size=teacher.defaults.image_size)
-    captions = captions_of(paths[0].parent, settings.caption_column)
+    captions = captions_of(paths)
     examples = []
     edits = [edit for edit in recipe.edits for _ in range(min(images_per_edit, len(paths)))]
     for number, edit in enumerate(edits):
@@ -221,7 +221,7 @@ def _photographs(teacher: "Teacher", recipe: Recipe, paths: Sequence[Path], imag
             image = prepared(path.read_bytes(), settings)
         except (Rejected, OSError) as error:
             raise ImageInputError(f"{path} cannot be used as an image: {error}") from None
-        caption = captions.get(path.name, "")
+        caption = captions.get(path, "")
         target = texts.target(caption, {}, recipe.edits[edit])
         examples.append(Example(edit, np.asarray(image), texts.source(caption), target))
     return examples

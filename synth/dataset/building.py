@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from synth.dataset.card import write_card
+from synth.dataset.card import is_unfinished, refuse_foreign_files, write_card, write_unfinished_card
 from synth.dataset.filters import Filters, excluded_seeds, is_near_duplicate
 from synth.dataset.gallery import write_index, write_page
 from synth.dataset.generate import completed, paint
@@ -113,6 +113,7 @@ class DatasetBuilder:
         Raises:
             DatasetError: for a broken shard, one of another dataset, or more images than requested.
         """
+        refuse_foreign_files(self.store)
         num_images: dict[str, int] = {}
         for name in self.store.names("data/train-*.parquet"):
             refuse_another(self.store, name, self.identity)
@@ -155,7 +156,7 @@ class DatasetBuilder:
             seen = np.zeros(self.settings.count, np.uint64)
             for number in self._numbers():
                 self._replace_near_duplicates(number, seen, max_bits, bar)
-        if images_per_second or not self.store.exists("README.md"):
+        if images_per_second or is_unfinished(self.store):
             write_card(self.store, self.settings, self.teacher.name, self.teacher.defaults.licence, images_per_second)
             write_index(self.store)
 
@@ -286,6 +287,7 @@ class DatasetBuilder:
         """Write the rejects and the page before the shard: a shard that exists is complete."""
         ordered = [rows[index] for index in self._span(number)]
         rejects.sort(key=lambda row: (row["index"], row["attempt"]))
+        write_unfinished_card(self.store)  # before the first shard, so that `datasets` opens an unfinished set
         if rejects:
             write_rejects(self.store, shard_name(number, "rejects"), rejects, self.identity)
         write_page(self.store, number, ordered, rejects)

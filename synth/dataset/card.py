@@ -7,14 +7,17 @@ import numpy as np
 from huggingface_hub import DatasetCardData
 from PIL import Image
 
-from synth.dataset.shards import read_rows
+from synth.dataset.shards import num_rows, read_rows, shard_name
 from synth.dataset.store import Store
+from synth.errors import DatasetError
 from synth.images.encoding import decode_rgb
 from synth.markdown import Markdown, code, table
-from synth.settings import SceneSettings
+from synth.settings import PhotoSettings, SceneSettings
 from synth.teacher.hub import UNKNOWN_LICENCE
 from synth.templates import hub_licence, parquet_config, public_name, render_card
 
+_OURS = "data/train-*.parquet"  # in the front matter of every card of ours
+_UNFINISHED = "# Unfinished"
 _GRID = (4, 8)  # rows and columns of the sample grid
 _GRID_SIDE = 128  # px
 
@@ -34,7 +37,7 @@ def write_card(store: Store, settings: SceneSettings, teacher: str, licence: str
     reasons = count_rejects(store)
     num_rejected = reasons.total()
     num_painted = num_images + num_rejected
-    _write_grid(store, shards[0])
+    write_grid(store, shards[0])
     card = render_card(
         "synth.dataset",
         "painted_card.md",
@@ -54,6 +57,52 @@ def write_card(store: Store, settings: SceneSettings, teacher: str, licence: str
         reasons=table(("reason", "images"), reasons.most_common()),
     )
     store.write("README.md", card.encode())
+
+
+def write_photographs_card(store: Store, settings: PhotoSettings, source: str) -> None:
+    """Write README.md and grid.png of imported photographs; `source` is the last part of where they come from."""
+    num_kept, num_rejected = (
+        sum(num_rows(store, name) for name in store.names(f"{folder}/train-*.parquet"))
+        for folder in ("data", "rejects")
+    )
+    write_grid(store, shard_name(0))
+    card = render_card(
+        "synth.dataset",
+        "photographs_card.md",
+        DatasetCardData(configs=_configs()),
+        num_kept=num_kept,
+        num_rejected=num_rejected,
+        source=source,
+        settings=settings,
+    )
+    store.write("README.md", card.encode())
+
+
+def write_unfinished_card(store: Store) -> None:
+    """Write a card where there is none yet: it tells `datasets` which shards are images and which are rejects."""
+    if not store.exists("README.md"):
+        card = render_card("synth.dataset", "unfinished_card.md", DatasetCardData(configs=_configs()))
+        store.write("README.md", card.encode())
+
+
+def is_unfinished(store: Store) -> bool:
+    """Return whether the set has no card yet that describes it."""
+    return not store.exists("README.md") or _UNFINISHED in store.read("README.md").decode("utf-8", "replace")
+
+
+def refuse_foreign_files(store: Store) -> None:
+    """Refuse a folder without shards whose files a set would overwrite: they are somebody's.
+
+    Raises:
+        DatasetError: if there are such files.
+    """
+    if store.names(_OURS):
+        return
+    if store.exists("README.md") and _OURS in store.read("README.md").decode("utf-8", "replace"):
+        return  # of a set whose shards are yet to come, or were deleted
+    for name in ("README.md", "grid.png", "preview.html", "import.json"):
+        if store.exists(name):
+            raise DatasetError(f"{store} is not a dataset, and its {name} would be overwritten: choose another --out")
 
 
 def count_rejects(store: Store) -> Counter[str]:
@@ -81,10 +130,14 @@ def _front_matter(licence: str, num_images: int) -> DatasetCardData:
     category = next((name for limit, name in sizes if num_images < limit), "100K<n<1M")
     return DatasetCardData(
         license=None if licence == UNKNOWN_LICENCE else hub_licence(licence),
-        configs=[parquet_config("default", "data"), parquet_config("rejects", "rejects")],
+        configs=_configs(),
         size_categories=[category],
         tags=["synthetic"],
     )
+
+
+def _configs() -> list[dict[str, object]]:
+    return [parquet_config("default", "data"), parquet_config("rejects", "rejects")]
 
 
 def _slots(counts: dict[str, Counter[str]], num_images: int) -> Markdown:
@@ -97,7 +150,8 @@ def _slots(counts: dict[str, Counter[str]], num_images: int) -> Markdown:
     return table(("slot", "values, and the share of the images that have them"), rows)
 
 
-def _write_grid(store: Store, shard: str) -> None:
+def write_grid(store: Store, shard: str) -> None:
+    """Write grid.png from the first images of a shard."""
     rows, columns = _GRID
     images = []
     for row in read_rows(store, shard, ["image"])[: rows * columns]:

@@ -11,7 +11,7 @@ from small_runs import command
 from distill.students import load_student
 from distill.training import checkpoints
 from synth.dataset.image_dataset import ImageDataset
-from synth.dataset.photographs import import_photos
+from synth.dataset.importing import import_photos
 from synth.settings import PhotoSettings
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

@@ -24,7 +24,7 @@ from flows.reports.tables import _COLUMNS, markdown_table, text_table
 from flows.run.folder import RunFolder
 from synth.dataset.card import write_card
 from synth.dataset.gallery import write_index, write_page
-from synth.dataset.photographs import import_photos
+from synth.dataset.importing import import_photos
 from synth.dataset.shards import encoded, write_rejects, write_shard
 from synth.dataset.store import Store
 from synth.markdown import Markdown, code, escape, python_string, table

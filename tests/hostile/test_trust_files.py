@@ -18,7 +18,8 @@ from tiny_model import METADATA, properties, write_model
 
 from inference import runtime
 from inference.export.formats import read_metadata
-from synth.dataset.photographs import Rejected, import_photos, prepared
+from synth.dataset.importing import import_photos
+from synth.dataset.photographs import Rejected, prepared
 from synth.errors import DatasetError, ExportError, ImageInputError
 from synth.images.encoding import open_image
 from synth.images.reader import FORMATS

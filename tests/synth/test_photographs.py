@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from synth.dataset.image_dataset import ImageDataset
-from synth.dataset.photographs import Rejected, import_photos, prepared
+from synth.dataset.importing import import_photos
+from synth.dataset.photographs import Rejected, prepared
 from synth.errors import DatasetError
 from synth.settings import PhotoSettings
 
