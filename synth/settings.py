@@ -158,6 +158,10 @@ class PhotoTextSettings(Settings):
     """One source prompt for all photographs, such as "A photo of a person."; an empty one is the null prompt. An edit
     is then `{ target = "A photo of a zombie." }`. Without it, each photograph's caption is its source prompt, and an
     edit replaces words in captions: `{ cat = "lion" }`. Captions without these words stay as they are."""
+    long_captions: Literal["leave-out", "cut"] = "leave-out"
+    """What to do with a photograph whose caption, before or after an edit, is longer than the teacher reads:
+    `leave-out` trains without the photograph, `cut` keeps the first words of its caption. The log names the
+    photographs."""
 
     @field_validator("source", mode="before")
     @classmethod

@@ -127,6 +127,11 @@ def restore(
     stored = state["depends_on"]
     wanted = json.loads(json.dumps(depends_on))  # as JSON returns it: tuples become lists
     for name in sorted({*stored, *wanted}):
+        if name == "data" and stored.get(name) != wanted.get(name):
+            raise TrainingError(
+                f"{checkpoint} was trained on other images, captions or slots than the dataset holds now: restore "
+                "the dataset, or choose another run folder to train on this one"
+            )
         if stored.get(name) != wanted.get(name):
             raise TrainingError(
                 f"{checkpoint} belongs to another training: its {name} is {stored.get(name)!r}, this one's is "

@@ -1,7 +1,9 @@
 """What a training learns from: every image's latent and its own text, and for each edit its target text."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
@@ -10,8 +12,13 @@ from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.latents import encode
 from synth.dataset.prompts import PhotoTexts, Template
 from synth.errors import RecipeError, TrainingError
+from synth.files import write_text
 from synth.settings import Substitution
 from synth.teacher.teacher import Teacher
+
+logger = logging.getLogger(__name__)
+
+Texts = Template | PhotoTexts
 
 
 @dataclass(frozen=True)
@@ -24,12 +31,18 @@ class Pairs:
     """M, what each image shows."""
     target_prompts: list[list[str]]
     """M x K."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Photographs without which the training goes on, by name, with the reason."""
+    cut: dict[str, str] = field(default_factory=dict)
+    """Photographs whose caption was cut, by name, with the reason."""
+    num_uncaptioned: int = 0
+    """Photographs without the caption that the edits are made in."""
 
 
 def prepare_pairs(
     teacher: Teacher,
     dataset: ImageDataset,
-    texts: Template | PhotoTexts,
+    texts: Texts,
     edits: Mapping[str, Substitution],
     folder: Path,
     progress: bool,
@@ -45,8 +58,8 @@ def prepare_pairs(
         progress: show a bar while the images are encoded.
 
     Raises:
-        TrainingError: for an empty dataset, no edits, or an edit that does not fit the dataset's texts or changes
-            none of them.
+        TrainingError: for an empty dataset, no edits, an edit that does not fit the dataset's texts or changes
+            none of them, or captions of which the teacher can read none.
         DatasetError: for images of several sizes, or of one that the VAE cannot take.
         TeacherError: for a teacher that cannot score, or a prompt that is too long for it.
     """
@@ -64,21 +77,105 @@ def prepare_pairs(
             f"the dataset has no slot {missing[0]!r}, which the template uses: it was painted from another template "
             "or imported; for photographs, give [photos] in the recipe instead of [scenes]"
         )
-    sources = [texts.source(prompt) for prompt in dataset.prompts]
-    targets: list[list[str]] = [[] for _ in sources]
+    rows = [_texts_of(texts, edits, *own) for own in zip(dataset.prompts, dataset.slots, strict=True)]
+    _refuse_edits_without_effect(rows, edits)
+    # Before the images are encoded, which takes long.
+    long = teacher.too_long(sorted({prompt for row in rows for prompt in row}))
+    if texts.long_captions == "refuse":
+        teacher.check_prompts(list(long))
+        return Pairs(encode(teacher, dataset, folder, progress), *_columns(rows))
+    reasons = {index: long[text] for index, row in enumerate(rows) for text in row if text in long}
+    named = {dataset.names[index]: reason for index, reason in reasons.items()}
+    is_cut = texts.long_captions == "cut"
+    if is_cut:
+        for index in reasons:
+            rows[index] = _cut(teacher, dataset.prompts[index], lambda text: _texts_of(texts, edits, text, {}))
+    elif len(reasons) == len(rows):
+        name, reason = next(iter(named.items()))
+        raise TrainingError(
+            f"the captions of all photographs are too long: that of {name} has {reason}; shorten them, or set "
+            "photos.long_captions=cut"
+        )
+    elif reasons:
+        dataset = dataset.without(reasons)
+        rows = [row for index, row in enumerate(rows) if index not in reasons]
+    _refuse_edits_without_effect(rows, edits)
+    latents = encode(teacher, dataset, folder, progress)
+    prompts, targets = _columns(rows)
+    shortened, left_out = (named, {}) if is_cut else ({}, named)
+    return Pairs(latents, prompts, targets, left_out, shortened, num_uncaptioned=prompts.count(""))
+
+
+def report_captions(pairs: Pairs, run_dir: Path) -> None:
+    """Say which photographs are left out or have their caption cut; long_captions.jsonl lists all of them.
+
+    Raises:
+        FileError: if the list cannot be written.
+    """
+    if named := {**pairs.left_out, **pairs.cut}:
+        name, reason = next(iter(named.items()))
+        done = "the captions of {} photographs are cut" if pairs.cut else "{} photographs are left out"
+        remedy = "" if pairs.cut else "; shorten their captions, or set photos.long_captions=cut"
+        logger.warning(
+            f"{done.format(len(named))}, such as {name}, whose caption, before or after an edit, has {reason}{remedy}. "
+            "long_captions.jsonl in the run folder names all of them"
+        )
+        lines = (json.dumps({"name": name, "reason": reason}, ensure_ascii=False) for name, reason in named.items())
+        write_text(run_dir / "long_captions.jsonl", "".join(f"{line}\n" for line in lines))
+    if pairs.num_uncaptioned:
+        logger.warning(
+            f"{pairs.num_uncaptioned} of {len(pairs.source_prompts)} photographs have no caption, so no edit changes "
+            "them: add captions and import again, or give all photographs one text with photos.source"
+        )
+
+
+def _texts_of(
+    texts: Texts, edits: Mapping[str, Substitution], prompt: str, slots: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Return an image's source prompt, then its target prompt of each edit.
+
+    Raises:
+        TrainingError: for an edit that does not fit the texts.
+    """
+    row = [texts.source(prompt)]
     for name, edit in edits.items():
         try:
-            fitted = [texts.target(*own, edit) for own in zip(dataset.prompts, dataset.slots, strict=True)]
+            row.append(texts.target(prompt, slots, edit))
         except RecipeError as error:
             raise TrainingError(f"the edit {name!r} does not fit the template: {error}") from error
-        # An edit that changes no text asks for nothing: its student would learn the identity in hours.
-        if fitted == sources:
+    return tuple(row)
+
+
+def _refuse_edits_without_effect(rows: list[tuple[str, ...]], edits: Mapping[str, Substitution]) -> None:
+    """Refuse an edit that changes no text, and so asks for nothing: its student would learn the identity in hours.
+
+    Raises:
+        TrainingError: for such an edit.
+    """
+    for number, (name, edit) in enumerate(edits.items(), start=1):
+        if all(row[number] == row[0] for row in rows):
             raise TrainingError(
                 f"the edit {name!r} changes no image's text, so there is nothing to learn from it; "
-                f"the first text is {sources[0]!r}, and {dict(edit)} leaves it as it is"
+                f"the first text is {rows[0][0]!r}, and {dict(edit)} leaves it as it is"
             )
-        for prompts, prompt in zip(targets, fitted, strict=True):
-            prompts.append(prompt)
-    # Before the images are encoded, which takes long.
-    teacher.check_prompts(sorted({*sources, *(prompt for prompts in targets for prompt in prompts)}))
-    return Pairs(encode(teacher, dataset, folder, progress), sources, targets)
+
+
+def _columns(rows: list[tuple[str, ...]]) -> tuple[list[str], list[list[str]]]:
+    """Return the source prompts, M, and the target prompts, M x K."""
+    return [row[0] for row in rows], [list(row[1:]) for row in rows]
+
+
+def _cut(teacher: Teacher, caption: str, texts_of: Callable[[str], tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the texts of the longest beginning of a caption that the teacher can read, before and after all edits.
+
+    It ends with a whole word, or where the first one is too long already, as without spaces, with a letter.
+    """
+    for pieces, space in ((caption.split(), " "), (list(caption), "")):
+        low, high = 0, len(pieces) - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            too_long = teacher.too_long(texts_of(space.join(pieces[:middle])))
+            low, high = (low, middle - 1) if too_long else (middle, high)
+        if low:
+            return texts_of(space.join(pieces[:low]))
+    return texts_of("")

@@ -21,7 +21,7 @@ from distill.students import Student, new_student
 from distill.training import checkpoints
 from distill.training.memory import peak_memory_bytes
 from distill.training.objective import Objective
-from distill.training.pairs import prepare_pairs
+from distill.training.pairs import prepare_pairs, report_captions
 from distill.training.schedules import cosine, linear_warmup
 from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.prompts import PhotoTexts, Template
@@ -98,6 +98,8 @@ def train(
     processes = PartialState(cpu=teacher.device.type == "cpu")
     with processes.main_process_first():  # it encodes the images for all
         pairs = prepare_pairs(teacher, dataset, texts, edits, run_dir / "latents", progress)
+        if processes.is_main_process:
+            report_captions(pairs, run_dir)
 
     student = new_student(teacher, dict(zip(edits, pairs.target_prompts[0], strict=True)), settings)
     learned = [weight for weight in student.parameters() if weight.requires_grad]

@@ -4,6 +4,7 @@ recipe.toml         the recipe, as resolved
 dataset/            Parquet and a card
 dataset.url         where the dataset is, if not in dataset/
 latents/            the dataset's latents
+long_captions.jsonl the photographs whose captions are longer than the teacher reads
 checkpoints/        step_000500/ ...
 metrics.jsonl       the training's metrics, one line per step
 samples/            step_000500.png ...

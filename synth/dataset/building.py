@@ -38,7 +38,6 @@ from synth.dataset.shards import (
 from synth.dataset.store import Store
 from synth.errors import DatasetError
 from synth.images.encoding import decode_rgb
-from synth.seeds import derive_seed
 from synth.settings import SceneSettings
 from synth.teacher.teacher import Teacher
 
@@ -46,7 +45,6 @@ logger = logging.getLogger(__name__)
 
 _MIN_TRIED = 60  # images of a shard, before its share of rejects can end the run
 _MAX_REJECTED = 0.9  # share of the images tried
-_SAME_PROMPT = 3  # attempts at a scene before other values fill its slots: some prompts never pass
 
 
 def fingerprint(teacher: Teacher, settings: SceneSettings) -> dict[str, Any]:
@@ -172,9 +170,9 @@ class DatasetBuilder:
                 # The hashes are a small column: the images are read only where one must go.
                 loaded = loaded or self._load(number)
                 rows, rejects = loaded
-                attempt = self._attempt_of(rows[index])
+                attempt = self.template.attempt_of(index, rows[index]["seed"])
                 image = decode_rgb(rows[index]["image"]["bytes"])
-                scene = self._scene(index, attempt)
+                scene = self.template.scene(index, attempt)
                 rejects.append(reject_row(scene, attempt, image, "near duplicate of an earlier image"))
                 self._refuse_hopeless(scene, attempt, rejects, Counter())
                 del rows[index]
@@ -203,7 +201,7 @@ class DatasetBuilder:
         while queue:
             batch = queue[: self.settings.batch_size]
             queue = queue[self.settings.batch_size :]
-            scenes = [self._scene(index, attempt) for index, attempt in batch]
+            scenes = [self.template.scene(index, attempt) for index, attempt in batch]
             self.teacher.check_prompts([scene.prompt for scene in scenes])
             images = paint(self.teacher, self.settings, scenes)
             for (index, attempt), scene, image in zip(batch, scenes, images, strict=True):
@@ -240,29 +238,9 @@ class DatasetBuilder:
                 "loosen scenes.filters, or reword the template; finished shards stay"
             )
 
-    def _scene(self, index: int, attempt: int) -> Scene:
-        """Return scene `index` at its `attempt`th seed, after some attempts with another prompt."""
-        turn = max(0, attempt - _SAME_PROMPT + 1)
-        number = index
-        if turn > 0:
-            number = derive_seed(self.settings.seed, "words", index, turn) % self.template.num_combinations
-        scene = self.template.scene(number)
-        return Scene(index, scene.prompt, scene.negative_prompt, self._seed(index, attempt), scene.slots)
-
-    def _seed(self, index: int, attempt: int) -> int:
-        again = () if attempt == 0 else (attempt,)  # attempt 0 has the seed of `Template.scene`
-        return derive_seed(self.settings.seed, "scene", index, *again)
-
     def _next(self, index: int, attempt: int, known: set[tuple[int, int]]) -> int:
         """Return the first attempt from `attempt` on that was neither rejected nor vetoed."""
-        while (index, attempt) in known or self._seed(index, attempt) in self._excluded:
-            attempt += 1
-        return attempt
-
-    def _attempt_of(self, row: Row) -> int:
-        """Return the attempt that painted a row: its seed tells."""
-        attempt = 0
-        while self._seed(row["index"], attempt) != row["seed"]:
+        while (index, attempt) in known or self.template.seed(index, attempt) in self._excluded:
             attempt += 1
         return attempt
 

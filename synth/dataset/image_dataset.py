@@ -11,18 +11,21 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from synth.dataset.prompts import Template
 from synth.dataset.shards import column_names, identity_of, num_rows, read_columns, read_rows, refuse_another
 from synth.dataset.store import Store
-from synth.errors import DatasetError
+from synth.errors import DatasetError, RecipeError
 from synth.images.encoding import decode_rgb
+from synth.settings import SceneSettings
 from synth.state import reading
 
 
@@ -32,9 +35,12 @@ class ImageDataset:
     One shard is in memory at a time, so reading images in order is fast.
 
     Attributes:
+        names: one per image; of a photograph the file, or the row of a table.
         prompts: one per image.
         slots: one per image, name -> value.
-        fingerprint: hash of what the pixels depend on, the number of images, and their seeds.
+        pixels_fingerprint: hash of what the pixels depend on, the number of images, and their seeds.
+        fingerprint: hash of all that a training reads: pixels, prompts and slots. It is that of the pixels where the
+            texts follow from the same: in a painted set as it was painted, and in photographs without captions.
 
     Raises:
         DatasetError: if the folder has no shard, a broken one, one of another dataset, or lacks one.
@@ -55,26 +61,53 @@ class ImageDataset:
         # Read everything but the images, and check that no image is missing.
         columns = column_names(self._store, names[0])
         slots = sorted(name for name in columns if name.startswith("slot_"))
-        wanted = ["index", "prompt", "seed", *slots]
+        wanted = ["index", "prompt", "seed", *slots, *(["source"] if "source" in columns else [])]
         rows = [row for name in names for row in read_rows(self._store, name, wanted)]
         if [row["index"] for row in rows] != list(range(len(rows))):
             raise DatasetError(f"{folder} has a missing or truncated shard: run `distillery synthesize` again")
         self.prompts: list[str] = [row["prompt"] for row in rows]
         self.slots: list[dict[str, str]] = [{name.removeprefix("slot_"): row[name] for name in slots} for row in rows]
-        described = json.dumps([identity, len(rows), [row["seed"] for row in rows]], sort_keys=True)
-        self.fingerprint = hashlib.sha256(described.encode()).hexdigest()[:16]
+        self.names: list[str] = [row.get("source", f"scene {row['index']}") for row in rows]
+        described: list[Any] = [identity, len(rows), [row["seed"] for row in rows]]
+        self.pixels_fingerprint = self.fingerprint = _digest(described)
+        if not self._texts_follow(identity, described[2]):
+            self.fingerprint = _digest([*described, self.prompts, self.slots])
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     def first(self, num: int) -> "ImageDataset":
         """Return the first `num` images as a dataset, with a fingerprint of its own."""
-        few = copy(self)
-        few._places = self._places[:num]
-        few.prompts = self.prompts[:num]
-        few.slots = self.slots[:num]
-        few.fingerprint = f"{self.fingerprint}-{num}"
-        return few
+        return self._some(range(min(num, len(self))), str(num))
+
+    def without(self, left_out: Collection[int]) -> "ImageDataset":
+        """Return the images but those with some indices, as a dataset with a fingerprint of its own."""
+        return self._some([i for i in range(len(self)) if i not in left_out], f"without-{_digest(sorted(left_out))}")
+
+    def _some(self, indices: Sequence[int], what: str) -> "ImageDataset":
+        some = copy(self)
+        some._places = [self._places[index] for index in indices]
+        some.names = [self.names[index] for index in indices]
+        some.prompts = [self.prompts[index] for index in indices]
+        some.slots = [self.slots[index] for index in indices]
+        some.fingerprint = f"{self.fingerprint}-{what}"
+        some.pixels_fingerprint = f"{self.pixels_fingerprint}-{what}"
+        return some
+
+    def _texts_follow(self, identity: Mapping[str, Any], seeds: Sequence[int]) -> bool:
+        """Return whether prompts and slots follow from what the pixels depend on, for they were not changed since."""
+        if "template" not in identity:
+            return not any(self.prompts)
+        try:
+            known = {name: identity[name] for name in ("template", "slots", "seed")}
+            template = Template(SceneSettings(count=1, **known))
+            for index, (seed, prompt, slots) in enumerate(zip(seeds, self.prompts, self.slots, strict=True)):
+                scene = template.scene(index, template.attempt_of(index, seed))
+                if (prompt, slots) != (scene.prompt, scene.slots):
+                    return False
+        except (KeyError, ValueError, RecipeError):  # not what this project paints from
+            return False
+        return True
 
     def image(self, index: int) -> NDArray[np.uint8]:
         """Return an image, uint8 (H, W, 3).
@@ -92,3 +125,7 @@ class ImageDataset:
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         return (self.image(index) for index in range(len(self)))
+
+
+def _digest(values: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -26,8 +26,8 @@ _RESTART = "delete it, and the encoding will start again"
 def encode(teacher: Teacher, images: ImageDataset, folder: Path, progress: bool = True) -> Tensor:
     """Encode all images with the teacher's VAE: the posterior's mean, scaled like the teacher's latents.
 
-    The result is cached in `folder` under a hash of the fingerprints of teacher and dataset, so latents of another
-    VAE, or of a dataset that changed or grew, are never read. An interrupted encoding resumes.
+    The result is cached in `folder` under a hash of the fingerprints of the teacher and of the dataset's pixels, so
+    latents of another VAE, or of images that changed or became more, are never read. An interrupted encoding resumes.
 
     Args:
         teacher: the owner of the VAE.
@@ -47,7 +47,7 @@ def encode(teacher: Teacher, images: ImageDataset, folder: Path, progress: bool 
         raise DatasetError(
             f"the images are {width} x {height}, and {teacher.name} needs multiples of {factor} pixels"
         )
-    key = hashlib.sha256(f"{teacher.fingerprint} {images.fingerprint}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{teacher.fingerprint} {images.pixels_fingerprint}".encode()).hexdigest()[:16]
     file = folder / f"{key}.npy"
     shape = (len(images), teacher.latent_channels, height // factor, width // factor)
     if not file.exists():

@@ -14,12 +14,15 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from synth.errors import RecipeError, nearest
 from synth.seeds import derive_seed
 from synth.settings import PhotoTextSettings, SceneSettings, Substitution
 from synth.words import WORD_CHARACTERS, nfc, whole_words
 
+_SAME_PROMPT = 3  # attempts at a scene before other values fill its slots: some prompts never pass
+_MAX_ATTEMPTS = 10_000
 _SLOT = re.compile(rf"\{{([{WORD_CHARACTERS}]+)\}}")
 _ARTICLE_OF_SLOT = re.compile(r"\b([Aa])n?(?=\s+\{)")
 _AGREE = "\x00"  # marks an article until the word after it is known
@@ -75,13 +78,15 @@ class Template:
         self._values = {name: _by_weight(settings.slots[name]) for name in self._names}
         self.num_combinations = math.prod(len(values) for values in self._values.values())
 
-    def scene(self, index: int) -> Scene:
-        """Return scene `index`, from 0.
+    def scene(self, index: int, attempt: int = 0) -> Scene:
+        """Return scene `index`, from 0, at its `attempt`th seed, after some attempts with another prompt.
 
         Combinations come in shuffled order, and none comes twice before all have come once. A combination of weighted
         values counts as often as the product of its weights.
         """
-        turn, place = divmod(index, self.num_combinations)
+        again = max(0, attempt - _SAME_PROMPT + 1)
+        number = derive_seed(self.settings.seed, "words", index, again) % self.num_combinations if again else index
+        turn, place = divmod(number, self.num_combinations)
         number = _shuffled(place, self.num_combinations, derive_seed(self.settings.seed, "combination", turn))
         # The digits of a mixed-radix number choose the slots' values.
         slots = {}
@@ -92,9 +97,25 @@ class Template:
             index=index,
             prompt=self.render(slots),
             negative_prompt=self.settings.negative_prompt,
-            seed=derive_seed(self.settings.seed, "scene", index),
+            seed=self.seed(index, attempt),
             slots=slots,
         )
+
+    def seed(self, index: int, attempt: int = 0) -> int:
+        """Return the seed of an attempt at a scene."""
+        again = () if attempt == 0 else (attempt,)
+        return derive_seed(self.settings.seed, "scene", index, *again)
+
+    def attempt_of(self, index: int, seed: int) -> int:
+        """Return the attempt that painted a scene from a seed.
+
+        Raises:
+            ValueError: if none of the first 10,000 did.
+        """
+        for attempt in range(_MAX_ATTEMPTS):
+            if self.seed(index, attempt) == seed:
+                return attempt
+        raise ValueError(f"{seed} is not a seed of scene {index}")
 
     def render(self, slots: Mapping[str, str]) -> str:
         """Fill the template's slots, and correct the articles before them."""
@@ -115,6 +136,9 @@ class Template:
                     f"an edit replaces {name!r}, which is not a slot of the template{nearest(name, self._names)}"
                 )
         return self.render({**slots, **edit})
+
+    long_captions = "refuse"
+    """What a training does with texts that the teacher cannot read; see `PhotoTextSettings.long_captions`."""
 
     @property
     def slots(self) -> list[str]:
@@ -146,12 +170,17 @@ class PhotoTexts:
 
     def __init__(self, settings: PhotoTextSettings) -> None:
         self.settings = settings
+        # One pair of texts for all is the recipe's own, and must be mended there.
+        self.long_captions = settings.long_captions if settings.source is None else "refuse"
 
     @property
     def identity(self) -> str:
         """What the prompts depend on."""
         source = self.settings.source
-        return "each photograph's caption" if source is None else f"photographs, {source!r}"
+        if source is not None:
+            return f"photographs, {source!r}"
+        cut = ", cut to what the teacher reads" if self.settings.long_captions == "cut" else ""
+        return f"each photograph's caption{cut}"
 
     def source(self, caption: str) -> str:
         """Return the source prompt of a photograph."""
@@ -176,10 +205,10 @@ class PhotoTexts:
         # The longest words come first, so that "red fox" is replaced before "fox".
         longest_first = sorted(edit, key=len, reverse=True)
         pattern = re.compile(rf"(?:\b(a)n? )?({whole_words(longest_first)})", re.IGNORECASE)
-        replacements = {old.casefold(): new for old, new in edit.items()}
 
         def replace(match: re.Match[str]) -> str:
-            new = replacements[match[2].casefold()]
+            # By matching again: what matches a word without regard to case need not fold to it, as İ to i.
+            new = next(edit[old] for old in longest_first if re.fullmatch(re.escape(old), match[2], re.IGNORECASE))
             return f"{match[1]}{_n(new)} {new}" if match[1] else new
 
         return pattern.sub(replace, nfc(caption))
@@ -198,6 +227,11 @@ def _n(word: str) -> str:
     return "n" if _VOWEL_SOUND.match(word) else ""
 
 
+@lru_cache(maxsize=2**16)  # a small network has few rounds, and every scene goes through them
+def _round(key: int, turn: int, half: int) -> int:
+    return derive_seed(key, turn, half)
+
+
 def _shuffled(place: int, size: int, key: int) -> int:
     """Return the image of `place` under a keyed permutation of 0 ... size - 1.
 
@@ -209,7 +243,7 @@ def _shuffled(place: int, size: int, key: int) -> int:
     while True:
         left, right = place >> half, place & mask
         for turn in range(4):
-            left, right = right, left ^ (derive_seed(key, turn, right) & mask)
+            left, right = right, left ^ (_round(key, turn, right) & mask)
         place = left << half | right
         if place < size:
             return place

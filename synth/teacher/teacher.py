@@ -163,14 +163,18 @@ class Teacher:
         Raises:
             TeacherError: for a prompt longer than one of the text encoders reads.
         """
+        for prompt, length in self.too_long(prompts).items():
+            raise TeacherError(f"the prompt {prompt[:40]!r}... has {length}: shorten it")
+
+    def too_long(self, prompts: Sequence[str]) -> dict[str, str]:
+        """Return the prompts that are longer than one of the text encoders reads, each with its length in words."""
+        found: dict[str, str] = {}
         for tokenizer, max_tokens in self.family.readers:
             tokens = tokenizer(list(prompts), padding=False, verbose=False).input_ids
             for prompt, ids in zip(prompts, tokens, strict=True):
                 if len(ids) > max_tokens:
-                    raise TeacherError(
-                        f"the prompt {prompt[:40]!r}... has {len(ids)} tokens and {self.name} reads {max_tokens}: "
-                        "shorten it"
-                    )
+                    found.setdefault(prompt, f"{len(ids)} tokens and {self.name} reads {max_tokens}")
+        return found
 
     @property
     def null(self) -> Conditioning:
