@@ -117,7 +117,7 @@ def report_captions(pairs: Pairs, run_dir: Path) -> None:
         done = "the captions of {} photographs are cut" if pairs.cut else "{} photographs are left out"
         remedy = "" if pairs.cut else "; shorten their captions, or set photos.long_captions=cut"
         logger.warning(
-            f"{done.format(len(named))}, such as {name}, whose caption, before or after an edit, has {reason}{remedy}. "
+            f"{done.format(len(named))}, such as {name}, whose caption or an edit of it has {reason}{remedy}. "
             "long_captions.jsonl in the run folder names all of them"
         )
         lines = (json.dumps({"name": name, "reason": reason}, ensure_ascii=False) for name, reason in named.items())
