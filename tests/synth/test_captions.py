@@ -5,6 +5,7 @@ import io
 import json
 import os
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,11 @@ def as_csv(rows: list[dict[str, Any]], delimiter: str = ",") -> str:
     return text.getvalue()
 
 
+def named(column: str, before: str = "", spelt: Callable[[str], str] = str) -> list[dict[str, Any]]:
+    """The rows with another column of captions, or their files spelt otherwise."""
+    return [{"file_name": before + spelt(row["file_name"]), column: row["text"]} for row in ROWS]
+
+
 METADATA = {
     "plain": ("metadata.jsonl", as_jsonl(ROWS).encode()),
     "bom": ("metadata.jsonl", b"\xef\xbb\xbf" + as_jsonl(ROWS).encode()),
@@ -45,11 +51,11 @@ METADATA = {
     "semicolons": ("metadata.csv", as_csv(ROWS, ";").encode()),
     "tabs": ("metadata.csv", as_csv(ROWS, "\t").encode()),
     "unquoted commas": ("metadata.csv", b"file_name, text\na.png, a red sofa\nb.png,na\xc3\xafve, 'quoted' sofa\n"),
-    "captions": ("metadata.jsonl", as_jsonl([{"file_name": r["file_name"], "caption": r["text"]} for r in ROWS]).encode()),
-    "Prompt": ("metadata.jsonl", as_jsonl([{"file_name": r["file_name"], "Prompt": r["text"]} for r in ROWS]).encode()),
+    "captions": ("metadata.jsonl", as_jsonl(named("caption")).encode()),
+    "Prompt": ("metadata.jsonl", as_jsonl(named("Prompt")).encode()),
     "a list": ("metadata.jsonl", as_jsonl([{**r, "text": ["", r["text"], "another"]} for r in ROWS]).encode()),
     "several rows": ("metadata.csv", as_csv([*ROWS, *({**r, "text": "another"} for r in ROWS)]).encode()),
-    "windows paths": ("metadata.csv", as_csv([{**r, "file_name": ".\\" + r["file_name"].upper()} for r in ROWS]).encode()),
+    "windows paths": ("metadata.csv", as_csv(named("text", ".\\", str.upper)).encode()),
     "other columns": ("metadata.jsonl", as_jsonl([{"label": 3, **r, "tags": {"x": 1}} for r in ROWS]).encode()),
 }  # fmt: skip
 
@@ -77,7 +83,9 @@ def test_metadata_as_parquet_is_no_set_of_images(tmp_path: Path) -> None:
 
 def test_the_nearest_metadata_wins(tmp_path: Path) -> None:
     source = write_photos(tmp_path / "photos", "a.png", "sub/a.png", "sub/deep/b.png", "sub/c.png", "sub/d.png")
-    (source / "metadata.csv").write_text("file_name,text\na.png,root\nsub/a.png,far\nsub/deep/b.png,far b\nsub/d.png,d\n")
+    (source / "metadata.csv").write_text(
+        "file_name,text\na.png,root\nsub/a.png,far\nsub/deep/b.png,far b\nsub/d.png,d\n"
+    )
     (source / "sub" / "metadata.jsonl").write_text(
         as_jsonl([{"file_name": "a.png", "text": "near"}, {"file_name": "deep/b.png", "text": ""}])
     )
@@ -129,7 +137,10 @@ def test_bad_rows_are_rejects(tmp_path: Path) -> None:
     source = write_photos(tmp_path / "photos", "a.png", "b.png")
     lines = ['{"file_name": "a.png", "text": "kept"}', "not JSON", "[1]", '{"text": "names nothing"}', "[" * 100_000]
     lines += ['{"file_name": "gone.png", "text": "x"}', '{"file_name": "../../etc/passwd", "text": "x"}']
-    lines += ['{"file_name": "\\ud800.png", "text": "x"}', '{"file_name": "b.png", "text": "a\\u0000\\ud800b\\u2028c"}']
+    lines += [
+        '{"file_name": "\\ud800.png", "text": "x"}',
+        '{"file_name": "b.png", "text": "a\\u0000\\ud800b\\u2028c"}',
+    ]
     (source / "metadata.jsonl").write_text("\n".join(lines))
     imported(source, tmp_path / "set")
     assert captions(tmp_path / "set") == {"a.png": "kept", "b.png": "a b c"}
