@@ -101,6 +101,19 @@ def trained_on(checkpoint: Path) -> str:
     return str(_read_state(checkpoint)["depends_on"].get("data"))
 
 
+def refuse_other_data(checkpoint: Path, fingerprint: str) -> None:
+    """Check that a checkpoint's network learnt from the dataset of this fingerprint.
+
+    Raises:
+        TrainingError: if it did not.
+    """
+    if trained_on(checkpoint) != fingerprint:
+        raise TrainingError(
+            f"{checkpoint} was trained on other images, captions or slots than the dataset holds now: restore the "
+            "dataset, or choose another run folder to train on this one"
+        )
+
+
 def restore(
     checkpoint: Path,
     student: Student,
@@ -123,15 +136,11 @@ def restore(
     Raises:
         TrainingError: if the checkpoint belongs to another training; the message says what differs.
     """
+    refuse_other_data(checkpoint, str(depends_on["data"]))
     state = _read_state(checkpoint)
     stored = state["depends_on"]
     wanted = json.loads(json.dumps(depends_on))  # as JSON returns it: tuples become lists
     for name in sorted({*stored, *wanted}):
-        if name == "data" and stored.get(name) != wanted.get(name):
-            raise TrainingError(
-                f"{checkpoint} was trained on other images, captions or slots than the dataset holds now: restore "
-                "the dataset, or choose another run folder to train on this one"
-            )
         if stored.get(name) != wanted.get(name):
             raise TrainingError(
                 f"{checkpoint} belongs to another training: its {name} is {stored.get(name)!r}, this one's is "

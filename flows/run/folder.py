@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 _MAX_URL = 4096  # characters
 RUNS = Path("runs")  # in the working directory
 _MAY_GROW = ("scenes.count", "training.steps")  # more images can be painted, a training can continue
-_OF_THE_TRAINING = ("training.", "edits.")  # free until training starts: no painted image depends on them
+_OF_THE_TRAINING = ("training.", "edits.", "photos.")  # free until training starts: no painted image depends on them
 _MAY_CHANGE = (
     *("validated_on", "teacher.device", "teacher.allow_cpu", "export.", "evaluation.", "operations."),
     *("training.checkpoint_every", "training.keep_checkpoints", "training.sample_every", "training.micro_batch_size"),

@@ -43,6 +43,7 @@ def train_student(recipe: Recipe, run: RunFolder) -> Path:
         DatasetError: if there is no dataset yet.
         TrainingError: if the training cannot start or resume, or the images are of another size.
     """
+    from distill.training import checkpoints
     from distill.training.train import train
     from synth.dataset.image_dataset import ImageDataset
 
@@ -60,6 +61,8 @@ def train_student(recipe: Recipe, run: RunFolder) -> Path:
         return run.student
     teacher.require_scorer()
     check_size(recipe, teacher, dataset)
+    if (newest := checkpoints.latest(run.path)) is not None:  # before the images are encoded, which takes long
+        checkpoints.refuse_other_data(newest, dataset.fingerprint)
 
     is_main = processes.is_main_process
     steps = train(teacher, dataset, recipe.texts(), recipe.edits, settings, run.path, is_main)

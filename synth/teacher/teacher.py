@@ -169,7 +169,7 @@ class Teacher:
     def too_long(self, prompts: Sequence[str]) -> dict[str, str]:
         """Return the prompts that are longer than one of the text encoders reads, each with its length in words."""
         found: dict[str, str] = {}
-        for tokenizer, max_tokens in self.family.readers:
+        for tokenizer, max_tokens in self.family.readers if prompts else ():  # tokenizers take no empty list
             tokens = tokenizer(list(prompts), padding=False, verbose=False).input_ids
             for prompt, ids in zip(prompts, tokens, strict=True):
                 if len(ids) > max_tokens:

@@ -36,6 +36,13 @@ def write_photos(folder: Path, *names: str) -> Path:
     return folder
 
 
+def write_large_photos(folder: Path, *names: str) -> Path:
+    """As `write_photos`, of a size that the command takes."""
+    for path in (write_photos(folder, name) / name for name in names):
+        Image.fromarray(np.kron(pixels(path.read_bytes()), np.ones((8, 8, 1), np.uint8))).save(path)
+    return folder
+
+
 def imported(source: object, out: Path, **settings: Any) -> Imported:
     return import_photos(str(source), SMALL.model_copy(update=settings), out, progress=False)
 
