@@ -90,7 +90,7 @@ def import_photos(source: str, settings: PhotoSettings, out: str | Path, progres
 
     made = Imported(store)
     writer = _Writer(store, settings, identity, former, photos.place, source)
-    first_copy: dict[int, str] = {}  # hash of a file -> its name
+    first_copy: dict[int, tuple[str, str]] = {}  # hash of a file -> its name and caption
     with tqdm(total=len(photos), unit="file", desc="importing", disable=not progress) as bar:
         for photo in photos:
             seed = content_hash(photo.content)
@@ -102,7 +102,7 @@ def import_photos(source: str, settings: PhotoSettings, out: str | Path, progres
                 writer.reject(photo.name, seed, str(error))
                 made.num_rejected += 1
             else:
-                first_copy[seed] = photo.name
+                first_copy[seed] = photo.name, photo.caption
                 writer.keep(photo, seed, image)
                 _count(made, photo, former.prompt(seed))
             bar.set_postfix(rejects=made.num_rejected)
@@ -120,14 +120,16 @@ def content_hash(content: bytes) -> int:
     return int.from_bytes(hashlib.sha256(content).digest()[:7])
 
 
-def _check(photo: Photo, seed: int, first_copy: dict[int, str], excluded: frozenset[int]) -> None:
+def _check(photo: Photo, seed: int, first_copy: dict[int, tuple[str, str]], excluded: frozenset[int]) -> None:
     """Raise Rejected for a photograph that is known to be of no use before it is opened."""
     if photo.problem:
         raise Rejected(photo.problem)
     if seed in excluded:
         raise Rejected("vetoed in the gallery")
     if seed in first_copy:
-        raise Rejected(f"the same image as {first_copy[seed]}")
+        name, caption = first_copy[seed]
+        lost = "" if photo.caption in ("", caption) else f", whose caption is {caption!r} and not {photo.caption!r}"
+        raise Rejected(f"the same image as {name}{lost}")
     if len(photo.caption) > MAX_CAPTION:
         raise Rejected(f"its caption has {len(photo.caption)} characters, more than {MAX_CAPTION}")
 

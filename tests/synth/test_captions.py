@@ -214,6 +214,19 @@ def test_files_that_cannot_be_read_are_rejects(tmp_path: Path) -> None:
     assert str(tmp_path) not in str(gone)
 
 
+def test_a_copy_with_another_caption_says_so(tmp_path: Path) -> None:
+    source = tmp_path / "photos"
+    source.mkdir()
+    for name, caption in {"a": "", "b": "", "c": "a sofa"}.items():
+        (source / f"{name}.png").write_bytes(png("one"))
+        (source / f"{name}.txt").write_text(caption)
+    imported(source, tmp_path / "set")
+    assert rejects(tmp_path / "set") == {
+        "b.png": "the same image as a.png",
+        "c.png": "the same image as a.png, whose caption is '' and not 'a sofa'",
+    }
+
+
 def test_what_a_caption_is() -> None:
     assert caption_of(["", None, ["first", "second"]]) == "first"
     assert caption_of(3) == caption_of(None) == caption_of({"a": 1}) == caption_of(True) == ""
