@@ -72,7 +72,11 @@ class TrainingSettings(Settings):
     steps: Annotated[int, Field(gt=0, le=100_000_000)] = 125_000
     """Steps of the optimizer."""
     batch_size: Annotated[int, Field(gt=0, le=65_536)] = 2
-    """Images a step; each is taken through all edits."""
+    """Images a step; each is taken through `edits_per_image` edits."""
+    edits_per_image: Annotated[int, Field(gt=0, le=65_536)] | Literal["all"] = "all"
+    """Edits that an image is taken through in a step: `all`, as published, or a number, if the recipe has more. They
+    take turns, in an order that is drawn anew in each step. Fewer edits make a step shorter and its gradient
+    noisier; an edit then wants more steps."""
     micro_batch_size: Annotated[int, Field(gt=0, le=65_536)] | None = None
     """Images that are held in memory at once (default: all of `batch_size`). Fewer is slower, and trains the same."""
     learning_rate: Annotated[float, Field(gt=0, le=1e38)] = 1e-5
@@ -145,6 +149,11 @@ class TrainingSettings(Settings):
         if self.student == "compact" and (self.lora_rank or self.gradient_checkpointing):
             raise ValueError("lora_rank and gradient_checkpointing are for the student unet, not for a compact one")
         return self
+
+
+def edits_of_an_image(settings: TrainingSettings, num_edits: int) -> int:
+    """How many of a recipe's `num_edits` edits an image is taken through in a step."""
+    return num_edits if settings.edits_per_image == "all" else min(settings.edits_per_image, num_edits)
 
 
 def scaled_to(settings: TrainingSettings, steps: int) -> TrainingSettings:

@@ -19,7 +19,7 @@ from distill.evaluation.diagnostics import variety
 from distill.evaluation.examples import Example, drawn_examples
 from distill.evaluation.grids import GridRow, labelled_grid, stacked
 from distill.scores import Score, sds_of_edits, shared_source_dds
-from distill.settings import TrainingSettings, scaled_to
+from distill.settings import TrainingSettings, edits_of_an_image, scaled_to
 from distill.studies.plots import chart
 from distill.studies.rows import mean
 from distill.studies.study import Row, Study, Unit, measure_example
@@ -196,7 +196,7 @@ def _texts_of(variant: Variant, scenes: SceneSettings) -> tuple[Template | Photo
 def _calls_of_step(variant: Variant, settings: TrainingSettings) -> int:
     """Latents that the teacher's network sees in a step: two an edit, and two for the reference branch of DDS."""
     reference = 2 if variant.score is shared_source_dds else 0
-    return settings.batch_size * (2 * len(variant.edits) + reference)
+    return settings.batch_size * (2 * edits_of_an_image(settings, len(variant.edits)) + reference)
 
 
 def _rows(common: Row, examples: Sequence[Example], images: NDArray[np.uint8]) -> list[Row]:

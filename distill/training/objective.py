@@ -1,4 +1,4 @@
-"""What a training step minimizes, and its gradient: a batch of images, each taken through all edits.
+"""What a training step minimizes, and its gradient: a batch of images, each taken through all edits, or some of them.
 
 For each image z_hat with its source prompt y_hat, and each edit with its target prompt y, the student proposes
 z = z_hat + delta(z_hat, edit), and its weights theta follow
@@ -6,9 +6,9 @@ z = z_hat + delta(z_hat, edit), and its weights theta follow
     (eps^omega(z_t, y, t) - eps^omega(z_hat_t, y_hat, t) + lambda_id (z - z_hat)) dz/dtheta,
 
 averaged over all elements of all latents of a step (images x edits x C x h x w), so that a learning rate means the
-same at every resolution, batch size and number of processes.
+same at every resolution, batch size, number of edits and number of processes.
 
-Shapes: B images of a micro-batch, K edits, C x h x w a latent. `distill.scores` has the other symbols.
+Shapes: B images of a micro-batch, K edits of each of them, C x h x w a latent. `distill.scores` has the other symbols.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from accelerate.utils import reduce
 from torch import Tensor
 
 from distill.scores import Score, identity_loss, surrogate_loss
-from distill.settings import TrainingSettings
+from distill.settings import TrainingSettings, edits_of_an_image
 from distill.students import Student
 from distill.training.pairs import Pairs
 from synth.seeds import derive_seed
@@ -89,7 +89,8 @@ class Objective:
     def _backward(self, step: int, samples: range, omega: float, lambda_id: float) -> tuple[float, float]:
         """Add what some of the batch's images contribute to the gradient; return their share of the mean squares."""
         pairs, settings, device = self._pairs, self._settings, self._teacher.device
-        num_edits = len(pairs.target_prompts[0])  # K
+        num_known = len(pairs.target_prompts[0])  # edits that the student learns
+        num_edits = edits_of_an_image(settings, num_known)  # K
         shape = pairs.latents.shape[1:]  # (C, h, w)
         num_elements = settings.batch_size * num_edits * shape.numel()
 
@@ -97,14 +98,16 @@ class Objective:
         positions = [step * settings.batch_size + sample for sample in samples]
         chosen = [draw_image(settings.seed, position, len(pairs.latents)) for position in positions]
         drawn = [draw_noise(settings, step, sample, shape) for sample in samples]
+        edits = [draw_edits(settings, step, sample, num_known) for sample in samples]  # B x K
         t = torch.stack([t for t, _ in drawn]).to(device)  # (B,)
         eps = torch.stack([eps for _, eps in drawn]).to(device)  # (B, C, h, w)
         z_hat = pairs.latents[chosen].to(device)  # (B, C, h, w)
         y_hat = self._encode([pairs.source_prompts[index] for index in chosen])  # of B
-        y = self._encode([prompt for index in chosen for prompt in pairs.target_prompts[index]])  # of B*K
+        targets = [pairs.target_prompts[index][edit] for index, own in zip(chosen, edits, strict=True) for edit in own]
+        y = self._encode(targets)  # of B*K
 
-        # Each image is taken through all edits, so that they share the score's reference branch.
-        edit = torch.arange(num_edits, device=device).repeat(len(chosen))  # (B*K,)
+        # Each image is taken through several edits, so that they share the score's reference branch.
+        edit = torch.tensor(edits, device=device).flatten()  # (B*K,)
         with self._autocast():
             delta = self._student(z_hat.repeat_interleave(num_edits, dim=0), edit).float()  # (B*K, C, h, w)
         z = z_hat[:, None] + delta.reshape(len(chosen), num_edits, *shape)  # (B, K, C, h, w)
@@ -137,6 +140,26 @@ def draw_noise(settings: TrainingSettings, step: int, sample: int, shape: torch.
     generator = torch.Generator().manual_seed(derive_seed(settings.seed, "step", step, sample))
     t = torch.randint(settings.min_timestep, settings.max_timestep + 1, (), generator=generator)
     return t, torch.randn(shape, generator=generator)
+
+
+def draw_edits(settings: TrainingSettings, step: int, sample: int, num_known: int) -> list[int]:
+    """Choose the edits that one image of one step is taken through, as their numbers, ascending.
+
+    The images of a step take their edits one after another from one shuffled order of all edits, over and over: no
+    image meets an edit twice, and every edit gets its share of each step, up to one.
+
+    Args:
+        settings: the seed, and how many edits an image gets.
+        step: counted from 0.
+        sample: the image's place in the step's batch.
+        num_known: the number of all edits.
+    """
+    count = edits_of_an_image(settings, num_known)
+    if count == num_known:
+        return list(range(num_known))
+    generator = torch.Generator().manual_seed(derive_seed(settings.seed, "edits", step))
+    order = torch.randperm(num_known, generator=generator).tolist()
+    return sorted(order[place % num_known] for place in range(sample * count, (sample + 1) * count))
 
 
 class _PromptCache:

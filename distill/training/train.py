@@ -106,9 +106,11 @@ def train(
     averaged = _copy_for_average(student) if settings.ema_decay else None
     optimizer = torch.optim.Adam(learned, lr=settings.learning_rate)
 
-    # What the weights follow from: a checkpoint of anything else must not be resumed.
+    # What the weights follow from: a checkpoint of anything else must not be resumed. Older checkpoints do not name
+    # edits_per_image, and took every image through all edits.
+    without = {*_MAY_CHANGE, "edits_per_image"} if settings.edits_per_image == "all" else _MAY_CHANGE
     depends_on = {
-        **settings.model_dump(exclude=_MAY_CHANGE),
+        **settings.model_dump(exclude=without),
         "score": score.__name__,
         "teacher": teacher.fingerprint,
         "data": dataset.fingerprint,

@@ -1,6 +1,6 @@
 """Estimate a run's time, memory, disk and cost, from rates that were measured here or published.
 
-For K edits, a training step takes 2 + 2 K passes of the teacher an image, since all edits share one reference branch,
+With K edits an image, a training step takes 2 + 2 K passes of the teacher an image, since all edits share one reference branch,
 and K passes of the student forward and backward, which cost about three passes each. That makes 2 + 5 K passes an
 image. One iteration of a zero-shot edit takes 4.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from distill.settings import edits_of_an_image
 from flows.config.schema import Recipe
 
 if TYPE_CHECKING:
@@ -115,7 +116,8 @@ and 2.x have about 860 million."""
 def cost_of(recipe: Recipe, rates: Rates) -> Cost:
     """Estimate what painting and training a recipe takes at these rates."""
     painting = recipe.scenes.count * rates.seconds_per_image if recipe.scenes is not None else 0.0
-    passes = recipe.training.steps * recipe.training.batch_size * _passes_per_image(len(recipe.edits))
+    num_edits = edits_of_an_image(recipe.training, len(recipe.edits))
+    passes = recipe.training.steps * recipe.training.batch_size * _passes_per_image(num_edits)
     training = passes * rates.seconds_per_pass
     hours = (painting + training) / 3600
     return Cost(painting, training, None if rates.dollars_per_hour is None else hours * rates.dollars_per_hour)

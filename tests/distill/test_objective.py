@@ -1,9 +1,12 @@
-"""The draws of a training: every image in its turn, every timestep in its bounds."""
+"""The draws of a training: every image and every edit in its turn, every timestep in its bounds."""
 
+from collections import Counter
+
+import pytest
 import torch
 
 from distill.settings import TrainingSettings
-from distill.training.objective import draw_image, draw_noise
+from distill.training.objective import draw_edits, draw_image, draw_noise
 
 SETTINGS = TrainingSettings(
     preset="short",
@@ -34,3 +37,34 @@ def test_timesteps_reach_both_bounds_and_no_further() -> None:
     settings = SETTINGS.model_copy(update={"min_timestep": 50, "max_timestep": 53})
     drawn = {int(draw_noise(settings, step, 0, torch.Size([1]))[0]) for step in range(60)}
     assert drawn == {50, 51, 52, 53}
+
+
+@pytest.mark.parametrize("edits_per_image", ["all", 6, 100])
+def test_an_image_takes_all_edits_unless_told(edits_per_image: object) -> None:
+    settings = SETTINGS.model_copy(update={"edits_per_image": edits_per_image})
+    assert draw_edits(settings, 7, 2, 6) == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(1, 6), (2, 3), (3, 4), (4, 3)])
+def test_edits_take_turns_within_a_step(count: int, batch_size: int) -> None:
+    settings = SETTINGS.model_copy(update={"edits_per_image": count})
+    steps = [[draw_edits(settings, step, sample, 6) for sample in range(batch_size)] for step in range(20)]
+    for images in steps:
+        assert all(len(set(edits)) == count and edits == sorted(edits) for edits in images)
+        # The batch has room for every edit equally often, and gives it.
+        assert Counter(edit for edits in images for edit in edits) == dict.fromkeys(range(6), count * batch_size // 6)
+    assert len({str(images) for images in steps}) > 10  # another order in each step
+
+
+def test_edits_that_do_not_divide_get_their_share_too() -> None:
+    settings = SETTINGS.model_copy(update={"edits_per_image": 2})
+    counts = Counter(edit for step in range(600) for sample in range(3) for edit in draw_edits(settings, step, sample, 5))
+    assert sum(counts.values()) == 3600
+    assert all(abs(count - 720) < 60 for count in counts.values())
+
+
+def test_the_choice_of_edits_follows_seed_and_step() -> None:
+    settings = SETTINGS.model_copy(update={"edits_per_image": 2})
+    one = [draw_edits(settings, step, 1, 6) for step in range(30)]
+    assert one == [draw_edits(settings, step, 1, 6) for step in range(30)]
+    assert one != [draw_edits(settings.model_copy(update={"seed": 1}), step, 1, 6) for step in range(30)]

@@ -15,7 +15,7 @@ from torch import Tensor
 from distill.scores import dds, sds_of_edits
 from distill.settings import TrainingSettings
 from distill.training import checkpoints
-from distill.training.objective import draw_image, draw_noise
+from distill.training.objective import draw_edits, draw_image, draw_noise
 from distill.training.schedules import cosine, linear_warmup
 from distill.training.train import StepRecord, train
 from synth.dataset.building import synthesize
@@ -112,21 +112,25 @@ def test_records_follow_the_schedules(tiny_teacher: Teacher, dataset: ImageDatas
         assert 0.1 < record.peak_memory_gib < 100
 
 
+@pytest.mark.parametrize("edits_per_image", ["all", 1])
 def test_the_gradient_is_the_mean_of_each_pairs_own(
-    tiny_teacher: Teacher, dataset: ImageDataset, tmp_path: Path
+    tiny_teacher: Teacher, dataset: ImageDataset, tmp_path: Path, edits_per_image: object
 ) -> None:
     """At step 0, z = z_hat and dz/dbias = 1, so the last layer's bias sees the mean delta score of each channel."""
-    record = run(tiny_teacher, dataset, tmp_path, steps=1, guidance_start=3.0)[0]
+    record = run(tiny_teacher, dataset, tmp_path, steps=1, guidance_start=3.0, edits_per_image=edits_per_image)[0]
+    settings = SETTINGS.model_copy(update={"edits_per_image": edits_per_image})
     template, latents = Template(SCENES), encode(tiny_teacher, dataset, tmp_path, progress=False)
     scores = []
     for sample in range(SETTINGS.batch_size):
         image = draw_image(SETTINGS.seed, sample, len(dataset))
         t, eps = draw_noise(SETTINGS, 0, sample, latents.shape[1:])
         y_hat = tiny_teacher.encode_prompt([dataset.prompts[image]])
-        for edit in EDITS.values():
+        for number in draw_edits(settings, 0, sample, len(EDITS)):
+            edit = list(EDITS.values())[number]
             y = tiny_teacher.encode_prompt([template.edited(dataset.slots[image], edit)])
             z_hat = latents[image][None]
             scores.append(dds(tiny_teacher, z_hat, z_hat, y, y_hat, t[None], eps[None], 3.0))
+    assert len(scores) == SETTINGS.batch_size * (len(EDITS) if edits_per_image == "all" else 1)
     want = torch.cat(scores).sum(dim=(0, 2, 3)) / torch.cat(scores).numel()  # (C,)
     # A mean over pixels whose signs cancel: it is as exact as the scores that were added, not as itself.
     scale = float(torch.cat(scores).abs().mean())
@@ -134,9 +138,13 @@ def test_the_gradient_is_the_mean_of_each_pairs_own(
     assert record.dds == pytest.approx(float(torch.cat(scores).square().mean()), rel=1e-3)
 
 
-def test_micro_batches_train_the_same(tiny_teacher: Teacher, dataset: ImageDataset, tmp_path: Path) -> None:
-    whole = run(tiny_teacher, dataset, tmp_path / "whole", steps=2)
-    parts = run(tiny_teacher, dataset, tmp_path / "parts", steps=2, micro_batch_size=2)
+@pytest.mark.parametrize("edits_per_image", ["all", 1])
+def test_micro_batches_train_the_same(
+    tiny_teacher: Teacher, dataset: ImageDataset, tmp_path: Path, edits_per_image: object
+) -> None:
+    common = {"steps": 2, "edits_per_image": edits_per_image}
+    whole = run(tiny_teacher, dataset, tmp_path / "whole", **common)
+    parts = run(tiny_teacher, dataset, tmp_path / "parts", micro_batch_size=2, **common)
     for a, b in zip(whole, parts, strict=True):
         assert (b.dds, b.grad_norm) == pytest.approx((a.dds, a.grad_norm), rel=1e-3)
         assert b.identity == pytest.approx(a.identity, rel=1e-3)
@@ -179,7 +187,7 @@ def test_the_student_moves_against_the_mean_delta_score(
         assert torch.cosine_similarity(delta.flatten(), -mean.flatten(), dim=0) > 0.7
 
 
-@pytest.mark.parametrize("kind", [{"student": "compact"}, {"lora_rank": 2}, {"gradient_checkpointing": True}])
+@pytest.mark.parametrize("kind", [{"student": "compact"}, {"lora_rank": 2}, {"gradient_checkpointing": True}, {"edits_per_image": 1}])
 def test_every_kind_of_student_learns_and_resumes_to_the_bit(
     tiny_teacher: Teacher, dataset: ImageDataset, tmp_path: Path, kind: dict[str, object]
 ) -> None:
@@ -282,6 +290,17 @@ def test_a_checkpoint_of_another_training_is_refused(
     swapped = dict(reversed(EDITS.items()))  # the same edits under other numbers
     with pytest.raises(TrainingError, match="its edits is"):
         next(train(tiny_teacher, dataset, Template(SCENES), swapped, SETTINGS, tmp_path, progress=False))
+
+
+def test_checkpoints_from_before_edits_per_image_go_on(
+    tiny_teacher: Teacher, dataset: ImageDataset, tmp_path: Path
+) -> None:
+    run(tiny_teacher, dataset, tmp_path, steps=2)
+    checkpoint = checkpoints.latest(tmp_path)
+    assert checkpoint is not None and "edits_per_image" not in (checkpoint / "state.json").read_text()
+    with pytest.raises(TrainingError, match=r"its edits_per_image is None, this one's is 1"):
+        run(tiny_teacher, dataset, tmp_path, edits_per_image=1)
+    assert [record.step for record in run(tiny_teacher, dataset, tmp_path)] == [3, 4]
 
 
 def test_what_cannot_be_trained_is_refused_in_one_line(

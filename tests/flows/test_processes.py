@@ -47,7 +47,7 @@ def test_two_processes_have_the_gradient_of_one(
     launch(ROOT / "tests" / "support" / "two_processes.py", tiny_sd_folder, painted, file, port=29517)
     two, one = load_file(file), descend(tiny_teacher, ImageDataset(painted), painted / "latents")
     assert two.keys() == one.keys()
-    for kind in ("gradient", "weight"):
+    for kind in ("all/gradient", "all/weight", "1/gradient", "1/weight"):
         of_one, of_two = (
             torch.cat([tensor.flatten() for name, tensor in sorted(tensors.items()) if name.startswith(kind)])
             for tensors in (one, two)

@@ -3,7 +3,8 @@
     accelerate launch --multi_gpu --num_processes 2 tests/support/two_processes.py TEACHER DATASET FILE
 
 Adam would not do: where a gradient is nearly zero, its first steps are as long as elsewhere, in a direction that
-rounding decides. FILE gets the gradients of the first step and the weights after the last.
+rounding decides. FILE gets the gradients of the first step and the weights after the last, once with all edits of
+every image and once with one.
 """
 
 import sys
@@ -41,11 +42,21 @@ LEARNING_RATE = 0.5
 
 def descend(teacher: Teacher, dataset: ImageDataset, folder: Path) -> dict[str, Tensor]:
     """Descend, and return the gradients of the first step and the weights after the last."""
+    return {
+        f"{edits_per_image}/{name}": tensor
+        for edits_per_image in ("all", 1)
+        for name, tensor in _descend(
+            teacher, dataset, folder, SETTINGS.model_copy(update={"edits_per_image": edits_per_image})
+        ).items()
+    }
+
+
+def _descend(teacher: Teacher, dataset: ImageDataset, folder: Path, settings: TrainingSettings) -> dict[str, Tensor]:
     processes = PartialState(cpu=True)
     with processes.main_process_first():
         pairs = prepare_pairs(teacher, dataset, Template(SCENES), EDITS, folder, progress=False)
-    student = new_student(teacher, dict(zip(EDITS, pairs.target_prompts[0], strict=True)), SETTINGS)
-    objective = Objective(teacher, student, pairs, SETTINGS, shared_source_dds, processes)
+    student = new_student(teacher, dict(zip(EDITS, pairs.target_prompts[0], strict=True)), settings)
+    objective = Objective(teacher, student, pairs, settings, shared_source_dds, processes)
     gradients = {}
     for step in range(NUM_STEPS):
         student.zero_grad()
