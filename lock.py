@@ -38,6 +38,7 @@ PLATFORMS = {
     "Windows": ("win32", "Windows", "AMD64"),
 }
 """Name -> sys_platform, platform_system, platform_machine. Intel Macs have neither a torch nor an onnxruntime."""
+MEASURED = ("Linux on x86_64", "macOS on Apple silicon", "Windows")  # whose downloads the header says
 DEMO_EXTRA = "pipeline"  # what `make demo` installs
 CUDA = re.compile(r"(cuda|nvidia|triton)\b")
 CPU_TORCH_BYTES = 0.19e9  # PyTorch's own wheel for Linux without CUDA, which another index has
@@ -75,14 +76,13 @@ def read(detailed: Path) -> list[dict[str, Any]]:
 
 def header(packages: list[dict[str, Any]]) -> str:
     """What stands above the versions; the Makefile prints its second line before it installs the demo."""
-    size = {name: sum(sizes(packages, name).values()) / 1e9 for name in PLATFORMS}
-    linux = sizes(packages, "Linux on x86_64")
+    linux, mac, windows = (sizes(packages, name) for name in MEASURED)
     without_cuda = sum(size for name, size in linux.items() if name != "torch" and not CUDA.match(name))
     return (
         "# Made by `make lock`; `make lock UPGRADE=1` raises the versions. Use: pip install --constraint THIS\n"
-        f"# to download: {size['Linux on x86_64']:.1f} GB on Linux "
+        f"# to download: {sum(linux.values()) / 1e9:.1f} GB on Linux "
         f"({(without_cuda + CPU_TORCH_BYTES) / 1e9:.1f} GB with a CPU-only torch), "
-        f"{size['macOS on Apple silicon']:.1f} GB on macOS, {size['Windows']:.1f} GB on Windows\n"
+        f"{sum(mac.values()) / 1e9:.1f} GB on macOS, {sum(windows.values()) / 1e9:.1f} GB on Windows\n"
     )
 
 

@@ -88,7 +88,7 @@ def models(paths: tuple[str, ...]) -> Iterator[Finding]:
 
             translator = Translator.load(path)
         except Exception as error:  # the runtime's own errors, or a package that it cannot import
-            yield Finding(path, first_line(error), Level.BROKEN)
+            yield Finding("model file", first_line(error), Level.BROKEN)  # it names the file
         else:
             provider = translator.providers[0].removesuffix("ExecutionProvider")
             yield Finding(path, f"{len(translator.edits)} edits ({', '.join(translator.edits)}), on {provider}")

@@ -1,4 +1,4 @@
-"""The project and its packages: what is installed, whether it can be imported, and whether it is what the lock has."""
+"""The project and its packages: what is installed, what cannot be imported, and what differs from the lock."""
 
 import importlib
 import importlib.metadata
@@ -61,7 +61,7 @@ def project() -> Iterator[Finding]:
 
 
 def extras() -> Iterator[Finding]:
-    """A line for each extra, and one for each package of an installed extra that does not fit or cannot be imported."""
+    """A line for each extra, and one for each of its packages that does not fit or cannot be imported."""
     for extra, requirements in requirements_of_extras().items():
         absent = [each.name for each in requirements if installed_version(each.name) is None]
         purpose = f"for {PURPOSES[extra]}: " if extra in PURPOSES else ""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from flows.doctor.findings import Finding, Level, short
 from flows.doctor.packages import import_failure, installed_version, try_import
-from flows.orchestration.environment import prepare, prefect_profiles
+from flows.orchestration.environment import prefect_profiles, prepare
 from flows.orchestration.server_status import server_status
 from synth.errors import first_line
 from synth.urls import redact

@@ -22,14 +22,14 @@ def doctor(models: tuple[str, ...], as_json: bool) -> None:
     distillery doctor runs/demo/model.onnx
     """
     from flows.doctor.examination import examine
-    from flows.doctor.findings import broken, lines
+    from flows.doctor.findings import Section, broken, lines
 
-    sections = []
+    sections: list[Section] = []
     for section in examine(models):  # printed as it comes: imports take seconds
-        sections.append(section)
         if not as_json:
-            for line in lines(section):
+            for line in ("", *lines(section)) if sections else lines(section):
                 print_line(line)
+        sections.append(section)
     if as_json:
         found = {each.title: [line.as_json() for line in each.findings] for each in sections}
         click.echo(json.dumps(found, indent=2))
