@@ -66,9 +66,12 @@ def extras() -> Iterator[Finding]:
         absent = [each.name for each in requirements if installed_version(each.name) is None]
         purpose = f"for {PURPOSES[extra]}: " if extra in PURPOSES else ""
         if absent:
-            level = Level.BROKEN if extra == BASE else Level.OK
+            if extra == BASE:
+                lacks = f"lacks {_named(absent)}: install the project again, as the README says"
+                yield Finding(extra, f"{purpose}{lacks}", Level.BROKEN)
+                continue
             what = "" if len(absent) == len(requirements) else f", lacks {_named(absent)}"
-            yield Finding(extra, f"{purpose}not installed{what}", level)
+            yield Finding(extra, f"{purpose}not installed{what}")
             continue
         versions = ", ".join(f"{each.name} {installed_version(each.name)}" for each in requirements)
         yield Finding(extra, f"{purpose}{versions}")

@@ -3,6 +3,8 @@
 import os
 from collections.abc import Iterator
 
+from pydantic import ValidationError
+
 from flows.doctor.findings import Finding, Level, short
 from flows.doctor.packages import import_failure, installed_version, try_import
 from flows.orchestration.environment import prefect_profiles, prepare
@@ -27,9 +29,12 @@ def prefect() -> Iterator[Finding]:
     try:
         status = server_status()
     except (Exception, SystemExit) as error:  # of a profile that is not TOML, or a setting out of bounds
-        yield Finding("Prefect", f"its settings cannot be read: {first_line(error)} ({where})", Level.BROKEN)
+        yield Finding("Prefect", f"its settings cannot be read: {_reason(error)} ({where})", Level.BROKEN)
         return
     yield Finding("Prefect", f"{status.version}, profile {status.profile}, {where}")
+    if status.missing_profile is not None:
+        advice = "choose another with `prefect profile use`, or unset PREFECT_PROFILE"
+        yield Finding("profile", f"there is none named {status.missing_profile!r}: {advice}", Level.BROKEN)
     if status.url is None:
         yield Finding("server", "a private one for each run")
     elif status.problem is not None:
@@ -70,3 +75,11 @@ def _without_credentials(proxy: str) -> str:
     """A proxy may be given without a scheme: user:password@host:port."""
     scheme, separator, rest = proxy.rpartition("://")
     return f"{scheme}{separator}***@{rest.rpartition('@')[2]}" if "@" in rest else proxy
+
+
+def _reason(error: BaseException) -> str:
+    """One line; of pydantic's errors the setting and what is wrong with it."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return first_line(error)

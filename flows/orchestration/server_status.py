@@ -1,9 +1,13 @@
 """Which Prefect a run would talk to, and whether it answers; nothing is started."""
 
+import os
+import ssl
 import threading
 from base64 import b64encode
 from dataclasses import dataclass
 from typing import Any
+
+from synth.errors import first_line
 
 SECONDS = 2.0
 """How long a server may take to answer."""
@@ -15,6 +19,8 @@ class ServerStatus:
 
     version: str
     profile: str
+    missing_profile: str | None
+    """The profile that was asked for, if there is none of its name: Prefect then takes its own."""
     url: str | None
     """None where each run has a private server."""
     server_version: str | None = None
@@ -30,16 +36,19 @@ def server_status() -> ServerStatus:
     """
     import prefect
     from prefect.context import get_settings_context
+    from prefect.settings import load_profiles
 
     settings_context = get_settings_context()
     api = settings_context.settings.api
     profile, url = settings_context.profile.name, api.url
+    wanted = os.environ.get("PREFECT_PROFILE") or load_profiles().active_name
+    missing = wanted if wanted not in (None, profile) else None
     if url is None:
-        return ServerStatus(prefect.__version__, profile, None)
+        return ServerStatus(prefect.__version__, profile, missing, None)
     headers = _authorization(api)
-    verify: Any = False if api.tls_insecure_skip_verify else (api.ssl_cert_file or True)
-    answer = _ask(f"{url.rstrip('/')}/admin/version", headers, verify)
-    return ServerStatus(prefect.__version__, profile, url, *answer)
+    certificates = None if api.tls_insecure_skip_verify else api.ssl_cert_file
+    answer = _ask(f"{url.rstrip('/')}/admin/version", headers, certificates)
+    return ServerStatus(prefect.__version__, profile, missing, url, *answer)
 
 
 def _authorization(api: Any) -> dict[str, str]:
@@ -49,25 +58,26 @@ def _authorization(api: Any) -> dict[str, str]:
     return {} if api.key is None else {"Authorization": f"Bearer {api.key.get_secret_value()}"}
 
 
-def _ask(url: str, headers: dict[str, str], verify: Any) -> tuple[str | None, str | None]:
+def _ask(url: str, headers: dict[str, str], certificates: str | None) -> tuple[str | None, str | None]:
     """The server's version, or None and what is wrong, within `SECONDS`."""
     answers: list[tuple[str | None, str | None]] = []
     # httpx bounds each phase alone, and the look-up of a name not at all
-    thread = threading.Thread(target=lambda: answers.append(_request(url, headers, verify)), daemon=True)
+    thread = threading.Thread(target=lambda: answers.append(_request(url, headers, certificates)), daemon=True)
     thread.start()
     thread.join(SECONDS + 0.5)
     return answers[0] if answers else (None, f"does not answer within {SECONDS:g} seconds")
 
 
-def _request(url: str, headers: dict[str, str], verify: Any) -> tuple[str | None, str | None]:
+def _request(url: str, headers: dict[str, str], certificates: str | None) -> tuple[str | None, str | None]:
     import httpx
 
     try:
+        verify = ssl.create_default_context(cafile=certificates) if certificates else False
         answer = httpx.get(url, headers=headers, timeout=SECONDS, verify=verify)
     except httpx.TimeoutException:
         return None, f"does not answer within {SECONDS:g} seconds"
-    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-        return None, f"does not answer: {error}"
+    except Exception as error:  # an address that is none, certificates that are missing, a proxy that refuses, ...
+        return None, f"does not answer: {first_line(error)}"
     if answer.status_code in (401, 403):
         return None, "refuses the password: set PREFECT_API_AUTH_STRING as the server has it"
     try:
