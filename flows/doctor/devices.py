@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flows.doctor.findings import Finding, Level, gigabytes
+from flows.doctor.findings import Finding, Level, gigabytes, short
 from flows.doctor.packages import import_failure, installed_version, try_import
 from synth.errors import first_line
 
@@ -91,4 +91,5 @@ def models(paths: tuple[str, ...]) -> Iterator[Finding]:
             yield Finding("model file", first_line(error), Level.BROKEN)  # it names the file
         else:
             provider = translator.providers[0].removesuffix("ExecutionProvider")
-            yield Finding(path, f"{len(translator.edits)} edits ({', '.join(translator.edits)}), on {provider}")
+            edits = f"{len(translator.edits)} edits ({', '.join(translator.edits)})"
+            yield Finding("model file", f"{short(path)}: {edits}, on {provider}")

@@ -74,7 +74,7 @@ def proxies() -> Iterator[Finding]:
 def _without_credentials(proxy: str) -> str:
     """A proxy may be given without a scheme: user:password@host:port."""
     scheme, separator, rest = proxy.rpartition("://")
-    return f"{scheme}{separator}***@{rest.rpartition('@')[2]}" if "@" in rest else proxy
+    return redact(f"{scheme}{separator}***@{rest.rpartition('@')[2]}" if "@" in rest else proxy)
 
 
 def _reason(error: BaseException) -> str:
