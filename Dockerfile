@@ -16,9 +16,11 @@ COPY --chown=distillery flows flows
 COPY --chown=distillery inference inference
 COPY --chown=distillery distill distill
 COPY --chown=distillery synth synth
-# torch first, from its own index: the constraint's version, built for what TORCH_INDEX names
-RUN pip install "$(grep '^torch==' constraints.txt)" --index-url "$TORCH_INDEX" \
-    && pip install --constraint constraints.txt --editable ".[pipeline,s3]" asyncpg
+# torch first, from its own index: the lock's version, built for what TORCH_INDEX names. It brings its own CUDA or none, so
+# the lock's, which goes with PyPI's torch, does not apply.
+RUN pip install --no-deps --index-url "$TORCH_INDEX" "$(grep '^torch==' constraints.txt)" \
+    && grep -Ev '^(cuda|nvidia|triton)' constraints.txt > /tmp/constraints.txt \
+    && pip install --constraint /tmp/constraints.txt --editable ".[pipeline,s3]" asyncpg
 
 USER distillery
 CMD ["prefect", "worker", "start", "--pool", "distillery", "--type", "process"]

@@ -1,8 +1,11 @@
-"""Settings of the C libraries below torch, for processes that train or paint on a CPU."""
+"""The CPU: settings of the C libraries below torch, and how many cores and how much memory a process may use."""
 
 import ctypes
 import os
 import platform
+from pathlib import Path
+
+_NO_MEMORY_LIMIT = 2**60  # the first version of cgroups writes about 2**63 where there is none
 
 
 def prepare_cpu() -> None:
@@ -25,3 +28,36 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-4, 0)  # M_MMAP_MAX: no block from mmap, which is returned at once
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: give back nothing below 2 GiB
+
+
+def usable_cores() -> int:
+    """Count the cores that this process may run on, which may be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def quota_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Return how many cores' time a container may use, e.g. 1.5; None without a limit, or outside Linux."""
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):  # version 1 of cgroups
+        try:
+            quota, period = ((cgroup / f"cpu/cpu.cfs_{part}_us").read_text() for part in ("quota", "period"))
+        except OSError:
+            return None
+    if quota == "max" or int(quota) <= 0:
+        return None
+    return int(quota) / int(period)
+
+
+def memory_limit(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Return the bytes of memory that a container may use; None without a limit, or outside Linux."""
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            limit = int((cgroup / name).read_text())
+        except (OSError, ValueError):  # "max"
+            continue
+        if limit < _NO_MEMORY_LIMIT:
+            return limit
+    return None

@@ -18,6 +18,7 @@ from flows.cli.make.synthesize import synthesize
 from flows.cli.measure.evaluate import evaluate
 from flows.cli.measure.study import study
 from flows.cli.results import print_error
+from flows.cli.use.doctor import doctor
 from flows.cli.use.edit import edit
 from flows.cli.use.inspect import inspect
 from flows.cli.use.serve import serve
@@ -29,6 +30,7 @@ _PIPELINE = {
     *("torch", "diffusers", "transformers", "accelerate", "huggingface_hub", "safetensors", "onnx", "onnxscript"),
     *("pyarrow", "datasets", "prefect", "skimage"),
 }
+_BASE = {"numpy", "onnxruntime", "packaging", "PIL", "psutil", "pydantic", "tqdm"}
 _SERVE = {"fastapi", "starlette", "uvicorn", "python_multipart"}
 
 
@@ -42,6 +44,8 @@ class _OneLineErrors(click.Group):
             _fail(str(error))
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]
+            if package in _BASE:
+                _fail(f"the base install lacks {package}: install dds-distillery again, as the README says")
             if package not in _PIPELINE | _SERVE:
                 raise
             extra = "serve" if package in _SERVE else "pipeline"
@@ -77,7 +81,7 @@ def main() -> None:
 
 
 _MAKE = (init, preview, run, synthesize, import_photos, distill, export, publish)
-_USE = (translate, inspect, serve, edit)
+_USE = (translate, inspect, serve, edit, doctor)
 _MEASURE = (study, evaluate)
 for verb in (*_MAKE, *_USE, *_MEASURE):
     main.add_command(verb)

@@ -56,11 +56,15 @@ def _private_prefect() -> None:
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # the command shows bars, and errors in one line
 
 
+def prefect_profiles() -> Path:
+    """Return where Prefect reads its profiles from; the file may not exist."""
+    home = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect")).expanduser()
+    return Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml")).expanduser()
+
+
 def _names_server() -> bool:
     """Whether the user's settings name a Prefect server, which then takes the place of a private one."""
-    home = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect")).expanduser()
-    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml")).expanduser()
-    files = [path for path in (profiles, Path(".env")) if path.is_file()]
+    files = [path for path in (prefect_profiles(), Path(".env")) if path.is_file()]
     return "PREFECT_API_URL" in os.environ or any(
         "PREFECT_API_URL" in path.read_text(errors="replace") for path in files
     )

@@ -1,6 +1,6 @@
 """Shards painted on Ray have the same bytes as those of one process.
 
-To run it: pip install -e ".[ray]" and python -m pytest tests/flows/test_ray_cluster.py
+To run it: pip install -c constraints.txt -e ".[ray]" and python -m pytest tests/flows/test_ray_cluster.py
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ SHARDS = ("scenes.count=12", "scenes.shard_size=2")
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """Two machines with a CPU each, as far as Ray is concerned."""
-    pytest.importorskip("prefect_ray", reason='needs the extra: pip install -e ".[ray]"')
+    pytest.importorskip("prefect_ray", reason='needs the extra: pip install -c constraints.txt -e ".[ray]"')
     from ray.cluster_utils import Cluster
 
     machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -56,7 +56,7 @@ def test_an_error_in_a_shard_fails_the_run(
 def test_a_cluster_that_does_not_answer_is_an_error(
     prefect_server: None, tiny_sd_folder: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("prefect_ray", reason='needs the extra: pip install -e ".[ray]"')
+    pytest.importorskip("prefect_ray", reason='needs the extra: pip install -c constraints.txt -e ".[ray]"')
     more = ('operations.runner="ray"', 'operations.ray_address="127.0.0.1:9"')
     with pytest.raises(RunError, match=r"no Ray cluster answers at 127\.0\.0\.1:9"):
         synthesize_flow(small_recipe(tiny_sd_folder, *SHARDS, *more), str(tmp_path / "dataset"))

@@ -1,0 +1,1 @@
+"""What `distillery doctor` looks at: packages, machine, devices and services, each check safe from what is broken."""

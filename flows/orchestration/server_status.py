@@ -1,0 +1,89 @@
+"""Which Prefect a run would talk to, and whether it answers; nothing is started."""
+
+import os
+import ssl
+import threading
+from base64 import b64encode
+from dataclasses import dataclass
+from typing import Any
+
+from synth.errors import first_line
+
+SECONDS = 2.0
+"""How long a server may take to answer."""
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """What Prefect's settings say, and what the server at its address says."""
+
+    version: str
+    profile: str
+    missing_profile: str | None
+    """The profile that was asked for, if there is none of its name: Prefect then takes its own."""
+    url: str | None
+    """None where each run has a private server."""
+    server_version: str | None = None
+    problem: str | None = None
+    """Why the server cannot be used; None if it answers as it should."""
+
+
+def server_status() -> ServerStatus:
+    """Read Prefect's settings, and ask the server that they name for its version.
+
+    Raises:
+        Exception: whatever Prefect raises where its settings cannot be read.
+    """
+    import prefect
+    from prefect.context import get_settings_context
+    from prefect.settings import load_profiles
+
+    settings_context = get_settings_context()
+    api = settings_context.settings.api
+    profile, url = settings_context.profile.name, api.url
+    wanted = os.environ.get("PREFECT_PROFILE") or load_profiles().active_name
+    missing = wanted if wanted not in (None, profile) else None
+    if url is None:
+        return ServerStatus(prefect.__version__, profile, missing, None)
+    headers = _authorization(api)
+    certificates = None if api.tls_insecure_skip_verify else api.ssl_cert_file
+    answer = _ask(f"{url.rstrip('/')}/admin/version", headers, certificates)
+    return ServerStatus(prefect.__version__, profile, missing, url, *answer)
+
+
+def _authorization(api: Any) -> dict[str, str]:
+    """As Prefect's own client has it: the password of a server, or the key of Prefect Cloud."""
+    if api.auth_string is not None:
+        return {"Authorization": f"Basic {b64encode(api.auth_string.get_secret_value().encode()).decode()}"}
+    return {} if api.key is None else {"Authorization": f"Bearer {api.key.get_secret_value()}"}
+
+
+def _ask(url: str, headers: dict[str, str], certificates: str | None) -> tuple[str | None, str | None]:
+    """The server's version, or None and what is wrong, within `SECONDS`."""
+    answers: list[tuple[str | None, str | None]] = []
+    # httpx bounds each phase alone, and the look-up of a name not at all
+    thread = threading.Thread(target=lambda: answers.append(_request(url, headers, certificates)), daemon=True)
+    thread.start()
+    thread.join(SECONDS + 0.5)
+    return answers[0] if answers else (None, f"does not answer within {SECONDS:g} seconds")
+
+
+def _request(url: str, headers: dict[str, str], certificates: str | None) -> tuple[str | None, str | None]:
+    import httpx
+
+    try:
+        verify = ssl.create_default_context(cafile=certificates) if certificates else False
+        answer = httpx.get(url, headers=headers, timeout=SECONDS, verify=verify)
+    except httpx.TimeoutException:
+        return None, f"does not answer within {SECONDS:g} seconds"
+    except Exception as error:  # an address that is none, certificates that are missing, a proxy that refuses, ...
+        return None, f"does not answer: {first_line(error)}"
+    if answer.status_code in (401, 403):
+        return None, "refuses the password: set PREFECT_API_AUTH_STRING as the server has it"
+    try:
+        version = answer.json()
+    except ValueError:
+        version = None
+    if answer.status_code != 200 or not isinstance(version, str):
+        return None, f"is not a Prefect server: it answers with {answer.status_code}"
+    return version, None
