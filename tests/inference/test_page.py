@@ -235,7 +235,7 @@ def test_in_a_browser_what_goes_wrong_is_said(address: str, browser: Browser, tm
     broken.write_bytes(b"no image")
     browser.put_file("#picture", broken)
     browser.wait_for("error")
-    assert browser.evaluate("document.getElementById('status').textContent").startswith("broken.png is no image")
+    assert browser.evaluate("document.getElementById('status').textContent").startswith("broken.png is no picture")
     foreign = tmp_path / "foreign.onnx"
     foreign.write_bytes(b"\x08\x07")  # a protobuf message, but without our metadata
     browser.evaluate("document.body.dataset.state = 'asked'")
