@@ -164,7 +164,16 @@ def read_network(kind: Any, folder: Path, error: type[DistilleryError], remedy: 
     Raises:
         error: if a file is missing or damaged, or lacks weights, or holds weights that are not finite.
     """
-    read_json(folder / "config.json", dict[str, Any], error, remedy)
+    from torch import device
+
+    config = read_json(folder / "config.json", dict[str, Any], error, remedy)
+    with (
+        reading(folder / "config.json", error, remedy),
+        device("meta"),
+    ):  # without weights, to know which file is wrong
+        if "_class_name" not in config:
+            raise ValueError("it names no class")
+        kind.from_config(config)
     files = sorted(folder.glob("*.safetensors"))
     with reading(files[0] if len(files) == 1 else folder, error, remedy):
         if not files:

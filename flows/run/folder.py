@@ -52,16 +52,33 @@ _MAY_CHANGE = (
 )
 
 
+class Metrics(TypedDict):
+    """A row of evaluation.json: the fields of `distill.evaluation.counterfactuals.EditMetrics`."""
+
+    edit: str
+    method: str
+    scenes: str
+    num_scenes: int
+    psnr_all: FiniteFloat | None
+    psnr_inside: FiniteFloat | None
+    psnr_outside: FiniteFloat | None
+    ssim_all: FiniteFloat | None
+    ssim_inside: FiniteFloat | None
+    ssim_outside: FiniteFloat | None
+    sharpness_inside: FiniteFloat | None
+    psnr_outside_to_input: FiniteFloat | None
+    right: FiniteFloat | None
+
+
 class Evaluation(TypedDict):
     """The content of evaluation.json."""
 
     split: str
     num_scenes: int
     given: dict[str, str]
-    edits: list[dict[str, Any]]
-    """Rows of `distill.evaluation.counterfactuals.Scores`."""
-    means: list[dict[str, Any]]
-    """Their means over the edits."""
+    edits: list[Metrics]
+    means: list[Metrics]
+    """Over the edits."""
 
 
 class RunFolder:

@@ -74,7 +74,7 @@ class Teacher:
                     f"{settings.id} is a full-size model and there is no GPU: set teacher.allow_cpu=true to wait for "
                     "hours, or try the miniature first (--teacher miniature)"
                 )
-            model.fetch()
+            model.fetch().check_files()
             defaults = model.defaults()
             dtype = torch.float32 if device.type == "cpu" or not full_size else torch.bfloat16
             if settings.dtype != "auto":

@@ -179,7 +179,7 @@ def test_the_teacher_s_own_file_sets_its_defaults(
     assert teacher.defaults.model_dump() == own
     assert teacher.name == "miniature"
     (folder / "distillery.json").write_text(json.dumps({**own, "steps": 3}))
-    assert "distillery.json: steps: " in refusal("miniature")
+    assert "distillery.json cannot be read (steps: " in refusal("miniature")
 
 
 @pytest.mark.parametrize("sign", ["name", "scheduler", "guidance embedding"])
