@@ -166,11 +166,9 @@ def read_network(kind: Any, folder: Path, error: type[DistilleryError], remedy: 
     """
     from torch import device
 
-    config = read_json(folder / "config.json", dict[str, Any], error, remedy)
-    with (
-        reading(folder / "config.json", error, remedy),
-        device("meta"),
-    ):  # without weights, to know which file is wrong
+    config: dict[str, Any] = read_json(folder / "config.json", dict[str, Any], error, remedy)
+    # First without weights, to know which of the two files is wrong.
+    with reading(folder / "config.json", error, remedy), device("meta"):
         if "_class_name" not in config:
             raise ValueError("it names no class")
         kind.from_config(config)

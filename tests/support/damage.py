@@ -101,6 +101,5 @@ def wrong_shapes(value: Any) -> Iterator[Any]:
             yield from ({**rest, key: changed} for changed in wrong_shapes(inner))
     elif isinstance(value, list) and value:
         yield from ([changed, *value[1:]] for changed in wrong_shapes(value[0]))
-    yield from (
-        other for other in (None, [], {}, "text", -1, 1.5, float("nan"), True) if type(other) is not type(value)
-    )
+    others = (None, [], {}, "text", -1, 1.5, float("nan"), True)
+    yield from (other for other in others if type(other) is not type(value))
