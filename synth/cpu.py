@@ -1,8 +1,10 @@
-"""Settings of the C libraries below torch, for processes that train or paint on a CPU."""
+"""The CPU: settings of the C libraries below torch, and how many cores a process may use."""
 
 import ctypes
 import os
 import platform
+from collections.abc import Iterator
+from pathlib import Path
 
 
 def prepare_cpu() -> None:
@@ -25,3 +27,58 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-4, 0)  # M_MMAP_MAX: no block from mmap, which is returned at once
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: give back nothing below 2 GiB
+
+
+def usable_cores() -> int:
+    """Count the cores that this process may run on, which may be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def quota_cores(cgroup: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float | None:
+    """Return how many cores' time a container or service may use, e.g. 1.5; None without a limit, or outside Linux.
+
+    Args:
+        cgroup: where the cgroups are mounted, of either version.
+        membership: lists the process's own cgroups. A limit of any cgroup above them counts, too.
+    """
+    quotas = (_quota_of(folder) for folder in _cpu_cgroups(cgroup, membership))
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def num_threads() -> int:
+    """Return how many threads compute best here: no more than the cores, the affinity and the quota allow.
+
+    More threads than a quota has cores use it up together, and then all of them stand still.
+    """
+    quota = quota_cores()
+    return usable_cores() if quota is None else max(1, min(usable_cores(), int(quota)))
+
+
+def _cpu_cgroups(cgroup: Path, membership: Path) -> Iterator[Path]:
+    """Yield the folders of the process's cgroups for the CPU, and of those above them."""
+    yield from (cgroup, cgroup / "cpu")
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, own = line.split(":", 2)
+        # The second version has one hierarchy, without names of controllers. A container sees the host's path here,
+        # but not there; its own limit is then at the top.
+        root = cgroup if not controllers else cgroup / "cpu"
+        if not controllers or "cpu" in controllers.split(","):
+            inner = root / own.strip("/")
+            yield from (folder for folder in (inner, *inner.parents) if folder != root and root in folder.parents)
+
+
+def _quota_of(folder: Path) -> float | None:
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:  # the first version of cgroups
+            quota, period = ((folder / f"cpu.cfs_{part}_us").read_text().strip() for part in ("quota", "period"))
+        return None if quota == "max" or int(quota) <= 0 else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
