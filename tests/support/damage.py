@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors.numpy import load, save
+import torch
+from safetensors.torch import load, save
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda content: b"",
@@ -33,20 +34,20 @@ def _without_weights(content: bytes) -> bytes:
 
 def _without_one(content: bytes) -> bytes:
     tensors = load(content)
-    tensors.popitem()
+    del tensors[min(tensors)]
     return save(tensors, _metadata(content))
 
 
 def _with_nan(content: bytes) -> bytes:
     tensors = load(content)
-    name = max(tensors, key=lambda key: tensors[key].size)
-    changed = tensors[name].copy()
-    changed.flat[-1] = np.nan
+    name = max(tensors, key=lambda key: tensors[key].numel())
+    changed = tensors[name].clone()
+    changed.view(-1)[-1] = float("nan")
     return save({**tensors, name: changed}, _metadata(content))
 
 
 def _of_another_shape(content: bytes) -> bytes:
-    return save({name: np.zeros((7, 7), np.float32) for name in load(content)}, _metadata(content))
+    return save({name: torch.zeros(7, 7) for name in load(content)}, _metadata(content))
 
 
 def _metadata(content: bytes) -> dict[str, str]:
