@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import FiniteFloat
-from typing_extensions import TypedDict
 
 from flows.config.loading import load_recipe
 from flows.config.naming import digest, slug
 from flows.config.schema import Recipe, flatten
 from flows.config.toml import to_toml
+from flows.run.records import Evaluation
 from synth.errors import RecipeError, RunError
 from synth.files import whole_folder, write_bytes, write_text
 from synth.state import parse_json, read_json, reading
@@ -50,35 +50,6 @@ _MAY_CHANGE = (
     *("training.gradient_checkpointing", "training.tracker", "training.patience"),
     "training.preset",  # its values are compared instead
 )
-
-
-class Metrics(TypedDict):
-    """A row of evaluation.json: the fields of `distill.evaluation.counterfactuals.EditMetrics`."""
-
-    edit: str
-    method: str
-    scenes: str
-    num_scenes: int
-    psnr_all: FiniteFloat | None
-    psnr_inside: FiniteFloat | None
-    psnr_outside: FiniteFloat | None
-    ssim_all: FiniteFloat | None
-    ssim_inside: FiniteFloat | None
-    ssim_outside: FiniteFloat | None
-    sharpness_inside: FiniteFloat | None
-    psnr_outside_to_input: FiniteFloat | None
-    right: FiniteFloat | None
-
-
-class Evaluation(TypedDict):
-    """The content of evaluation.json."""
-
-    split: str
-    num_scenes: int
-    given: dict[str, str]
-    edits: list[Metrics]
-    means: list[Metrics]
-    """Over the edits."""
 
 
 class RunFolder:
@@ -239,7 +210,7 @@ class RunFolder:
         seconds: dict[str, float] = read_json(self.timings, dict[str, FiniteFloat], RunError, "delete it")
         return seconds
 
-    def read_evaluation(self, file: Path | None = None) -> "Evaluation | None":
+    def read_evaluation(self, file: Path | None = None) -> Evaluation | None:
         """Read an evaluation; None if there is none yet.
 
         Args:

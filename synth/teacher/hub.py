@@ -197,8 +197,8 @@ def find(name: str, revision: str | None) -> ModelFolder:
         revision: of a Hub id: a branch, tag or commit.
 
     Raises:
-        TeacherError: if it is missing, or not a text-to-image model of a known family. `explain` turns what the Hub
-            itself raises into one.
+        TeacherError: if it is missing, or not a text-to-image model of a known family. `synth.teacher.explain`
+            turns what the Hub itself raises into one.
     """
     path, commit = _small_files(name, revision)
     if not (path / "model_index.json").exists():
@@ -233,32 +233,6 @@ def find(name: str, revision: str | None) -> ModelFolder:
         if fault := family.check_scheduler(_scheduler(index, path)):
             raise TeacherError(f"{name} {fault}")
     return ModelFolder(name, path, family, index, config, commit)
-
-
-def explain(name: str, error: Exception) -> TeacherError:
-    """Turn an error from opening a model into one that says what went wrong and what to do."""
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.GatedRepoError):
-        return TeacherError(
-            f"{name} is gated: accept its licence at https://huggingface.co/{name}, then run `hf auth login`"
-        )
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return TeacherError(
-            f"there is no model {name!r}, neither a folder nor on the Hub (ids move: look it up); "
-            "for a private one, run `hf auth login`"
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return TeacherError(f"{name} has no such revision: check teacher.revision")
-    if isinstance(error, errors.LocalEntryNotFoundError | ConnectionError) or _is_transport(error):
-        return TeacherError(
-            f"{name} is not on this machine and the Hub cannot be reached: "
-            "connect, or name a folder in diffusers' format"
-        )
-    if isinstance(error, errors.HFValidationError):
-        return TeacherError(f"{name!r} is neither a folder nor a Hub id (owner/name)")
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return TeacherError(f"{name} cannot be opened as a Stable Diffusion pipeline: {reason}")
 
 
 def _small_files(name: str, revision: str | None) -> tuple[Path, str | None]:
@@ -311,11 +285,6 @@ def _licence(card: Path) -> str:
 
     metadata = (metadata_load(card) if card.exists() else None) or {}
     return str(metadata.get("license_name") or metadata.get("license") or UNKNOWN_LICENCE)
-
-
-def _is_transport(error: Exception) -> bool:
-    """The Hub's client has changed its HTTP library, and the two raise unrelated errors."""
-    return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

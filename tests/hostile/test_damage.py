@@ -21,8 +21,9 @@ from distill.training import checkpoints
 from flows.config.naming import digest
 from flows.evaluation.studies import run_study
 from flows.reports.tables import markdown_table, text_table
-from flows.run.folder import Metrics, RunFolder, save_student
+from flows.run.folder import RunFolder, save_student
 from flows.run.promotion import latest_model, promote, read_verdict
+from flows.run.records import Metrics
 from flows.run.remote_copy import RemoteCopy
 from flows.training.early_stopping import EarlyStopping
 from flows.training.launcher import _last_step

@@ -14,7 +14,7 @@ from huggingface_hub import errors
 
 from synth.errors import TeacherError
 from synth.settings import TeacherSettings
-from synth.teacher.hub import explain
+from synth.teacher.explain import explain
 from synth.teacher.teacher import Conditioning, Teacher
 
 PROMPTS = ["a red leather sofa in a living room", "a zebra"]
