@@ -267,7 +267,7 @@ def test_models_that_do_something_else(tiny_sd_folder: Path, tmp_path: Path) -> 
     change_json(folder / "model_index.json", _class_name="StableDiffusionInpaintPipeline")
     assert "is a StableDiffusionInpaintPipeline" in refusal(folder)
     (folder / "model_index.json").write_text("{")
-    assert "cannot be opened" in refusal(folder)
+    assert "model_index.json cannot be read" in refusal(folder)
 
 
 def test_a_full_size_model_on_a_cpu_is_refused(tiny_sd_folder: Path, tmp_path: Path) -> None:
