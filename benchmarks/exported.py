@@ -27,6 +27,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 from PIL import Image
+from support import one_line
 from turns import medians
 
 from distill.optimization import optimize
@@ -47,6 +48,7 @@ Works = dict[str, Work]
 _ZERO_SHOT_ROUNDS = 3
 
 
+@one_line
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

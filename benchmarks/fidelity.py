@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from support import one_line
 from torch import Tensor
 from tqdm import tqdm
 
@@ -41,6 +42,7 @@ _SHOWN = ("psnr_all", "psnr_inside", "psnr_outside_to_input", "ssim_all", "ssim_
 _ON_SHEET = 8
 
 
+@one_line
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

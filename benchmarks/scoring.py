@@ -13,6 +13,7 @@ import argparse
 from functools import partial
 
 import torch
+from support import one_line
 from turns import in_turns, median_ratio
 
 from distill.optimization import optimize
@@ -25,6 +26,7 @@ _EDITS = 4
 _ITERATIONS = 10  # a turn
 
 
+@one_line
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderTiny
+from support import one_line
 from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
 from tqdm import tqdm
@@ -37,6 +38,7 @@ _LEARNING_RATE = 1e-3
 _DETAIL = 0.5  # weight of the error of differences between neighbours: the pixels' own error allows blur
 
 
+@one_line
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from support import one_line
 from torch import Tensor
 from turns import Work, in_turns, median_ratio
 
@@ -40,6 +41,7 @@ _EDITS = {color: {"target": f"a {color} fabric sofa in a living room"} for color
 _KINDS = ("unet", "compact")
 
 
+@one_line
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

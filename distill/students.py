@@ -23,7 +23,7 @@ from distill.compact import CompactUNet
 from distill.settings import TrainingSettings
 from synth.errors import TeacherError, TrainingError
 from synth.seeds import derive_seed
-from synth.state import read_json, reading
+from synth.state import read_json, read_network
 from synth.teacher.teacher import Teacher
 
 _VECTOR_SIZE = 128  # D of the vector that tells a compact student its edit
@@ -244,13 +244,12 @@ def load_student(folder: Path) -> Student:
     """Load a student of either kind from the folder that it was saved in.
 
     Raises:
-        TrainingError: if a file of it is missing or damaged.
+        TrainingError: if a file of it is missing or damaged, or lacks weights.
     """
     remedy = f"delete {folder}, and the training writes it again"
     name: str = read_json(folder / Student.config_name, dict[str, Any], TrainingError, remedy).get("_class_name", "")
     kind = CompactStudent if str(name).startswith("Compact") else UNetStudent
-    with reading(folder / "diffusion_pytorch_model.safetensors", TrainingError, remedy):
-        student: Student = kind.from_pretrained(folder, use_safetensors=True)
+    student: Student = read_network(kind, folder, TrainingError, remedy)
     return student
 
 

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 _NO_MEMORY_LIMIT = 2**60  # the first version of cgroups writes about 2**63 where there is none
@@ -37,18 +38,24 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def quota_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Return how many cores' time a container may use, e.g. 1.5; None without a limit, or outside Linux."""
-    try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
-    except (OSError, ValueError):  # version 1 of cgroups
-        try:
-            quota, period = ((cgroup / f"cpu/cpu.cfs_{part}_us").read_text() for part in ("quota", "period"))
-        except OSError:
-            return None
-    if quota == "max" or int(quota) <= 0:
-        return None
-    return int(quota) / int(period)
+def quota_cores(cgroup: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float | None:
+    """Return how many cores' time a container or service may use, e.g. 1.5; None without a limit, or outside Linux.
+
+    Args:
+        cgroup: where the cgroups are mounted, of either version.
+        membership: lists the process's own cgroups. A limit of any cgroup above them counts, too.
+    """
+    quotas = (_quota_of(folder) for folder in _cpu_cgroups(cgroup, membership))
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def num_threads() -> int:
+    """Return how many threads compute best here: no more than the cores, the affinity and the quota allow.
+
+    More threads than a quota has cores use it up together, and then all of them stand still.
+    """
+    quota = quota_cores()
+    return usable_cores() if quota is None else max(1, min(usable_cores(), int(quota)))
 
 
 def memory_limit(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
@@ -61,3 +68,31 @@ def memory_limit(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
         if limit < _NO_MEMORY_LIMIT:
             return limit
     return None
+
+
+def _cpu_cgroups(cgroup: Path, membership: Path) -> Iterator[Path]:
+    """Yield the folders of the process's cgroups for the CPU, and of those above them."""
+    yield from (cgroup, cgroup / "cpu")
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, own = line.split(":", 2)
+        # The second version has one hierarchy, without names of controllers. A container sees the host's path here,
+        # but not there; its own limit is then at the top.
+        root = cgroup if not controllers else cgroup / "cpu"
+        if not controllers or "cpu" in controllers.split(","):
+            inner = root / own.strip("/")
+            yield from (folder for folder in (inner, *inner.parents) if folder != root and root in folder.parents)
+
+
+def _quota_of(folder: Path) -> float | None:
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:  # the first version of cgroups
+            quota, period = ((folder / f"cpu.cfs_{part}_us").read_text().strip() for part in ("quota", "period"))
+        return None if quota == "max" or int(quota) <= 0 else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None

@@ -14,7 +14,9 @@
 """
 
 import difflib
-from collections.abc import Iterable
+import functools
+import sys
+from collections.abc import Callable, Iterable
 
 _MAX_COMPARED = 80  # characters of an unknown name: difflib takes quadratic time
 
@@ -53,6 +55,23 @@ class RunError(DistilleryError):
 
 class FileError(DistilleryError):
     """A file cannot be written, or is damaged."""
+
+
+def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
+    """Let a script's `main` end on an error that the user can fix with one line and exit code 2.
+
+    `distillery` itself has it in `flows.cli`.
+    """
+
+    @functools.wraps(main)
+    def run() -> None:
+        try:
+            main()
+        except DistilleryError as error:
+            print(f"error: {printable(error)}", file=sys.stderr)
+            sys.exit(2)
+
+    return run
 
 
 def first_line(error: BaseException) -> str:

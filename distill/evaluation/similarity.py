@@ -98,7 +98,7 @@ class Structure:
 
         try:
             self._model = AutoModel.from_pretrained(name, use_safetensors=True).eval().requires_grad_(False)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # transformers', the Hub's and safetensors' errors share no base class
             raise cannot_open(name, "DINO", error) from None
         layers = [layer for path, layer in self._model.named_modules() if path.endswith(("k_proj", ".key"))]
         if not layers:

@@ -12,7 +12,9 @@ from distill.evaluation.examples import photograph_examples
 from distill.evaluation.grids import GridRow, labelled_grid
 from distill.settings import EditSettings
 from distill.studies.study import Row, Study, Unit, trajectory
+from synth.errors import ImageInputError
 from synth.images.encoding import decode_rgb, open_image, png_bytes
+from synth.state import reading
 from synth.teacher.teacher import Teacher
 
 
@@ -32,7 +34,7 @@ class RealImages(Study):
     def units(self) -> list[Unit]:
         sources = dict.fromkeys((self.source_prompt, ""))
         return [
-            {"path": str(path), "content": sha256(path.read_bytes()).hexdigest(), "source": source}
+            {"path": str(path), "content": _digest_of(path), "source": source}
             for path in self.paths
             for source in sources
         ]
@@ -70,3 +72,8 @@ class RealImages(Study):
             for source in dict.fromkeys(row["source"] for row in last)
         ]
         return f"Mean absolute change of a pixel: {', '.join(changes)}."
+
+
+def _digest_of(path: Path) -> str:
+    with reading(path, ImageInputError, "leave it out, or make it readable"):
+        return sha256(path.read_bytes()).hexdigest()

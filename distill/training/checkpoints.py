@@ -18,14 +18,14 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from typing_extensions import TypedDict
 
 from distill.students import Student, load_student
 from synth.errors import FileError, TrainingError
 from synth.files import remove_folder, remove_partials, whole_folder
-from synth.state import read_json, reading
+from synth.state import read_json, read_tensors, reading
 
 _REMEDY = "delete this checkpoint's folder, and the training resumes from the one before it"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -150,11 +150,16 @@ def restore(
         student.load_state_dict(load_student(checkpoint / "student").state_dict())
         if averaged is not None:
             averaged.load_state_dict(load_student(checkpoint / "averaged").state_dict())
-        moments = load_file(checkpoint / "adam.safetensors")
+    adam = checkpoint / "adam.safetensors"
+    moments, _ = read_tensors(adam, TrainingError, _REMEDY)
+    with reading(adam, TrainingError, _REMEDY):
         # torch numbers parameters, in the order in which the optimizer got them; the file names them.
         by_number: dict[int, dict[str, Tensor]] = {}
+        shapes = {name: weight.shape for name, weight in student.named_parameters()}
         for number, name in enumerate(_learned(student)):
             by_number[number] = {kind: moments[f"{kind}/{name}"] for kind in _MOMENTS}
+            if any(by_number[number][kind].shape != shapes[name] for kind in ("exp_avg", "exp_avg_sq")):
+                raise ValueError(f"its moments of {name} have another shape")
         optimizer.load_state_dict({"state": by_number, "param_groups": optimizer.state_dict()["param_groups"]})
     return state["step"]
 

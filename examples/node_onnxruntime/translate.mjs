@@ -88,11 +88,14 @@ for (let i = 0; i < planes.length; i++) planes[plane(i)] = pixels[i] / 127.5 - 1
 const aspect = Math.min(Math.max(width / height, 1 / 4), 4); // the network sees the image near its training size
 const [w, h] = [aspect ** 0.5, aspect ** -0.5].map((side) => Math.max(1, Math.round((size * side) / multiple)) * multiple);
 const image = resize(planes, width, height, w, h);
-const { translated } = await (await ort.InferenceSession.create(model)).run({
+const firstLine = (error) => error.message.split("\n")[0];
+const session = await ort.InferenceSession.create(model)
+  .catch((error) => fail(`${model} is not a model that onnxruntime can load: ${firstLine(error)}`));
+const { translated } = await session.run({
   image: new ort.Tensor("float32", image, [1, 3, h, w]),
   edit: new ort.Tensor("int64", [BigInt(index)], [1]),
   strength: new ort.Tensor("float32", [Number(strength)], [1]),
-}).catch((error) => fail(`${model} refuses edit number ${index}, so its graph and its metadata disagree: ${error.message}`));
+}).catch((error) => fail(`${model} refuses edit number ${index}, so its graph and its metadata disagree: ${firstLine(error)}`));
 if (translated?.data.length !== 3 * w * h) fail(`${model} does not return an image of the input's size: export it again`);
 const change = resize(translated.data.map((value, i) => value - image[i]), w, h, width, height); // at the original's size
 const edited = Uint8ClampedArray.from(pixels.subarray(0, planes.length), (value, i) => value + change[plane(i)] * 127.5);

@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import FiniteFloat
-from typing_extensions import TypedDict
 
 from flows.config.loading import load_recipe
 from flows.config.naming import digest
 from flows.config.schema import Recipe, flatten
 from flows.config.toml import to_toml
+from flows.run.records import Evaluation
 from synth.errors import RecipeError, RunError
 from synth.files import whole_folder, write_bytes, write_text
 from synth.state import parse_json, read_json, reading
@@ -52,18 +52,6 @@ _MAY_CHANGE = (
     *("training.gradient_checkpointing", "training.tracker", "training.patience"),
     "training.preset",  # its values are compared instead
 )
-
-
-class Evaluation(TypedDict):
-    """The content of evaluation.json."""
-
-    split: str
-    num_scenes: int
-    given: dict[str, str]
-    edits: list[dict[str, Any]]
-    """Rows of `distill.evaluation.counterfactuals.Scores`."""
-    means: list[dict[str, Any]]
-    """Their means over the edits."""
 
 
 class RunFolder:
@@ -224,7 +212,7 @@ class RunFolder:
         seconds: dict[str, float] = read_json(self.timings, dict[str, FiniteFloat], RunError, "delete it")
         return seconds
 
-    def read_evaluation(self, file: Path | None = None) -> "Evaluation | None":
+    def read_evaluation(self, file: Path | None = None) -> Evaluation | None:
         """Read an evaluation; None if there is none yet.
 
         Args:

@@ -12,8 +12,9 @@ import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from pydantic import ConfigDict, FiniteFloat
 from typing_extensions import TypedDict
 
 from flows.config.operations import OperationSettings
@@ -45,7 +46,18 @@ class _Measured(TypedDict):
     split: str
     num_scenes: int
     given: dict[str, str]
-    means: list[dict[str, Any]]
+    means: "list[_Mean]"
+
+
+class _Mean(TypedDict):
+    """What a comparison reads of a row of metrics; its other columns stay."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    method: str
+    scenes: str
+    right: FiniteFloat | None
+    psnr_all: FiniteFloat | None
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,8 @@ def promote(recipe: Recipe, out: Path) -> Verdict:
     }
     if (evaluation := run.read_evaluation()) is not None:
         split, num_scenes, given = evaluation["split"], evaluation["num_scenes"], evaluation["given"]
-        entry["measured"] = {"split": split, "num_scenes": num_scenes, "given": given, "means": evaluation["means"]}
+        means = cast(list[_Mean], evaluation["means"])
+        entry["measured"] = {"split": split, "num_scenes": num_scenes, "given": given, "means": means}
     before = _read(pointer) if pointer.exists() else None
     if before == entry:
         return _write_verdict(run, Verdict(True, "It is the latest good model of its recipe, as before."))
@@ -143,8 +156,7 @@ def _compare(before: _Entry, now: _Entry, tolerated: OperationSettings) -> Verdi
 
 def _metric(measured: "_Measured", scenes: str, metric: str) -> float | None:
     rows = [row for row in measured["means"] if row["method"] == "student" and row["scenes"] == scenes]
-    value: float | None = rows[0][metric] if rows else None
-    return value
+    return dict[str, Any](rows[0])[metric] if rows else None
 
 
 def _write_verdict(run: RunFolder, verdict: Verdict) -> Verdict:

@@ -14,15 +14,17 @@ import json
 import logging
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, Protocol
 
 import numpy as np
+from pydantic import Field, FiniteFloat
+from typing_extensions import TypedDict
 
 from flows.config.schema import Recipe
 from flows.run.folder import RunFolder, save_student
 from synth.errors import TrainingError
 from synth.files import write_text
-from synth.state import read_json
+from synth.state import read_json, reading
 
 if TYPE_CHECKING:
     from distill.evaluation.metrics import Images
@@ -41,7 +43,20 @@ _NUM_IMAGES = 8  # of each edit
 Row = dict[str, Any]
 
 
+class _StoredRow(TypedDict):
+    """A row of development.json."""
+
+    step: Annotated[int, Field(ge=0)]
+    better: bool
+    said: str
+    psnr: NotRequired[FiniteFloat]
+    moved: NotRequired[FiniteFloat | None]
+
+
 class _Judge(Protocol):
+    metric: str
+    """The key of what it measures."""
+
     def evaluate(self, student: "Student", best: Row | None, folder: Path | None) -> Row:
         """Evaluate a student.
 
@@ -91,7 +106,10 @@ class EarlyStopping:
         """
         if self._run.development.exists():
             remedy = "delete it, and the training evaluates its students from here on"
-            self._rows = read_json(self._run.development, list[Row], TrainingError, remedy)
+            self._rows = read_json(self._run.development, list[_StoredRow], TrainingError, remedy)
+            with reading(self._run.development, TrainingError, remedy):
+                for row in self._rows:
+                    row[self._judge.metric]  # another judge's rows, or damaged ones, lack it
         step = int(checkpoint.name.removeprefix("step_"))
         if step % self._every:
             return False
@@ -143,6 +161,8 @@ class EarlyStopping:
 class _ByTruth:
     """Judges a student by the true counterfactuals of drawn development scenes."""
 
+    metric = "psnr"
+
     def __init__(self, recipe: Recipe, teacher: "Teacher") -> None:
         from distill.evaluation.examples import drawn_examples
 
@@ -168,6 +188,8 @@ class _ByTruth:
 
 class _ByDiagnostics:
     """Judges a student by how it changes the dataset's images, whose true counterfactuals are unknown."""
+
+    metric = "moved"
 
     def __init__(self, recipe: Recipe, teacher: "Teacher", dataset: "ImageDataset") -> None:
         self._teacher = teacher

@@ -4,7 +4,6 @@ Each process runs `python -m flows.training.launcher RUN_FOLDER`. It ends when i
 process outlives the flow.
 """
 
-import json
 import logging
 import os
 import platform
@@ -16,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pydantic import FiniteFloat
+
 from flows.config.schema import Recipe
 from flows.config.trust import check_trust
 from flows.orchestration.environment import prepare_worker
@@ -23,6 +24,7 @@ from flows.orchestration.progress import Bar, open_progress
 from flows.orchestration.retries import is_transient
 from flows.run.folder import RunFolder
 from synth.errors import DistilleryError, TrainingError
+from synth.state import parse_json, reading
 from synth.words import ascii_slug
 
 logger = logging.getLogger(__name__)
@@ -42,7 +44,7 @@ def distill_together(recipe: Recipe, run: RunFolder) -> None:
         run: the run folder.
 
     Raises:
-        TrainingError: with the first error that the processes report.
+        TrainingError: with the first error that the processes report, or if `metrics.jsonl` is damaged.
     """
     log = run.path / f"processes-{ascii_slug(platform.node())}.log"  # other machines may share the folder
     logger.info(f"training in several processes; their output is in {log}")
@@ -89,13 +91,21 @@ def _launched(recipe: Recipe, run: RunFolder, log: Path) -> Iterator["subprocess
 
 
 def _last_step(metrics: Path) -> int:
-    """The step of the last complete line of `metrics.jsonl`, 0 before the first. Only the file's end is read."""
+    """The step of the last complete line of `metrics.jsonl`, 0 before the first. Only the file's end is read.
+
+    Raises:
+        TrainingError: if that line is damaged.
+    """
     if not metrics.exists():
         return 0
     with metrics.open("rb") as file:
         file.seek(max(0, metrics.stat().st_size - _TAIL_BYTES))
         lines = file.read().split(b"\n")[:-1]  # a line without its end is still being written
-    return int(json.loads(lines[-1])["step"]) if lines else 0
+    if not lines:
+        return 0
+    with reading(metrics, TrainingError, "delete it: the training does not need it"):
+        row: dict[str, float] = parse_json(lines[-1], dict[str, FiniteFloat])
+        return int(row["step"])
 
 
 def _first_error(log: Path) -> tuple[str, bool]:

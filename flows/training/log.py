@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from flows.config.schema import Recipe
 from flows.run.folder import RunFolder
 from synth.errors import TrainingError
-from synth.files import write_bytes, write_text
+from synth.files import write_bytes
 from synth.images.encoding import open_image, png_bytes, tile_images
-from synth.state import reading
+from synth.state import parse_json, reading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -150,8 +150,8 @@ def _append_row(path: Path, row: dict[str, float], is_first: bool) -> None:
     """
     if is_first and path.exists():
         with reading(path, TrainingError, "delete it, and the training resumes without its earlier metrics"):
-            lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            earlier = [line for line in lines if json.loads(line)["step"] < row["step"]]
-        write_text(path, "".join(earlier))
+            lines = path.read_bytes().split(b"\n")[:-1]
+            earlier = [line for line in lines if parse_json(line, dict[str, float])["step"] < row["step"]]
+        write_bytes(path, b"".join(line + b"\n" for line in earlier))
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")

@@ -16,22 +16,24 @@ reverse proxy with TLS before it.
 import asyncio
 import difflib
 import secrets
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Annotated, Any, BinaryIO
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from PIL import Image
 from pydantic import BaseModel
+from starlette.middleware.cors import CORSMiddleware
 
 from inference.runtime import ModelFileError, Translator, TranslatorError
 from inference.server import page, schema
 from inference.server.batcher import BatchingTranslator
-from inference.server.gate import Gate, Turnstile
-from inference.server.limits import Limits, Refused
+from inference.server.gate import Gate, Turnstile, check_origins
+from inference.server.limits import Limits, PixelBudget, Refused
 from inference.server.models import DIGEST_HEADER, ServerError, digest_of
 from inference.server.transfers import Transfers
 from inference.server.uploads import Ask, parse_fields, receive
@@ -65,6 +67,7 @@ def create_app(
     limits: Limits | None = None,
     token: str | None = None,
     allowed_hosts: Collection[str] = (),
+    allowed_origins: Collection[str] = (),
 ) -> FastAPI:
     """The application over `translators`, by name. It closes them in the end, where they can be closed.
 
@@ -72,14 +75,20 @@ def create_app(
         docs and no schema.
     allowed_hosts: names, beside addresses and localhost, by which the server may be asked where it has no token.
 
-    Raises ServerError for a token that is short or that no header can carry, or where there are no models.
+    allowed_origins: of pages elsewhere that may use the server, such as https://app.example (CORS); `*` is all pages,
+        and needs a token.
+
+    Raises ServerError for a token that is short or that no header can carry, for what is no origin, or where there
+    are no models.
     """
     limits = limits or Limits()
     if not translators:
         raise ServerError("no model to serve: name at least one")
     if token is not None:
         _check_token(token)
+    origins = check_origins(allowed_origins, has_token=token is not None)
     transfers = Transfers(limits)
+    pixels = PixelBudget(limits)
     in_work = asyncio.Semaphore(limits.max_in_work)
     num_waiting = 0
     pool = ThreadPoolExecutor(limits.max_in_work, thread_name_prefix="translate")
@@ -102,7 +111,15 @@ def create_app(
     )
     app.state.limits = limits
     app.add_middleware(Turnstile, limits=limits, transfers=transfers)
-    app.add_middleware(Gate, allowed_hosts=None if token else allowed_hosts)
+    app.add_middleware(Gate, allowed_hosts=None if token else allowed_hosts, allowed_origins=origins)
+    if origins:  # outermost, so that pages can read refusals, too
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=[DIGEST_HEADER, "Retry-After"],
+        )
     app.add_exception_handler(Refused, _refuse)
     app.add_exception_handler(TranslatorError, _refuse)
     bearer = HTTPBearer(auto_error=False, description="The server's token, where it has one.")
@@ -166,7 +183,7 @@ def create_app(
                 if await request.is_disconnected():
                     raise Refused(400, "the client is gone")
                 loop = asyncio.get_running_loop()
-                png = await loop.run_in_executor(pool, _edit, upload.file, translator, ask, limits)
+                png = await loop.run_in_executor(pool, _edit, upload.file, translator, ask, limits, pixels)
             finally:
                 in_work.release()
         finally:
@@ -202,23 +219,32 @@ def _choose(translators: Mapping[str, Translator], name: str | None) -> Translat
     raise Refused(422, f"{problem}: {hint}there is {', '.join(map(repr, translators))}")
 
 
-def _edit(file: BinaryIO, translator: Translator, ask: Ask, limits: Limits) -> bytes:
+def _edit(file: BinaryIO, translator: Translator, ask: Ask, limits: Limits, pixels: PixelBudget) -> bytes:
     """The uploaded image edited, as PNG. Runs in a thread of the pool."""
     if not file.read(1):
         raise Refused(422, "there is no image: its length is 0")
     file.seek(0)
-    photo = _read(file, limits)
-    # Without EXIF and XMP: answers are passed on, and these tell places.
-    edited = replace(translator(photo, ask.edit, ask.strength), exif=None, xmp=None)
-    # Level 1 takes a third of the default's time, and the file is a tenth larger.
-    return encode_image(edited, "PNG", compress_level=1)
+    with _opened(file, limits) as image, pixels.share() as take:
+        _check_size(image.width, image.height, limits)
+        take(image.width * image.height)
+        with _refusing():
+            photo = reader.read_image(image)
+        # Without EXIF and XMP: answers are passed on, and these tell places.
+        edited = replace(translator(photo, ask.edit, ask.strength), exif=None, xmp=None)
+        # Level 1 takes a third of the default's time, and the file is a tenth larger.
+        return encode_image(edited, "PNG", compress_level=1)
 
 
-def _read(file: BinaryIO, limits: Limits) -> reader.SourceImage:
+def _opened(file: BinaryIO, limits: Limits) -> Image.Image:
+    with _refusing():
+        return reader.open_lazily(file, limits.max_pixels)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Answer what is wrong with an image by a status of its own."""
     try:
-        with reader.open_lazily(file, limits.max_pixels) as image:
-            _check_size(image.width, image.height, limits)
-            return reader.read_image(image)
+        yield
     except reader.NotAnImageError as error:
         raise Refused(415, str(error)) from None
     except reader.TooLargeError as error:

@@ -8,6 +8,7 @@ page from elsewhere must not borrow that trust, neither by a post of its own nor
 import asyncio
 import contextlib
 import ipaddress
+import re
 from collections.abc import Collection
 from contextlib import nullcontext, suppress
 from urllib.parse import urlsplit
@@ -16,9 +17,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inference.server.limits import Limits, Refused
+from inference.server.models import ServerError
 from inference.server.transfers import Transfer, Transfers
 
 TRANSLATE = "/v1/translate"
+_ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "frame-ancestors 'none'",
@@ -29,9 +32,13 @@ _HEADERS = {
 class Gate:
     """Refuse requests that contradict themselves, and, without a token, those that come from other sites."""
 
-    def __init__(self, app: ASGIApp, allowed_hosts: Collection[str] | None):
-        """allowed_hosts: names by which the server is asked; None where a token guards it, and any will do."""
+    def __init__(self, app: ASGIApp, allowed_hosts: Collection[str] | None, allowed_origins: Collection[str] = ()):
+        """allowed_hosts: names by which the server is asked; None where a token guards it, and any will do.
+
+        allowed_origins: of other sites' pages that may ask all the same, as `check_origins` returns them.
+        """
         self._app = app
+        self._allowed_origins = frozenset(allowed_origins)
         self._allowed_hosts = None if allowed_hosts is None else {name.lower().rstrip(".") for name in allowed_hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,6 +77,8 @@ class Gate:
                 "or give it a token",
             )
         origin = headers.get("origin")
+        if origin in self._allowed_origins:
+            return
         # A link may lead here from anywhere; that shows a page, and hands nothing to the site that it is on.
         is_visit = scope["method"] in ("GET", "HEAD") and headers.get("sec-fetch-mode") == "navigate"
         from_elsewhere = headers.get("sec-fetch-site") in ("cross-site", "same-site") and not is_visit
@@ -90,6 +99,21 @@ class Gate:
             ipaddress.ip_address(name)
             return True
         return False
+
+
+def check_origins(origins: Collection[str], has_token: bool) -> list[str]:
+    """The origins as browsers send them; raises ServerError for what is none."""
+    checked = []
+    for given in origins:
+        origin = given.strip().lower().removesuffix("/")
+        if origin == "*":
+            if not has_token:
+                raise ServerError("the origin * lets every web page use the server: set DISTILLERY_TOKEN with it")
+        elif not _ORIGIN.fullmatch(origin):
+            raise ServerError(f"{given[:100]!r} is not an origin: write one as in https://app.example")
+        # Browsers leave a scheme's own port out.
+        checked.append(re.sub(r"^(https://.*):443$|^(http://.*):80$", r"\1\2", origin))
+    return checked
 
 
 def _netloc(origin: str) -> str | None:

@@ -1,5 +1,8 @@
 """What one server takes on at once, and how it says no."""
 
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fastapi.responses import JSONResponse
@@ -14,11 +17,14 @@ class Limits:
     """What one server takes on at once.
 
     An image in work needs at most BYTES_PER_PIXEL, beside the network's own memory, whatever its shape and kind: all
-    of them together max_in_work * max_pixels * BYTES_PER_PIXEL, and the answers max_answer_bytes more.
+    of them together max_pixels_in_work * BYTES_PER_PIXEL, and the answers max_answer_bytes more.
     """
 
-    max_bytes: int = 32 * 2**20
-    max_pixels: int = 25_000_000
+    max_bytes: int = 64 * 2**20
+    max_pixels: int = 64_000_000
+    """Of one image: the largest phones take 50 million in one shot."""
+    max_pixels_in_work: int = 128_000_000
+    """Of all images in work; one alone may be larger."""
     max_side: int = 16_384
     max_aspect: float = 50.0
     """Of the longer side to the shorter one."""
@@ -43,6 +49,41 @@ class Limits:
     """Before an upload or answer counts as slow: the slowest makes room where all places are taken."""
     stall_s: float = 10.0
     """How long a client may neither send nor read before a shutdown goes on without it."""
+
+
+class PixelBudget:
+    """The pixels of all images in work. An image that finds too many waits, in its thread, until others are done."""
+
+    def __init__(self, limits: "Limits"):
+        self._limits = limits
+        self._changed = threading.Condition()
+        self._num_taken = 0
+
+    @contextmanager
+    def share(self) -> Iterator[Callable[[int], None]]:
+        """Yield what takes an image's pixels, once its size is known; they are given back when the block ends.
+
+        Raises Refused with 503 where they are not free within `waiting_s`.
+        """
+        num_mine = 0
+
+        def take(num_pixels: int) -> None:
+            nonlocal num_mine
+            with self._changed:
+                if not self._changed.wait_for(lambda: self._fits(num_pixels), self._limits.waiting_s):
+                    raise Refused(503, f"no room for its pixels within {self._limits.waiting_s:g} s: try again later")
+                self._num_taken += num_pixels
+                num_mine += num_pixels
+
+        try:
+            yield take
+        finally:
+            with self._changed:
+                self._num_taken -= num_mine
+                self._changed.notify_all()
+
+    def _fits(self, num_pixels: int) -> bool:
+        return not self._num_taken or self._num_taken + num_pixels <= self._limits.max_pixels_in_work
 
 
 class Refused(Exception):

@@ -80,14 +80,14 @@ class ServedTranslator(BatchingTranslator):
             self.bytes.close()
 
 
-def load_model(path: str, providers: Sequence[str] | None = None) -> ServedTranslator:
+def load_model(path: str, providers: Sequence[str] | None = None, num_threads: int = 0) -> ServedTranslator:
     """Open a model file and hold it, so that what runs and what is sent to pages is the same.
 
     Raises ModelFileError for what cannot be opened, or is replaced again and again meanwhile.
     """
     for _ in range(_MAX_TRIES):
         before = _stat(Path(path))  # nothing for hf://, whose files never change in their cache
-        translator = ServedTranslator.load(path, providers)
+        translator = ServedTranslator.load(path, providers, num_threads)
         assert translator.file is not None
         try:
             held = ModelBytes(translator.file)
@@ -110,7 +110,9 @@ def _stat(path: Path) -> os.stat_result | None:
         return None
 
 
-def load_models(locations: Iterable[str], providers: Sequence[str] | None = None) -> dict[str, ServedTranslator]:
+def load_models(
+    locations: Iterable[str], providers: Sequence[str] | None = None, num_threads: int = 0
+) -> dict[str, ServedTranslator]:
     """Open model files, each named as its metadata say, or by its file's name; `NAME=file.onnx` names it anew.
 
     Raises ModelFileError for what cannot be opened, ServerError when two have the same name.
@@ -118,7 +120,7 @@ def load_models(locations: Iterable[str], providers: Sequence[str] | None = None
     models: dict[str, ServedTranslator] = {}
     for location in locations:
         name, _, path = ("", "", location) if Path(location).exists() else location.rpartition("=")
-        translator = load_model(path, providers)
+        translator = load_model(path, providers, num_threads)
         name = name or str(translator.metadata.get("name") or Path(path).stem)
         if name in models:
             raise ServerError(f"two of the models are called {name}: name them anew, as in other={path}")

@@ -64,7 +64,8 @@ def make_server(app: FastAPI, graceful_s: int = 60) -> uvicorn.Server:
         timeout_graceful_shutdown=graceful_s,
         server_header=False,
     )
-    for name in ("uvicorn.error", "asyncio"):
+    # Those that clients can make write a line: the last one does for each form that makes no sense.
+    for name in ("uvicorn.error", "asyncio", "python_multipart.multipart"):
         logger = logging.getLogger(name)
         if not any(isinstance(known, OneLineASecond) for known in logger.filters):
             logger.addFilter(OneLineASecond())

@@ -31,7 +31,7 @@ def load_clip(name: str) -> Clip:
             CLIPTokenizer.from_pretrained(name),
             CLIPImageProcessorPil.from_pretrained(name),
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # transformers', the Hub's and safetensors' errors share no base class
         raise cannot_open(name, "CLIP", error) from None
 
 

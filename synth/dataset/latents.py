@@ -15,7 +15,7 @@ from synth.dataset.image_dataset import ImageDataset
 from synth.errors import DatasetError
 from synth.files import put, write_text
 from synth.pixels import to_float
-from synth.state import read_json, reading
+from synth.state import read_array, read_json, reading
 from synth.teacher.teacher import Teacher
 
 _BATCH = 8  # images
@@ -53,10 +53,9 @@ def encode(teacher: Teacher, images: ImageDataset, folder: Path, progress: bool 
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         _encode_into(file, teacher, images, shape, progress)
-    with reading(file, DatasetError, "delete it, and the images will be encoded again"):
-        latents = np.load(file, mmap_mode="c")  # copy-on-write: torch takes no read-only arrays
-        if latents.shape != shape or latents.dtype != np.float32:
-            raise ValueError(f"it holds {latents.dtype} {latents.shape}, not float32 {shape}")
+    # Copy-on-write, since torch takes no read-only arrays.
+    remedy = "delete it, and the images will be encoded again"
+    latents = read_array(file, np.float32, shape, DatasetError, remedy, mmap_mode="c")
     return torch.from_numpy(latents)
 
 

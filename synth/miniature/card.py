@@ -11,17 +11,40 @@ from typing import Any
 
 import torch
 from huggingface_hub import ModelCardData
+from pydantic import FiniteFloat
 from safetensors import safe_open
+from typing_extensions import TypedDict
 
 from synth.errors import TrainingError
 from synth.files import write_text
 from synth.markdown import table
 from synth.miniature.score import BARS
+from synth.state import read_json, read_json_lines, reading
 
 _TEMPLATE = Path(__file__).with_name("card_template.md")
 _NETWORKS = ("vae", "text_encoder", "unet", "reader")
 _GRIDS = ("samples.png", "vae.png")
 _SETTINGS_OF_SCORE = ("num", "num_inference_steps", "guidance_scale")  # in `score.json` beside the metrics
+_SCORE_AGAIN = "run synth.miniature.score again"
+_READ_AGAIN = "run the stage reader again"
+_MEND_LOG = "correct what is wrong in it, or take it out"
+
+_Metrics = dict[str, FiniteFloat]
+
+
+class _Readers(TypedDict):
+    """The content of readers.json."""
+
+    accuracy: dict[str, _Metrics]
+    confusion: dict[str, dict[str, dict[str, int]]]
+
+
+class _Weights(TypedDict):
+    """The metrics of weights that were shipped, in scores.json."""
+
+    weights: str
+    minutes: dict[str, int]
+    score: _Metrics
 
 
 def write_card(folder: Path, out: Path) -> Path:
@@ -32,25 +55,33 @@ def write_card(folder: Path, out: Path) -> Path:
         out: the training's folder, with `score.json` of that very folder, `readers.json` and `log.jsonl`.
 
     Raises:
-        TrainingError: if something was not measured yet.
+        TrainingError: if something was not measured yet, or a file is damaged.
     """
     for name in ("score.json", "readers.json", *_GRIDS):
         if not (out / name).exists():
             raise TrainingError(f"{out} has no {name} yet: run the stages vae and reader, and synth.miniature.score")
-    score = json.loads((out / "score.json").read_text())
-    readers = json.loads((out / "readers.json").read_text())
-    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    score: _Metrics = read_json(out / "score.json", _Metrics, TrainingError, _SCORE_AGAIN)
+    readers: _Readers = read_json(out / "readers.json", _Readers, TrainingError, _READ_AGAIN)
+    log: list[dict[str, Any]] = read_json_lines(out / "log.jsonl", dict[str, Any], TrainingError, _MEND_LOG)
+    # What has the right types may still lack what the page shows.
+    with reading(out / "log.jsonl", TrainingError, _MEND_LOG):
+        training, minutes = _training(log), _minutes(log)
+    with reading(out / "readers.json", TrainingError, _READ_AGAIN):
+        accuracy, confusion = _accuracy(readers["accuracy"]), _confusion(readers["confusion"])
+    history = _history(folder, score, minutes)
+    with reading(folder / "scores.json", TrainingError, _SCORE_AGAIN):
+        metrics = _metrics(history)
+        settings = {name: f"{score[name]:.0f}" for name in ("num", "num_inference_steps")}
     for name in _GRIDS:
         shutil.copyfile(out / name, folder / name)
     page = Template(_TEMPLATE.read_text()).substitute(
         front_matter=_front_matter(),
-        metrics=_metrics(_history(folder, score, log)),
-        num=f"{score['num']:.0f}",
-        num_inference_steps=f"{score['num_inference_steps']:.0f}",
-        accuracy=_accuracy(readers["accuracy"]),
-        confusion=_confusion(readers["confusion"]),
+        **settings,
+        metrics=metrics,
+        accuracy=accuracy,
+        confusion=confusion,
         networks=_networks(folder),
-        training=_training(log),
+        training=training,
         machine=_machine(),
         torch_version=torch.__version__,
     )
@@ -68,22 +99,28 @@ def _front_matter() -> str:
     return f"---\n{data.to_yaml()}\n---"
 
 
-def _history(folder: Path, score: dict[str, float], log: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _history(folder: Path, score: _Metrics, minutes: dict[str, int]) -> list[_Weights]:
     """The metrics of all weights that were ever shipped, the present ones last; also kept as `scores.json`."""
     digest = hashlib.sha256()
     for file in sorted((folder / "unet").glob("*.safetensors")):
         digest.update(file.read_bytes())
-    minutes = {entry["stage"]: round(entry["minutes"]) for entry in log if "step" in entry}  # the last line's
     path = folder / "scores.json"
-    known: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
-    entry = {"weights": digest.hexdigest()[:12], "minutes": minutes, "score": score}
+    known: list[_Weights] = []
+    if path.exists():
+        known = read_json(path, list[_Weights], TrainingError, "restore it from the repository")
+    entry: _Weights = {"weights": digest.hexdigest()[:12], "minutes": minutes, "score": score}
     # The same weights measured again replace their former entry.
     known = [other for other in known if other["weights"] != entry["weights"]] + [entry]
     write_text(path, json.dumps(known, indent=1) + "\n")
     return known
 
 
-def _metrics(history: list[dict[str, Any]]) -> str:
+def _minutes(log: list[dict[str, Any]]) -> dict[str, int]:
+    """How long each stage took, by its last line."""
+    return {entry["stage"]: round(entry["minutes"]) for entry in log if "step" in entry}
+
+
+def _metrics(history: list[_Weights]) -> str:
     """A row per metric, a column per weights."""
     columns = []
     for entry in history:
@@ -126,7 +163,7 @@ def _networks(folder: Path) -> str:
         files = sorted((folder / name).glob("*.safetensors"))
         count = 0
         for file in files:
-            with safe_open(file, "pt") as tensors:
+            with reading(file, TrainingError, "assemble the folder again"), safe_open(file, "pt") as tensors:
                 for key in tensors.keys():  # noqa: SIM118
                     shape = tensors.get_slice(key).get_shape()
                     count += int(torch.tensor(shape).prod()) if shape else 1

@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from synth.errors import TrainingError
 from synth.files import whole_file, write_text
 from synth.miniature.stage import TrainingStage, generator, rank
 from synth.miniature.vae_training import load_vae
 from synth.pixels import to_float, to_uint8
 from synth.seeds import derive_seed
+from synth.state import read_array, reading
 from synth.world.readers import HEADS, NONE, FactorNetwork, FactorReader, labels_of
 from synth.world.scenes import FACTORS, MASK_OF, WorldScene, render, sample_scene
 
@@ -100,7 +102,11 @@ def train_reader(
 
 def reader_images(out: Path, num_pairs: int, device: torch.device) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The readers' training set, kept in `out`: images and labels as `train_reader` takes them. The first fifth of
-    the pairs is there once more, through the VAE."""
+    the pairs is there once more, through the VAE.
+
+    Raises:
+        TrainingError: if a file is damaged.
+    """
     images_path, answers = out / "reader_images.npy", out / "reader_labels.npy"
     if not answers.exists():
         with ProcessPoolExecutor() as pool:
@@ -115,10 +121,18 @@ def reader_images(out: Path, num_pairs: int, device: torch.device) -> tuple[NDAr
         vae = load_vae(out).to(device)
         images[num_pairs:] = _reconstruct(vae, images[:again].reshape(-1, 128, 128, 3)).reshape(-1, 2, 128, 128, 3)
         images.flush()
-        labels = np.array([[item[1][name] for name in HEADS] for item in drawn]).transpose(0, 2, 1)  # (P, 3, heads)
+        drawn_labels = np.array([[item[1][name] for name in HEADS] for item in drawn], np.int64).transpose(0, 2, 1)
         with whole_file(answers) as temporary, temporary.open("wb") as file:
-            np.save(file, np.concatenate([labels, labels[:again]]))
-    return np.load(images_path, mmap_mode="r"), np.load(answers)
+            np.save(file, np.concatenate([drawn_labels, drawn_labels[:again]]))  # (P, 3, heads)
+    remedy = "delete it and reader_labels.npy, and the readers' training set is made again"
+    labels = read_array(answers, np.int64, (None, 3, len(HEADS)), TrainingError, remedy)
+    shape = (len(labels), 2, 128, 128, 3)
+    kept = read_array(images_path, np.uint8, shape, TrainingError, remedy, mmap_mode="r")
+    with reading(answers, TrainingError, remedy):
+        num_answers = np.array([len(values) + 1 for values in HEADS.values()])
+        if not len(labels) or labels.min() < 0 or (labels >= num_answers).any():
+            raise ValueError("it has answers that no head gives")
+    return kept, labels
 
 
 def accuracy(reader: FactorReader, vae: Any, num: int = 1000) -> dict[str, dict[str, float]]:

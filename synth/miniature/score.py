@@ -18,10 +18,13 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from synth.errors import TeacherError, one_line_errors
 from synth.files import write_text
 from synth.images.encoding import save_grid
 from synth.pixels import to_float
 from synth.psnr import psnr_from_mse
+from synth.state import read_json, reading
+from synth.teacher.hub import TeacherDefaults
 from synth.world.captions import full_caption, paraphrase
 from synth.world.readers import FactorReader
 from synth.world.scenes import render, sample_scene
@@ -61,14 +64,19 @@ def score(
         of it is right; "paraphrased", the same for half as many captions in words that training never used;
         "vae_psnr" in dB; "kid" to held-out drawings and "kid_floor", the same between two sets of drawings (see
         `kernel_distance`); "ms_per_call", what a network call costs for an image, on this machine as busy as it is.
+
+    Raises:
+        TeacherError: if the folder is not a whole pipeline, or its readers are damaged.
     """
     from diffusers import StableDiffusionPipeline
 
-    pipeline = StableDiffusionPipeline.from_pretrained(folder).to(device)
+    remedy = "assemble the folder again, or name another"
+    with reading(folder, TeacherError, remedy):
+        pipeline = StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True).to(device)
     pipeline.set_progress_bar_config(disable=True)
-    defaults = json.loads((folder / "distillery.json").read_text())
-    steps = num_inference_steps or defaults["num_inference_steps"]
-    guidance = guidance_scale or defaults["guidance_scale"]
+    defaults: TeacherDefaults = read_json(folder / "distillery.json", TeacherDefaults, TeacherError, remedy)
+    steps = num_inference_steps or defaults.num_inference_steps
+    guidance = guidance_scale or defaults.guidance_scale
     scenes = [sample_scene("development", 100_000 + index) for index in range(num)]
     written = [full_caption(scene) for scene in scenes]
     reworded = [paraphrase(scene) for scene in scenes[: num // 2]]
@@ -168,6 +176,7 @@ def _milliseconds(pipeline: Any, num: int = 40) -> float:
     return sorted(times)[len(times) // 2]
 
 
+@one_line_errors
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -10,13 +10,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from synth.ema import ema_step
+from synth.errors import TrainingError
 from synth.files import whole_file
 from synth.seeds import derive_seed
+from synth.state import read_network, read_tensors, reading
 
 
 @dataclass
@@ -36,13 +38,14 @@ class TrainingStage:
     minutes_done: float = 0.0
 
     def __post_init__(self) -> None:
+        """Raises TrainingError for weights in `init`, or a checkpoint in `out`, that are damaged."""
         if self.init is not None:
             for name, network in self.networks.items():
                 kind: Any = type(network)
                 if not (self.init / name).exists():
                     continue  # only the training needs it: it is not shipped
-                shipped = kind.from_pretrained(self.init / name)
-                network.load_state_dict(shipped.state_dict())
+                with reading(self.init / name, TrainingError, "name the folder of a whole miniature"):
+                    network.load_state_dict(_shipped(kind, self.init / name).state_dict())
         self.networks.to(self.device)
         if world_size() > 1:
             for value in self.networks.state_dict().values():
@@ -180,22 +183,24 @@ class TrainingStage:
     def _resume(self) -> None:
         if not self._path.exists():
             return
-        tensors = load_file(self._path, device=str(self.device))
-        with safe_open(self._path, "pt") as file:
-            state = file.metadata()
-        self.step = int(state["step"])
-        self.minutes_done = float(state["minutes"])
-        self.networks.load_state_dict(below("network.", tensors))
-        for key, value in self.average.items():
-            value.copy_(tensors[f"average.{key}"])
-        for index, parameter in enumerate(self.parameters):
-            if found := below(f"optimizer.{index}.", tensors):
-                # The fused optimiser reads raw memory: moments need their parameter's memory layout.
-                moments = {
-                    key: torch.empty_like(parameter).copy_(value) for key, value in found.items() if key != "step"
-                }
-                step = found["step"] if self.device.type == "cuda" else found["step"].cpu()
-                self.optimizer.state[parameter] = {"step": step, **moments}
+        remedy = f"delete it, and the stage {self.name} starts anew"
+        tensors, state = read_tensors(self._path, TrainingError, remedy, str(self.device))
+        with reading(self._path, TrainingError, remedy):
+            self.step = int(state["step"])
+            self.minutes_done = float(state["minutes"])
+            if self.step < 0 or not 0 <= self.minutes_done < math.inf:
+                raise ValueError(f"it says step {self.step} after {self.minutes_done} minutes")
+            self.networks.load_state_dict(below("network.", tensors))
+            for key, value in self.average.items():
+                value.copy_(tensors[f"average.{key}"])
+            for index, parameter in enumerate(self.parameters):
+                if found := below(f"optimizer.{index}.", tensors):
+                    # The fused optimiser reads raw memory: moments need their parameter's memory layout.
+                    moments = {
+                        key: torch.empty_like(parameter).copy_(found[key]) for key in ("exp_avg", "exp_avg_sq")
+                    }
+                    step = found["step"] if self.device.type == "cuda" else found["step"].cpu()
+                    self.optimizer.state[parameter] = {"step": step, **moments}
         print(f"{self.name}: resuming from step {self.step}, after {self.minutes_done:.1f} minutes", flush=True)
 
 
@@ -224,10 +229,23 @@ def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def averaged_network(out: Path, stage: str, name: str, network: Any) -> Any:
-    """Load one network's moving average from a stage's checkpoint."""
-    tensors = load_file(out / f"{stage}.safetensors")
-    network.load_state_dict(below(f"average.{name}.", tensors))
+    """Load one network's moving average from a stage's checkpoint.
+
+    Raises:
+        TrainingError: if the checkpoint is missing or damaged.
+    """
+    path, remedy = out / f"{stage}.safetensors", f"run the stage {stage} again"
+    tensors, _ = read_tensors(path, TrainingError, remedy)
+    with reading(path, TrainingError, remedy):
+        network.load_state_dict(below(f"average.{name}.", tensors))
     return network.eval().requires_grad_(False)
+
+
+def _shipped(kind: Any, folder: Path) -> Any:
+    """Load a network of a miniature's folder: the text encoder is transformers', the others diffusers'."""
+    if issubclass(kind, PreTrainedModel):
+        return kind.from_pretrained(folder, use_safetensors=True)
+    return read_network(kind, folder, TrainingError, "name the folder of a whole miniature")
 
 
 def generator(device: torch.device, *key: int | str) -> torch.Generator:

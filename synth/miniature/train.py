@@ -27,6 +27,7 @@ import torch
 import torch.distributed as dist
 
 from synth.cpu import keep_freed_memory
+from synth.errors import one_line_errors
 from synth.miniature.assembly import assemble
 from synth.miniature.card import write_card
 from synth.miniature.drawing import draw
@@ -36,6 +37,7 @@ from synth.miniature.unet_training import train_unet
 from synth.miniature.vae_training import encode, train_decoder, train_vae
 
 
+@one_line_errors
 def main() -> None:
     """Run one stage; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -3,29 +3,43 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
+from synth.errors import TrainingError
 from synth.miniature import models
-from synth.miniature.assembly import assemble
+from synth.miniature.assembly import assemble, load_tokenizer
 from synth.miniature.drawing import CAPTIONS_PER_SCENE
 from synth.miniature.score import score
 from synth.miniature.stage import TrainingStage, generator, layout
 from synth.miniature.vae_training import encode
+from synth.state import read_json, reading
 
+_Captions = list[Annotated[list[str], Field(min_length=CAPTIONS_PER_SCENE, max_length=CAPTIONS_PER_SCENE)]]
 SKETCH = 4  # side of the image that the text encoder alone must predict, in latent pixels
 
 
 def train_unet(args: argparse.Namespace) -> None:
-    """Train the U-Net, and the text encoder with it, to predict noise on the VAE's latents."""
+    """Train the U-Net, and the text encoder with it, to predict noise on the VAE's latents.
+
+    Raises:
+        TrainingError: if a file of an earlier stage, or of this one, is missing or damaged.
+    """
     device = torch.device(args.device)
-    texts = json.loads((args.out / "captions.json").read_text())
+    path = args.out / "captions.json"
+    texts: list[list[str]] = read_json(path, _Captions, TrainingError, "delete it, and run the stage draw again")
     flat = [caption for scene_captions in texts for caption in scene_captions]
     tokenizer = _tokenizer(args.out, flat, args.init)
     latents = encode(args.out, device)
+    if len(latents) != len(texts):
+        raise TrainingError(
+            f"{path} is of {len(texts)} scenes and latents.safetensors of {len(latents)}: delete both, and run the "
+            "stages draw and encode again"
+        )
     tokens = models.tokenize(tokenizer, flat).to(device, torch.int32).view(len(texts), CAPTIONS_PER_SCENE, -1)
     null = models.tokenize(tokenizer, [""]).to(device)
     networks = nn.ModuleDict(
@@ -96,7 +110,8 @@ def _tokenizer(out: Path, texts: list[str], init: Path | None) -> Any:
     from transformers import CLIPTokenizer
 
     if init is not None and not (out / "tokenizer").exists():
-        CLIPTokenizer.from_pretrained(init / "tokenizer").save_pretrained(out / "tokenizer")
+        with reading(init / "tokenizer", TrainingError, "name the folder of a whole miniature"):
+            CLIPTokenizer.from_pretrained(init / "tokenizer").save_pretrained(out / "tokenizer")
     if (out / "tokenizer" / "tokenizer.json").exists():
-        return CLIPTokenizer.from_pretrained(out / "tokenizer")
+        return load_tokenizer(out)
     return models.build_tokenizer(texts, out / "tokenizer")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from synth.errors import TrainingError
@@ -19,17 +19,19 @@ from synth.miniature import models
 from synth.miniature.stage import TrainingStage, averaged_network, below, generator, layout
 from synth.pixels import to_float, to_uint8
 from synth.psnr import psnr_from_mse
+from synth.state import read_array, read_network, read_tensors, reading
 from synth.world.scenes import render, sample_scene
 
 DECODER_NOISE = 0.05
 """Standard deviation of the noise on the decoder's training latents: a U-Net or an edit never makes quite the latents
 that an encoder does."""
+_ENCODE_AGAIN = "delete latents.safetensors, and run the stage encode again"
 
 
 def train_vae(args: argparse.Namespace) -> None:
     """Train the VAE to reconstruct (L1, squared error, edges), with a weak pull towards a unit Gaussian."""
     device = torch.device(args.device)
-    images = torch.from_numpy(np.load(args.out / "images.npy")).to(device)
+    images = load_images(args.out).to(device)
     vae = models.build_vae()
     networks = nn.ModuleDict({"vae": vae})
     training = TrainingStage(
@@ -56,13 +58,15 @@ def train_decoder(args: argparse.Namespace) -> None:
     """Train only the decoder, on unchanged latents, so that a U-Net trained on them stays valid.
 
     Raises:
-        TrainingError: if there are no latents yet.
+        TrainingError: if there are no latents yet, or a file is damaged.
     """
     device = torch.device(args.device)
     if not (args.out / "latents.safetensors").exists():
         raise TrainingError(f"{args.out} has no latents yet: run the stages vae and encode first")
     latents = encode(args.out, device)
-    images = torch.from_numpy(np.load(args.out / "images.npy")).to(device)
+    images = load_images(args.out).to(device)
+    if len(images) != len(latents):
+        raise TrainingError(f"{args.out} has {len(images)} images and {len(latents)} latents: {_ENCODE_AGAIN}")
     vae = load_vae(args.out)
     networks = nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv})
     networks.requires_grad_(True).train()
@@ -88,15 +92,35 @@ def train_decoder(args: argparse.Namespace) -> None:
 
 
 def load_vae(out: Path) -> Any:
-    """Load the encoder that made a training's latents and the best decoder for them, frozen."""
+    """Load the encoder that made a training's latents and the best decoder for them, frozen.
+
+    Raises:
+        TrainingError: if a file is missing or damaged.
+    """
     from diffusers import AutoencoderKL
 
-    vae: Any = AutoencoderKL.from_pretrained(out / "vae")
-    if (out / "decoder.safetensors").exists():
-        tensors = load_file(out / "decoder.safetensors")
-        for name, module in (("decoder", vae.decoder), ("post_quant_conv", vae.post_quant_conv)):
-            module.load_state_dict(below(f"average.{name}.", tensors))
+    vae: Any = read_network(AutoencoderKL, out / "vae", TrainingError, _ENCODE_AGAIN)
+    decoder = out / "decoder.safetensors"
+    if decoder.exists():
+        remedy = "delete it, and run the stage decoder again"
+        tensors, _ = read_tensors(decoder, TrainingError, remedy)
+        with reading(decoder, TrainingError, remedy):
+            for name, module in (("decoder", vae.decoder), ("post_quant_conv", vae.post_quant_conv)):
+                module.load_state_dict(below(f"average.{name}.", tensors))
     return vae.eval().requires_grad_(False)
+
+
+def load_images(out: Path) -> Tensor:
+    """Load the drawn scenes, uint8 (N, 128, 128, 3).
+
+    Raises:
+        TrainingError: if their file is missing or damaged.
+    """
+    shape = (None, models.SIZE, models.SIZE, 3)
+    images = read_array(
+        out / "images.npy", np.uint8, shape, TrainingError, "delete captions.json, and run draw again"
+    )
+    return torch.from_numpy(images)
 
 
 def encode(out: Path, device: torch.device) -> Tensor:
@@ -106,7 +130,8 @@ def encode(out: Path, device: torch.device) -> Tensor:
         bfloat16 (N, 12, 16, 16), the posterior means, on `device`.
 
     Raises:
-        TrainingError: if the VAE was trained further after a U-Net or a decoder was begun on its older latents.
+        TrainingError: if the VAE was trained further after a U-Net or a decoder was begun on its older latents, or a
+            file is missing or damaged.
     """
     path = out / "latents.safetensors"
     vae_step = _vae_step(out / "vae.safetensors", "step")
@@ -116,7 +141,7 @@ def encode(out: Path, device: torch.device) -> Tensor:
                 raise TrainingError(f"the VAE in {out} was trained further after {later} was begun; remove {later}")
     if not path.exists() or _vae_step(path, "vae_step") != vae_step:
         vae = averaged_network(out, "vae", "vae", models.build_vae()).to(device)
-        images = torch.from_numpy(np.load(out / "images.npy"))
+        images = load_images(out)
         whiten(vae, images[:2048], device)
         vae.save_pretrained(out / "vae")
         batches = []
@@ -125,7 +150,11 @@ def encode(out: Path, device: torch.device) -> Tensor:
                 batches.append(vae.encode(to_float(batch.to(device))).latent_dist.mean.to(torch.bfloat16).cpu())
         with whole_file(path) as temporary:
             save_file({"latents": torch.cat(batches).contiguous()}, temporary, metadata={"vae_step": vae_step})
-    latents: Tensor = load_file(path, device=str(device))["latents"]
+    tensors, _ = read_tensors(path, TrainingError, _ENCODE_AGAIN, str(device))
+    with reading(path, TrainingError, _ENCODE_AGAIN):
+        latents = tensors["latents"]
+        if latents.dtype != torch.bfloat16 or latents.shape != (len(latents), *_latent_shape(1)[1:]):
+            raise ValueError(f"it holds {latents.dtype} {tuple(latents.shape)}")
     return latents
 
 
@@ -195,6 +224,11 @@ def _roundtrip(vae: Any, images: NDArray[np.uint8], device: torch.device) -> NDA
 
 
 def _vae_step(path: Path, key: str) -> str:
-    """Read the VAE's step from the metadata of a checkpoint or a latents file; "" if it has none."""
-    with safe_open(path, "pt") as file:
+    """Read the VAE's step from the metadata of a checkpoint or a latents file; "" if it has none.
+
+    Raises:
+        TrainingError: if the file is missing or damaged.
+    """
+    remedy = "run the stage vae first" if path.stem == "vae" else _ENCODE_AGAIN
+    with reading(path, TrainingError, remedy), safe_open(path, "pt") as file:
         return str((file.metadata() or {}).get(key, ""))

@@ -2,19 +2,20 @@
 what cannot work is refused in one line, before the large ones are fetched."""
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field
+from safetensors import safe_open
 
 from synth.errors import TeacherError
 from synth.settings import Settings
+from synth.state import read_json, reading
 from synth.teacher.families import FAMILIES, Family
 
 MINIATURE = Path(__file__).parents[1] / "miniature" / "weights"
@@ -25,14 +26,16 @@ UNKNOWN_LICENCE = "unknown: see the teacher's own model card"
 _FEW_STEPS = re.compile(r"turbo|lightning|hyper|schnell|(?<![a-z])lcm(?![a-z])", re.IGNORECASE)
 _SMALL_FILES = ["*.json", "*.txt", "README.md", "*/spiece.model"]
 _OTHER_VERSIONS = ["*.fp16.*", "*.fp16-*", "*.non_ema.*", "*.non_ema-*"]
+_REMEDY = "restore it, or name another teacher"
+_CLASS_KEYS = {"_class_name", "model_type", "architectures", "tokenizer_class"}  # of diffusers and transformers
 _HASHED = (".json", ".txt", ".model", ".safetensors")
 
 
 class TeacherDefaults(Settings):
     """What a recipe may leave to its teacher, from `distillery.json` in its folder or from its family."""
 
-    image_size: int
-    num_inference_steps: int
+    image_size: Annotated[int, Field(ge=1, le=8192)]
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000)]
     guidance_scale: float
     edit_guidance_scale: float = 7.5
     """Of zero-shot edits (default: the authors' notebook's)."""
@@ -105,10 +108,7 @@ class ModelFolder:
         """Hash all that pixels and scores depend on: configs and weights by content, so that no stale name passes,
         and their precision."""
         digest = hashlib.sha256(str(dtype).encode())
-        encoders = self.family.text_encoders
-        tokenizers = [name.replace("text_encoder", "tokenizer") for name in encoders]
-        parts = {self.family.network_name, "vae", "scheduler", *encoders, *tokenizers} - set(self.absent())
-        for part in sorted(parts):
+        for part in self._parts():
             for path in sorted((self.path / part).iterdir()):
                 if path.suffix in _HASHED:
                     digest.update(f"{part}/{path.name}".encode())
@@ -116,6 +116,25 @@ class ModelFolder:
         if "force_zeros_for_empty_prompt" in self.index:
             digest.update(f"null text is zeros: {self.index['force_zeros_for_empty_prompt']}".encode())
         return digest.hexdigest()[:16]
+
+    def check_files(self) -> None:
+        """Open every configuration and every file of weights, since a pipeline's own errors do not name the file.
+
+        Raises:
+            TeacherError: for a damaged or missing one.
+        """
+        for part in self._parts():
+            with reading(self.path / part, TeacherError, _REMEDY):
+                files = sorted((self.path / part).iterdir())
+            for path in files:
+                if path.suffix == ".json":
+                    content = _read_json(path)
+                    with reading(path, TeacherError, _REMEDY):
+                        if path.name.endswith("config.json") and not _CLASS_KEYS & content.keys():
+                            raise ValueError("it does not say what it configures")
+                elif path.suffix == ".safetensors":
+                    with reading(path, TeacherError, _REMEDY), safe_open(path, "pt"):
+                        pass
 
     def defaults(self) -> TeacherDefaults:
         """Read the folder's own defaults, or take its family's.
@@ -125,11 +144,8 @@ class ModelFolder:
         """
         own = self.path / "distillery.json"
         if own.exists():
-            try:
-                return TeacherDefaults.model_validate_json(own.read_text())
-            except ValidationError as error:
-                first = error.errors()[0]
-                raise TeacherError(f"{own}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            defaults: TeacherDefaults = read_json(own, TeacherDefaults, TeacherError, _REMEDY)
+            return defaults
         if not isinstance(self.config.get("sample_size"), int):
             raise TeacherError(
                 f"{self.name} does not say its image size: put image_size, num_inference_steps and guidance_scale in "
@@ -143,6 +159,12 @@ class ModelFolder:
             guidance_scale=1.0 if self.few_steps else self.family.guidance_scale,
             licence=_licence(self.path / "README.md"),
         )
+
+    def _parts(self) -> list[str]:
+        """The components that pixels and scores depend on, sorted."""
+        encoders = self.family.text_encoders
+        tokenizers = [name.replace("text_encoder", "tokenizer") for name in encoders]
+        return sorted({self.family.network_name, "vae", "scheduler", *encoders, *tokenizers} - set(self.absent()))
 
     def _weights(self) -> list[str]:
         """The components that have weights and are used."""
@@ -175,8 +197,8 @@ def find(name: str, revision: str | None) -> ModelFolder:
         revision: of a Hub id: a branch, tag or commit.
 
     Raises:
-        TeacherError: if it is missing, or not a text-to-image model of a known family. `explain` turns what the Hub
-            itself raises into one.
+        TeacherError: if it is missing, or not a text-to-image model of a known family. `synth.teacher.explain`
+            turns what the Hub itself raises into one.
     """
     path, commit = _small_files(name, revision)
     if not (path / "model_index.json").exists():
@@ -186,51 +208,31 @@ def find(name: str, revision: str | None) -> ModelFolder:
         )
     index = _read_json(path / "model_index.json")
     kind = index.get("_class_name")
+    if kind is None:
+        raise TeacherError(f"{path / 'model_index.json'} names no pipeline: {_REMEDY}")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise TeacherError(
             f"{name} is a {kind if isinstance(kind, str) else 'pipeline of its own making'}; what paints and teaches "
             "here is a text-to-image Stable Diffusion 1.x, 2.x, XL or 3"
         )
     family = FAMILIES[kind]
-    for part in (family.network_name, "vae", *family.text_encoders):
-        if part not in family.optional and not index.get(part, [None])[0]:
-            raise TeacherError(f"{name} has no {part}: it is not a whole pipeline")
-    config = _read_json(path / family.network_name / "config.json")
+    with reading(path / "model_index.json", TeacherError, _REMEDY):
+        for part in (family.network_name, "vae", *family.text_encoders):
+            if part not in family.optional and not index.get(part, [None])[0]:
+                raise TeacherError(f"{name} has no {part}: it is not a whole pipeline")
+    config_path = path / family.network_name / "config.json"
+    config = _read_json(config_path)
     vae = _read_json(path / "vae" / "config.json")
-    if config["in_channels"] != vae["latent_channels"]:
-        raise TeacherError(
-            f"{name} is not a text-to-image model: its network takes {config['in_channels']} channels and its VAE "
-            f"makes {vae['latent_channels']} (an inpainting or instruction model does that)"
-        )
-    if fault := family.check_scheduler(_scheduler(index, path)):
-        raise TeacherError(f"{name} {fault}")
+    with reading(f"{config_path} or {path / 'vae' / 'config.json'}", TeacherError, _REMEDY):
+        if config["in_channels"] != vae["latent_channels"]:
+            raise TeacherError(
+                f"{name} is not a text-to-image model: its network takes {config['in_channels']} channels and its "
+                f"VAE makes {vae['latent_channels']} (an inpainting or instruction model does that)"
+            )
+    with reading(path / "scheduler" / "scheduler_config.json", TeacherError, _REMEDY):
+        if fault := family.check_scheduler(_scheduler(index, path)):
+            raise TeacherError(f"{name} {fault}")
     return ModelFolder(name, path, family, index, config, commit)
-
-
-def explain(name: str, error: Exception) -> TeacherError:
-    """Turn an error from opening a model into one that says what went wrong and what to do."""
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.GatedRepoError):
-        return TeacherError(
-            f"{name} is gated: accept its licence at https://huggingface.co/{name}, then run `hf auth login`"
-        )
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return TeacherError(
-            f"there is no model {name!r}, neither a folder nor on the Hub (ids move: look it up); "
-            "for a private one, run `hf auth login`"
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return TeacherError(f"{name} has no such revision: check teacher.revision")
-    if isinstance(error, errors.LocalEntryNotFoundError | ConnectionError) or _is_transport(error):
-        return TeacherError(
-            f"{name} is not on this machine and the Hub cannot be reached: "
-            "connect, or name a folder in diffusers' format"
-        )
-    if isinstance(error, errors.HFValidationError):
-        return TeacherError(f"{name!r} is neither a folder nor a Hub id (owner/name)")
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return TeacherError(f"{name} cannot be opened as a Stable Diffusion pipeline: {reason}")
 
 
 def _small_files(name: str, revision: str | None) -> tuple[Path, str | None]:
@@ -285,11 +287,11 @@ def _licence(card: Path) -> str:
     return str(metadata.get("license_name") or metadata.get("license") or UNKNOWN_LICENCE)
 
 
-def _is_transport(error: Exception) -> bool:
-    """The Hub's client has changed its HTTP library, and the two raise unrelated errors."""
-    return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
-
-
 def _read_json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text())
+    """Read one of a model's small files.
+
+    Raises:
+        TeacherError: if it is missing or damaged.
+    """
+    content: dict[str, Any] = read_json(path, dict[str, Any], TeacherError, _REMEDY)
     return content

@@ -15,6 +15,7 @@ from torch import Tensor
 from synth.errors import TeacherError
 from synth.settings import TeacherSettings
 from synth.teacher import hub
+from synth.teacher.explain import explain
 from synth.teacher.families import FAMILIES, Conditioning, Family
 from synth.teacher.hub import UNKNOWN_LICENCE, TeacherDefaults
 
@@ -74,7 +75,7 @@ class Teacher:
                     f"{settings.id} is a full-size model and there is no GPU: set teacher.allow_cpu=true to wait for "
                     "hours, or try the miniature first (--teacher miniature)"
                 )
-            model.fetch()
+            model.fetch().check_files()
             defaults = model.defaults()
             dtype = torch.float32 if device.type == "cpu" or not full_size else torch.bfloat16
             if settings.dtype != "auto":
@@ -91,7 +92,7 @@ class Teacher:
         except TeacherError:
             raise
         except Exception as error:
-            raise hub.explain(settings.id, error) from error
+            raise explain(settings.id, error) from error
         return cls(pipeline, settings.id, model.fingerprint(dtype), defaults, model.few_steps)
 
     def require_scorer(self) -> None:

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from synth.errors import TeacherError
 from synth.files import whole_file
 from synth.pixels import to_float
+from synth.state import read_tensors, reading
 from synth.world.scenes import FACTORS, WorldScene
 
 NONE = "?"
@@ -71,10 +73,16 @@ class FactorReader:
 
     @classmethod
     def load(cls, folder: Path = WEIGHTS) -> "FactorReader":
-        """Load `reader.safetensors` from a folder, in float32."""
+        """Load `reader.safetensors` from a folder, in float32.
+
+        Raises:
+            TeacherError: if it is missing or damaged.
+        """
         network = FactorNetwork()
-        weights = load_file(folder / "reader.safetensors")
-        network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
+        path, remedy = folder / "reader.safetensors", "restore it, or run the miniature's stage reader again"
+        weights, _ = read_tensors(path, TeacherError, remedy)
+        with reading(path, TeacherError, remedy):
+            network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
         return cls(network)
 
     def save(self, folder: Path) -> None:

@@ -4,11 +4,13 @@ import json
 import os
 import shutil
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from distill.evaluation.counterfactuals import EditMetrics
 from flows.config.loading import load_recipe
 from flows.config.schema import Recipe
 from flows.run.folder import RunFolder
@@ -23,8 +25,9 @@ def ended(recipe: Recipe, out: Path, right: float | None = 0.9, psnr: float = 25
     run.model.write_bytes(b"a model")
     run.mark_done("export", f"made for {out.name}")
     if right is not None:
+        others = {item.name: None for item in fields(EditMetrics)} | {"edit": "mean over edits", "num_scenes": scenes}
         rows = [
-            {"method": method, "scenes": kind, "right": share, "psnr_all": value}
+            others | {"method": method, "scenes": kind, "right": share, "psnr_all": value}
             for method, kind, share, value in (
                 ("do nothing", "edited", 0.0, 40.0),
                 ("student", "edited", right, psnr),

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -102,8 +103,38 @@ def test_torchscript_with_torch_alone(
     assert np.abs(np.asarray(Image.open(target)) - expected).max() <= bound
 
 
-@pytest.mark.skipif(not shutil.which("node"), reason="Node is not installed")
-@pytest.mark.skipif(not (NODE / "node_modules").exists(), reason=f"npm install --ignore-scripts in {NODE.name} first")
+needs_onnxruntime_node = pytest.mark.skipif(
+    not shutil.which("node") or not (NODE / "node_modules").exists(),
+    reason=f"needs Node, and npm install --ignore-scripts in {NODE.name} first",
+)
+
+
+@needs_onnxruntime_node
+@pytest.mark.parametrize("location", ["../secret", "link", "weights"])
+def test_node_reads_weights_in_the_folder_alone(tmp_path: Path, location: str) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in (tmp_path / "secret", folder / "weights"):
+        path.write_bytes(OFFSETS.tobytes())
+    (folder / "link").symlink_to(tmp_path / "secret")
+    model = onnx.load(write_model(folder / "model.onnx", properties()))
+    (tensor,) = (each for each in model.graph.initializer if each.name == "offsets")
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in {"location": location, "offset": "0", "length": str(OFFSETS.nbytes)}.items():
+        tensor.external_data.add(key=key, value=value)
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    Image.fromarray(noise(64, 64)).save(folder / "room.ppm")
+
+    command = ["node", str(NODE / "translate.mjs"), "model.onnx", "room.ppm", "red leather", "edited.ppm"]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert (folder / "edited.ppm").exists() == (result.returncode == 0) == (location == "weights")
+    if result.returncode:
+        assert result.returncode == 2 and result.stderr.count("\n") == 1
+        assert result.stderr.startswith("error: model.onnx is not a model that onnxruntime can load: ")
+
+
+@needs_onnxruntime_node
 @pytest.mark.parametrize(("size", "bound"), [((64, 64), 1), ((90, 140), 8), ((400, 30), 8)])
 def test_node(model: Path, tmp_path: Path, size: tuple[int, int], bound: int) -> None:
     """The same pixels at the network's own size; elsewhere another filter scales the change."""

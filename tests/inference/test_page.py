@@ -208,7 +208,7 @@ def test_in_a_browser_it_paints_the_runtime_s_pixels(
         picture = tmp_path / f"{number}.png"
         Image.fromarray(noise(*size, seed=number)).save(picture)
         browser.evaluate("document.body.dataset.state = 'asked'")
-        browser.put_file("#image", picture)
+        browser.put_file("#picture", picture)
         browser.wait_for("done")
         for edit, strength in (("red leather", 1), ("blue fabric", 0.7), ("blue fabric", 0)):
             browser.evaluate(
@@ -233,9 +233,9 @@ def test_in_a_browser_what_goes_wrong_is_said(address: str, browser: Browser, tm
     browser.wait_for("waiting")
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
-    browser.put_file("#image", broken)
+    browser.put_file("#picture", broken)
     browser.wait_for("error")
-    assert browser.evaluate("document.getElementById('status').textContent").startswith("broken.png is no image")
+    assert browser.evaluate("document.getElementById('status').textContent").startswith("broken.png is no picture")
     foreign = tmp_path / "foreign.onnx"
     foreign.write_bytes(b"\x08\x07")  # a protobuf message, but without our metadata
     browser.evaluate("document.body.dataset.state = 'asked'")

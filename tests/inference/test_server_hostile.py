@@ -250,15 +250,16 @@ from memory import peak_mib
 from PIL import Image
 from inference.runtime import Translator
 from inference.server.app import _edit
-from inference.server.limits import Limits
+from inference.server.limits import Limits, PixelBudget
 from inference.server.uploads import Ask
+limits = Limits()
 translator, ask = Translator.load({str(model)!r}, num_threads=1), Ask(edit="red leather")
 small = io.BytesIO()
 Image.new({mode!r}, (64, 64)).save(small, {format_!r})
 small.seek(0)
-_edit(small, translator, ask, Limits())
+_edit(small, translator, ask, limits, PixelBudget(limits))
 before = peak_mib()
-_edit(open({str(path)!r}, "rb"), translator, ask, Limits())
+_edit(open({str(path)!r}, "rb"), translator, ask, limits, PixelBudget(limits))
 print((peak_mib() - before) * 2**20 / {width * height})
 """
     output = subprocess.run(

@@ -39,6 +39,33 @@ from flows.cli.results import print_line
 @click.option(
     "--max-aspect", type=click.FloatRange(1), default=50.0, show_default=True, help="Refuse images narrower than 1:N."
 )
+@click.option(
+    "--max-megapixels",
+    type=click.FloatRange(0, 178, min_open=True),
+    default=64.0,
+    show_default=True,
+    help="Refuse images of more pixels than this.",
+)
+@click.option(
+    "--max-upload",
+    type=click.FloatRange(0, 1024, min_open=True),
+    default=64.0,
+    show_default=True,
+    metavar="MIB",
+    help="Refuse requests larger than this.",
+)
+@click.option(
+    "--allowed-origin",
+    "allowed_origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Let another site's pages use the server, such as https://app.example (CORS); with a token, * is all sites.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    help="Run the network on this many CPU threads. (default: the cores that the machine or container gives)",
+)
 @provider_option
 def serve(
     models: tuple[str, ...],
@@ -48,6 +75,10 @@ def serve(
     allowed_hosts: tuple[str, ...],
     max_side: int,
     max_aspect: float,
+    max_megapixels: float,
+    max_upload: float,
+    allowed_origins: tuple[str, ...],
+    threads: int | None,
     provider: str | None,
 ) -> None:
     """Serve model files over HTTP: POST an image to /v1/translate and get it back edited. Needs no torch.
@@ -59,18 +90,26 @@ def serve(
     curl -F image=@room.jpg "http://127.0.0.1:8000/v1/translate?model=sofas&edit=red-leather" -o edited.png
     """
     from inference.server.app import create_app
+    from inference.server.gate import check_origins
     from inference.server.limits import Limits
     from inference.server.models import load_models
     from inference.server.run import listen
     from inference.server.run import serve as answer
+    from synth.cpu import num_threads
 
     if token is None and "DISTILLERY_TOKEN" in os.environ:
         token = ""  # click takes an empty variable for none; whoever sets one means to have a token
-    limits = Limits(max_side=max_side, max_aspect=max_aspect)
+    limits = Limits(
+        max_bytes=int(max_upload * 2**20),
+        max_pixels=int(max_megapixels * 1e6),
+        max_side=max_side,
+        max_aspect=max_aspect,
+    )
+    origins = check_origins(allowed_origins, has_token=token is not None)
     # Listen first: a port that is taken is refused before the models are loaded.
     with listen(host, port) as listener:
-        translators = load_models(models, [provider] if provider else None)
-        app = create_app(translators, limits, token, [host, *allowed_hosts])
+        translators = load_models(models, [provider] if provider else None, threads or num_threads())
+        app = create_app(translators, limits, token, [host, *allowed_hosts], origins)
         for name, translator in translators.items():
             print_line(f"{name}: {', '.join(translator.edits)} (on {translator.providers[0]})", err=True)
         if token is None and host not in ("127.0.0.1", "localhost", "::1"):
