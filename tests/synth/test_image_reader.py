@@ -40,7 +40,7 @@ RAMP = np.tile(np.arange(256, dtype=np.uint8), (4, 1))  # (4, 256), every grey
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
 def test_all_orientations_stand_upright(format):
     for orientation in range(1, 9):
-        content = encoded(photograph(), format, exif=exif(orientation))
+        content = encoded(photograph(), format, exif=exif(orientation).tobytes())
         with Image.open(io.BytesIO(content)) as image:
             expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
         photo = read_image(content)
@@ -201,14 +201,28 @@ def test_srgb_needs_no_conversion():
 
 @pytest.mark.parametrize("space", SPACES)
 def test_a_change_returns_into_the_photographs_own_space(space):
-    photo = read_image(encoded(photograph(64, 64), icc_profile=rgb_profile(space)))
+    muted = Image.fromarray((np.asarray(photograph(64, 64)) // 8 + 112).astype(np.uint8))  # sRGB has all of these
+    photo = read_image(encoded(muted, icc_profile=rgb_profile(space)))
     change = np.zeros((3, 64, 64), np.float32)
     change[0, :, :20] = 30 / 127.5
     edited = photo.with_change(change)
     assert np.array_equal(edited.pixels[:, 20:], photo.pixels[:, 20:])
     moved = edited.srgb().astype(int) - photo.srgb()
-    assert np.abs(moved[:, :20] - [30, 0, 0]).max() <= 4
-    assert not np.array_equal(edited.pixels[:, :20, 1:], photo.pixels[:, :20, 1:])  # red of sRGB is no red there
+    assert np.abs(moved[:, :20] - [30, 0, 0]).max() <= 3
+    naive = photo.pixels[:, :20] + np.array([30, 0, 0])
+    assert np.abs(edited.pixels[:, :20] - naive).max() > 3  # 30 levels of sRGB are others there
+
+
+def test_a_vivid_color_gives_way_to_another():
+    """A green beyond sRGB is kept where nothing changes, and leaves nothing behind where red takes its place."""
+    green = Image.new("RGB", (64, 64), (0, 255, 0))
+    photo = read_image(encoded(green, icc_profile=rgb_profile("Display P3")))
+    wanted = np.float32([200, 30, 40])
+    change = np.zeros((3, 64, 64), np.float32)
+    change[:, :, :32] = ((wanted - photo.srgb()[0, 0]) / 127.5)[:, None, None]
+    edited = photo.with_change(change)
+    assert np.array_equal(edited.pixels[:, 32:], photo.pixels[:, 32:])
+    assert np.abs(edited.srgb()[:, :32] - wanted).max() <= 2
 
 
 def test_colors_beyond_srgb_stay_where_nothing_changes():
@@ -224,7 +238,7 @@ def test_profiles_that_do_not_fit_are_left_out():
         assert np.array_equal(photo.srgb(), image) and photo.icc_profile is None and "does not fit" in photo.notes[0]
     inks = read_image(encoded(image.convert("CMYK"), "TIFF", icc_profile=rgb_profile("Adobe RGB")))
     assert np.array_equal(inks.pixels, image) and "does not fit" in inks.notes[0]
-    for profile in (b"a profile", rgb_profile("Adobe RGB")[:300], ink_profile()[:200]):
+    for profile in (b"a profile", rgb_profile("Adobe RGB")[:300], b"\0" * 500):
         photo = read_image(encoded(image, icc_profile=profile))
         assert np.array_equal(photo.srgb(), image) and "broken" in photo.notes[0]
         assert np.array_equal(photo.with_change(np.zeros((3, 4, 4), np.float32)).pixels, image)
@@ -235,10 +249,10 @@ def test_a_broken_exif_block_costs_no_image():
     whole = exif(6).tobytes()
     for block in (whole[:20], b"Exif\0\0junk" * 5, b"Exif\0\0MM\0*\0\0\xff\xff", whole[:-30], b"Exif\0\0"):
         for format in ("JPEG", "PNG", "WEBP"):
-            photo = read_image(encoded(photograph(), format, exif=block))
+            photo = read_image(encoded(photograph(), format, exif=block, quality=98))
             assert sorted(photo.size) == [40, 60]
             pixels = photo.pixels if photo.size == (60, 40) else np.rot90(photo.pixels)
-            assert np.abs(pixels.astype(int) - photograph()).max() <= 12
+            assert np.abs(pixels.astype(int) - photograph()).mean() <= 4
 
 
 def test_animations_give_their_first_frame_and_say_so(tmp_path):
@@ -292,10 +306,12 @@ def test_what_is_no_image_is_refused_in_one_line(tmp_path):
 
 def test_heic_is_read_with_its_package_and_named_without(tmp_path):
     path = tmp_path / "a.heic"
-    path.write_bytes(encoded(photograph(), "HEIF", exif=exif(6), quality=95))
+    turned = photograph()
+    turned.info["exif"] = exif(6).tobytes()
+    path.write_bytes(encoded(turned, "HEIF", quality=95))
     photo = read_image(path)
     assert photo.format == "HEIF" and photo.size == (40, 60)
-    assert np.abs(np.rot90(photo.pixels).astype(int) - photograph()).max() <= 12
+    assert np.abs(np.rot90(photo.pixels).astype(int) - photograph()).mean() <= 4
     code = (
         "import importlib.util as u; find = u.find_spec\n"
         "u.find_spec = lambda name, *rest: None if name == 'pillow_heif' else find(name, *rest)\n"
