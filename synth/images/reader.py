@@ -58,6 +58,7 @@ MAX_PIXELS = 300_000_000
 """Of an image, checked before it is decoded: the largest phones take 200 megapixels, bombs say billions."""
 STRIP_PIXELS = 2**20  # worked on at a time: bounds memory whatever an image's size
 MAX_COLUMNS = 2**16  # of a strip
+REPLACED = 51  # levels: a color that changes by so much is another one
 WHITE = 255
 
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
@@ -137,8 +138,8 @@ class SourceImage:
             change: float32 (3, h, w), scaled up to the image's size; 2.0 is the way from black to white.
 
         Returns:
-            The changed image. In another RGB space than sRGB, the change is taken there: a pixel whose sRGB values
-            stay the same stays the same.
+            The changed image. In another RGB space than sRGB, the changed color is taken there: a pixel whose sRGB
+            values stay the same stays the same, bit for bit.
         """
         height, width = self.pixels.shape[:2]
         profile = None if self.icc_profile is None or _is_srgb(self.icc_profile) else self.icc_profile
@@ -153,8 +154,11 @@ class SourceImage:
                 continue
             seen = _applied(there, own)
             wanted = np.clip(np.rint(levels + seen), 0, 255).astype(np.uint8)
-            moved = _applied(back, wanted).astype(np.int16) - _applied(back, seen)
-            edited[rows, columns] = np.clip(moved + own, 0, 255)
+            # What its profile says beyond sRGB stays with a color that hardly changes, and goes with one that does.
+            moved = np.abs(wanted.astype(np.int16) - seen).max(axis=2, keepdims=True)  # (rows, columns, 1)
+            beyond = own.astype(np.float32) - _applied(back, seen)
+            beyond *= np.maximum(0, 1 - moved / np.float32(REPLACED))
+            edited[rows, columns] = np.clip(np.rint(beyond + _applied(back, wanted)), 0, 255)
         return replace(self, pixels=edited)
 
     def to_pil(self) -> Image.Image:
@@ -288,7 +292,7 @@ def _check(image: Image.Image, name: str, max_pixels: int) -> None:
         raise TooLargeError(f"{name} is too large: {width}x{height} are more than {max_pixels} pixels; scale it down")
     tags = getattr(image, "tag_v2", {})
     if 50706 in tags or tags.get(254, 0) == 1:  # DNGVersion; a first page that is a reduced copy
-        raise NotAnImageError(
+        raise ForeignFormatError(
             f"{name} is a raw file of a camera, with a thumbnail that can be read: develop it first"
         )
 
@@ -421,11 +425,13 @@ def _eight_bits(image: Image.Image, name: str) -> Callable[[Image.Image], Image.
         return lambda tile: tile
     low, high = _extremes(image)
     if image.mode == "I":
-        top = next((top for top in (255, 65535) if low >= 0 and high <= top), 0)
-    else:  # scaling and sharpening overshoot a little; between 1 and 255 lies what is brighter than white
-        fits = (top for top in (1, 255, 65535) if -0.2 * top <= low and high <= 1.2 * top)
-        top = next(fits, 0) if high <= 1.2 or high > 16 else 0
-    if not top:
+        top = next((top for top in (255, 65535) if high <= top), 0)
+        fits = low >= 0
+    else:
+        # Scaling and sharpening overshoot a little. Between 1 and 255 lies what is brighter than white.
+        top = next((top for top in (1, 255, 65535) if high <= 1.2 * top), 0)
+        fits = low >= -0.2 * top and not 1.2 < high < 16
+    if not top or not fits:
         numbers = f"numbers from {low:g} to {high:g}"
         raise ImageError(f"{name} has {numbers}, which is no range of an image: convert it to 8 or 16 bits first")
 
@@ -508,7 +514,9 @@ _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 def _transform(source: bytes | None, target: bytes | None, mode: str = "RGB") -> ImageCms.ImageCmsTransform:
     """Build a transform of 8-bit pixels from `mode` to RGB, between two profiles; None is sRGB."""
     here, there = (_SRGB if data is None else ImageCms.ImageCmsProfile(io.BytesIO(data)) for data in (source, target))
-    return ImageCms.ImageCmsTransform(here, there, mode, "RGB")
+    # littlecms's short cut through grey is wrong by up to nine levels in the shadows.
+    flags = ImageCms.Flags.NOOPTIMIZE if mode == "L" else ImageCms.Flags.NONE
+    return ImageCms.ImageCmsTransform(here, there, mode, "RGB", flags=flags)
 
 
 def _applied(transform: ImageCms.ImageCmsTransform, pixels: UInt8Array) -> UInt8Array:

@@ -103,7 +103,8 @@ def _options(image: SourceImage, format: str) -> dict[str, Any]:
         exif.load(image.exif or b"")
         if image.xmp:
             exif[ExifTags.Base.XMLPacket] = image.xmp
-        kept |= {"exif": exif, "compression": "tiff_adobe_deflate"}
+        # libtiff compresses, and cannot write the tables below EXIF: exposure, place.
+        kept |= {"exif": exif, "compression": "raw" if image.exif else "tiff_adobe_deflate"}
     elif format == "PNG":
         texts = PngImagePlugin.PngInfo()
         if image.xmp:
