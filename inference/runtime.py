@@ -20,6 +20,7 @@ import math
 import os
 import re
 import threading
+import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from numbers import Real
@@ -185,6 +186,9 @@ class Translator:
             raise EditError(f"an edit is a name, not {type(edit).__name__}: this model has {_quoted(names)}")
         if edit in names:
             return names.index(edit)
+        composed = [unicodedata.normalize("NFC", name) for name in names]  # terminals may send letters in pieces
+        if unicodedata.normalize("NFC", edit) in composed:
+            return composed.index(unicodedata.normalize("NFC", edit))
         edit = edit if len(edit) <= 80 else f"{edit[:80]}..."
         near = difflib.get_close_matches(edit, names, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""

@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from synth.words import nfc
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # all but tabs and line feeds
 _MAX_TEXT = 10_000  # characters; a teacher reads a few hundred
@@ -50,6 +52,25 @@ def texts_of(value: Any) -> Iterator[str]:
         yield from (text for pair in value.items() for item in pair for text in texts_of(item))
     elif isinstance(value, list | tuple):
         yield from (text for item in value for text in texts_of(item))
+
+
+def composed(value: Any) -> Any:
+    """Return plain values with every text, keys included, in Unicode's composed form: so a name equals itself.
+
+    Raises:
+        ValueError: for two keys of a table that are one in this form.
+    """
+    if isinstance(value, str):
+        return nfc(value)
+    if isinstance(value, list | tuple):
+        return [composed(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    table = {composed(key): composed(item) for key, item in value.items()}
+    if len(table) < len(value):
+        twice = next(key for key in table if sum(composed(other) == key for other in value) > 1)
+        raise ValueError(f"{twice!r} is there twice, written in two forms of Unicode: remove one")
+    return table
 
 
 class TeacherSettings(Settings):
@@ -124,6 +145,11 @@ class SceneSettings(Settings):
     filters: FilterSettings = FilterSettings()
     """What an image must pass."""
 
+    @field_validator("template", "slots", mode="before")
+    @classmethod
+    def _compose(cls, given: Any) -> Any:
+        return composed(given)
+
 
 class PhotoTextSettings(Settings):
     """The prompts of photographs, which replace painted scenes (`distillery import-photos`)."""
@@ -132,6 +158,11 @@ class PhotoTextSettings(Settings):
     """One source prompt for all photographs, such as "A photo of a person."; an empty one is the null prompt. An edit
     is then `{ target = "A photo of a zombie." }`. Without it, each photograph's caption is its source prompt, and an
     edit replaces words in captions: `{ cat = "lion" }`. Captions without these words stay as they are."""
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _compose(cls, given: Any) -> Any:
+        return composed(given)
 
 
 class PhotoSettings(Settings):

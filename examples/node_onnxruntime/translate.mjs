@@ -27,7 +27,14 @@ function* fields(bytes, at = 0) {
     if (tag % 8 === 2) yield [tag >> 3, bytes.subarray(at, (at += value))];
   }
 }
+// The names of a JSON table of texts, in the file's order: an edit's place is its number in the network, and an object
+// would put names of digits first.
+const namesInOrder = (json) => {
+  const texts = json.match(/"[^"\\]*(?:\\.[^"\\]*)*"/gs).map((text) => JSON.parse(text));
+  return [...new Set(texts.filter((_, i) => i % 2 === 0))];
+};
 const properties = new Map();
+let table = "";
 const [model, source, edit, target, strength = "1"] = process.argv.slice(2);
 for (const [number, entry] of fields(readFileSync(model))) {
   if (number !== 14) continue; // metadata_props
@@ -35,6 +42,7 @@ for (const [number, entry] of fields(readFileSync(model))) {
   if (["edits", "training_size", "size_multiple", "schema_version"].some((name) => key === `distillery.${name}`))
     try {
       properties.set(key.slice(11), JSON.parse(value.slice(0, 2 ** 20)));
+      if (key === "distillery.edits") table = value;
     } catch (error) {
       fail(`${model} has broken metadata (${error.message.slice(0, 200)}): export it again`);
     }
@@ -50,8 +58,9 @@ if (properties.get("schema_version") !== 1 || !isSize(size) || !isSize(multiple)
   fail(`${model} has broken metadata (schema version or sizes): export it again`);
 if (entries.length < 1 || entries.length > 1000 || !areTexts)
   fail(`${model} has broken metadata (its edits are not a table of names and prompts): export it again`);
-const index = Object.keys(edits).indexOf(edit);
-if (index < 0) fail(`unknown edit ${edit}: this model has ${Object.keys(edits).map((name) => JSON.stringify(name)).join(", ")}`);
+const names = namesInOrder(table);
+const index = names.indexOf(edit);
+if (index < 0) fail(`unknown edit ${edit}: this model has ${names.map((name) => JSON.stringify(name)).join(", ")}`);
 
 // Resizes one axis, [outer, from, inner] to [outer, to, inner]: a triangle filter, wider when the image shrinks.
 function resizeAxis(values, outer, from, to, inner) {

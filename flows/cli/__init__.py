@@ -1,5 +1,6 @@
 """The command `distillery`: one module a verb, each a thin layer that imports what is heavy inside its function."""
 
+import io
 import sys
 import warnings
 from typing import Any
@@ -69,6 +70,10 @@ def main() -> None:
     """
     # Pillow warns of each odd tag of a photograph; what matters of it becomes an error or a note.
     warnings.filterwarnings("ignore", module="PIL")
+    # Consoles of Windows, and pipes there, lack most letters: a name must not end the command.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 _MAKE = (init, preview, run, synthesize, import_photos, distill, export, publish)

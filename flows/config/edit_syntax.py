@@ -14,16 +14,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flows.config.loading import load_recipe
-from flows.config.naming import slug
+from flows.config.naming import edit_name, name_from
 from flows.config.schema import Recipe
 from synth.errors import RecipeError
+from synth.words import WORD_CHARACTERS, nfc, whole_words
 
 Values = list[str] | dict[str, int]
 """A slot's values: a list, or a weight for each value."""
 
 _ADDED = "added"  # the slot for words that edits add at the end
-_NAME = re.compile(r"([a-z0-9][a-z0-9_-]*)\s*=\s*(.*)", re.DOTALL | re.IGNORECASE)
-_SLOTS = re.compile(r"\w+\s*=[^=]*(,\s*\w+\s*=[^=]*)*")
+_NAME = re.compile(r"([^\s=,>]+)\s*=\s*(.*)", re.DOTALL)
+_SLOT = rf"[{WORD_CHARACTERS}]+"
+_SLOTS = re.compile(rf"{_SLOT}\s*=[^=]*(,\s*{_SLOT}\s*=[^=]*)*")
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,9 @@ def parse_scene_text(
     Raises:
         RecipeError: for an edit in none of the forms, or one that replaces words the subject does not contain.
     """
-    template = " ".join(subject.split())
+    template = nfc(" ".join(subject.split()))
     values = dict(slots or {})
-    unknown = [name for name in re.findall(r"\{(\w+)\}", template) if name not in values]
+    unknown = [name for name in re.findall(rf"\{{({_SLOT})\}}", template) if name not in values]
     if unknown:
         raise RecipeError(
             f'the subject has the slot {{{unknown[0]}}}: give its values, --slot "{unknown[0]}=..., ..."'
@@ -78,7 +80,7 @@ def parse_scene_text(
                 values[slot] = [source]
             parsed[name] = {slot: target}
         elif given_slots and _SLOTS.fullmatch(change):
-            pairs = [pair.partition("=") for pair in re.split(r",\s*(?=\w+\s*=)", change)]
+            pairs = [pair.partition("=") for pair in re.split(rf",\s*(?={_SLOT}\s*=)", change)]
             parsed[name] = {slot.strip(): value.strip() for slot, _, value in pairs}
         else:
             # The slot is empty in every prompt until an edit fills it.
@@ -99,7 +101,7 @@ def parse_photo_text(source: str, edits: Sequence[str]) -> ParsedPhotoText:
     Raises:
         RecipeError: for an edit without a name or a text.
     """
-    source = " ".join(source.split())
+    source = nfc(" ".join(source.split()))
     parsed: dict[str, dict[str, str]] = {}
     for text in edits:
         name, change = _split_name(text, {})
@@ -120,8 +122,8 @@ def slot_values(texts: Sequence[str]) -> dict[str, Values]:
     """
     found: dict[str, Values] = {}
     for text in texts:
-        name, equals, values = text.partition("=")
-        if not equals or not re.fullmatch(r"\w+", name.strip()):
+        name, equals, values = nfc(text).partition("=")
+        if not equals or not re.fullmatch(_SLOT, name.strip()):
             raise RecipeError(f'--slot {text!r} is not a slot: write it as "season=summer, autumn"')
         found[name.strip()] = [value.strip() for value in values.split(",")]
     return found
@@ -145,18 +147,26 @@ def scene_text_from_recipe(shipped: str, edits: Sequence[str]) -> tuple[ParsedSc
 
 def _split_name(text: str, slots: Mapping[str, Values]) -> tuple[str, str]:
     """Split an edit into its name and its change; an edit with an arrow alone is named after its target."""
+    text = nfc(text)
     match = _NAME.fullmatch(text.strip())
     if match is None:
         if "->" not in text:
             raise RecipeError(f'--edit {text!r} has no name: write it as NAME=..., such as "sunset=at sunset"')
-        name, change = slug(text.rpartition("->")[2]), text.strip()
+        name, change = name_from(text.rpartition("->")[2]), text.strip()
     else:
-        name, change = match[1].lower(), " ".join(match[2].split())
+        name, change = _checked_name(match[1].lower()), " ".join(match[2].split())
     if name in slots:
         raise RecipeError(f"--edit {text!r} names a slot, not an edit: write it as NAME={text.strip()}")
     if not change:
         raise RecipeError(f"--edit {text!r} has no text: write the new words after the name")
     return name, change
+
+
+def _checked_name(name: str) -> str:
+    try:
+        return edit_name(name)
+    except ValueError as error:
+        raise RecipeError(f"{name!r} {error}") from None
 
 
 def _split_arrow(change: str, text: str) -> tuple[str, str]:
@@ -168,8 +178,10 @@ def _split_arrow(change: str, text: str) -> tuple[str, str]:
 
 def _with_slot(template: str, source: str, slot: str) -> str:
     """Replace whole words of the template by a slot."""
-    result, num_replaced = re.subn(rf"(?<![\w{{]){re.escape(source)}(?![\w}}])", f"{{{slot}}}", template)
-    if not num_replaced:
+    pieces = re.split(r"(\{[^}]*\})", template)  # every other one is a slot, whose name stays
+    pieces[::2] = [re.sub(whole_words([source]), f"{{{slot}}}", piece) for piece in pieces[::2]]
+    result = "".join(pieces)
+    if result == template:
         raise RecipeError(
             f"the subject {template!r} does not have the words {source!r}: an edit replaces words of the subject, "
             "and two edits must not replace overlapping words"
@@ -178,4 +190,4 @@ def _with_slot(template: str, source: str, slot: str) -> str:
 
 
 def _slot_name(source: str) -> str:
-    return re.sub(r"\W+", "_", source.lower()).strip("_") or "slot"
+    return re.sub(rf"[^{WORD_CHARACTERS}]+", "_", nfc(source.lower())).strip("_") or "slot"

@@ -8,11 +8,11 @@ from pathlib import Path
 from distill.settings import TrainingSettings, scaled_to
 from flows.config.edit_syntax import ParsedPhotoText, ParsedSceneText, Values
 from flows.config.loading import validate
-from flows.config.naming import slug
 from flows.config.schema import Recipe
 from flows.config.toml import toml_key
 from synth.errors import RecipeError
 from synth.files import write_bytes
+from synth.words import slug
 
 MINIATURE_IMAGES, MINIATURE_STEPS = 400, 400  # takes minutes on two CPU cores
 MINIATURE_SIZE = 128  # px; equals the one in its folder, which is too slow to open here
@@ -62,7 +62,7 @@ def new_recipe(
         "",
         *about_edits,
         "[edits]",
-        *(f"{edit} = {_inline(values)}" for edit, values in parsed.edits.items()),
+        *(f"{toml_key(edit)} = {_inline(values)}" for edit, values in parsed.edits.items()),
         *(_training_of_miniature(start) if small else _training_as_published()),
         *(_evaluation(start.evaluation.given) if start and start.evaluation.given else []),
         "",

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from flows.config.schema import Recipe, preset_for
-from flows.config.toml import parse_toml, parse_value
+from flows.config.toml import decode_toml, parse_toml, parse_value
 from synth.dataset.prompts import Template
 from synth.errors import RecipeError, first_line, nearest
 
@@ -94,10 +94,10 @@ def _read(name_or_path: str | Path) -> dict[str, Any]:
         if not path.exists():
             raise RecipeError(f"there is no recipe {str(name_or_path)!r}{nearest(str(name_or_path), recipe_names())}")
     try:
-        values = parse_toml(path.read_text(encoding="utf-8"))
+        values = parse_toml(decode_toml(path.read_bytes()))
     except FileNotFoundError as error:
         raise RecipeError(f"there is no recipe file {path}") from error
-    except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
+    except (OSError, ValueError) as error:
         raise RecipeError(f"{path} cannot be read as TOML: {first_line(error)}") from error
     if "extends" not in values:
         return values
@@ -147,9 +147,9 @@ def _explain(error: ValidationError) -> str:
         return f"unknown key {key}{nearest(place[-1], _known_keys(place[:-1]))}"
     if first["type"] == "missing":
         return f"{key} is missing"
-    if first["type"] == "string_pattern_mismatch":
-        return f"{key} is not an edit's name: use lower-case letters, digits and hyphens"
     message = first["msg"].removeprefix("Value error, ")
+    if "[key]" in first["loc"]:
+        return f"{key} {message}"
     if not key:  # the problem is of the recipe as a whole
         return message
     given = first["input"]

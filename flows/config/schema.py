@@ -5,18 +5,27 @@ It composes the packages' settings and owns none. It imports nothing heavy, so a
 
 from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
 from distill.settings import PRESETS, EvaluationSettings, TrainingSettings
+from flows.config.naming import edit_name
 from flows.config.operations import OperationSettings
 from inference.settings import ExportSettings
 from synth.dataset.prompts import PhotoTexts, Template
 from synth.errors import RecipeError, nearest
-from synth.settings import PhotoTextSettings, SceneSettings, Settings, Substitution, TeacherSettings, texts_of
+from synth.settings import (
+    PhotoTextSettings,
+    SceneSettings,
+    Settings,
+    Substitution,
+    TeacherSettings,
+    composed,
+    texts_of,
+)
 from synth.urls import credentials_refused, has_credentials
 
-EditName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
-"""Lower-case letters, digits, hyphens and underscores: it becomes part of file names."""
+EditName = Annotated[str, AfterValidator(edit_name)]
+"""Lower-case letters and digits of any script, hyphens and underscores: it becomes part of file names."""
 
 
 class Recipe(Settings):
@@ -75,6 +84,11 @@ class Recipe(Settings):
             if has_credentials(text):
                 raise ValueError(credentials_refused(text))
         return given
+
+    @field_validator("edits", mode="before")
+    @classmethod
+    def _compose(cls, given: Any) -> Any:
+        return composed(given)
 
     @field_validator("edits")
     @classmethod

@@ -1,5 +1,6 @@
 """Read and write recipes' TOML."""
 
+import codecs
 import json
 import re
 import tomllib
@@ -16,6 +17,20 @@ _BARE = re.compile(r"[\w\s.\[\]\"'-]*")
 def to_toml(recipe: Recipe) -> str:
     """Write a resolved recipe with all its values; `load_recipe` reads it back as the same recipe."""
     return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+
+
+def decode_toml(content: bytes) -> str:
+    """Decode a TOML file: UTF-8, or what its byte-order mark says. Notepad writes such marks, and PowerShell UTF-16.
+
+    Raises:
+        ValueError: in one line, if it is text in another encoding.
+    """
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ValueError(f"line {line} is not UTF-8: save the file in this encoding") from None
 
 
 def parse_toml(text: str) -> dict[str, Any]:

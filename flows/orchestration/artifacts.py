@@ -13,9 +13,9 @@ from urllib.parse import quote
 import httpx
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
-from flows.config.naming import slug
 from synth.images.encoding import decode_rgb
 from synth.markdown import escape
+from synth.words import ascii_slug
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +25,8 @@ _URL_CHARACTERS = ":/?#@!$&'*+,;=%~"
 
 
 def artifact_key(*names: str) -> str:
-    """Make an artifact's key: lower-case letters, digits, hyphens. A key used again makes a new version."""
-    return slug("-".join(names))
+    """Make an artifact's key: lower-case ASCII letters, digits, hyphens. A key used again makes a new version."""
+    return ascii_slug("-".join(names))
 
 
 @contextmanager

@@ -7,13 +7,13 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from flows.config.naming import slug
 from flows.config.schema import Recipe
 from flows.reports.tables import markdown_table, scenes_of
 from flows.run.folder import RunFolder
 from synth.files import write_text
 from synth.markdown import code, python_string, table
 from synth.templates import hub_licence, render_card
+from synth.words import ascii_slug
 
 _NETWORKS = {"unet": "the teacher's own U-Net, distilled", "compact": "a small convolutional U-Net"}
 
@@ -44,7 +44,7 @@ def write_model_card(recipe: Recipe, out: Path, repo: str = "") -> Path:
         images="photographs" if recipe.scenes is None else f"{recipe.scenes.count} painted images",
         num_steps=recipe.training.steps,
         network=_NETWORKS[recipe.training.student] + lora,
-        python_model=python_string(f"hf://{repo or f'OWNER/{slug(recipe.name)}'}"),
+        python_model=python_string(f"hf://{repo or f'OWNER/{ascii_slug(recipe.name)}'}"),
         python_edit=python_string(next(iter(metadata["edits"]))),
         scenes="" if evaluation is None else scenes_of(evaluation),
         metrics_table="" if evaluation is None else markdown_table(evaluation),

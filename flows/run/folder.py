@@ -29,13 +29,14 @@ from pydantic import FiniteFloat
 from typing_extensions import TypedDict
 
 from flows.config.loading import load_recipe
-from flows.config.naming import digest, slug
+from flows.config.naming import digest
 from flows.config.schema import Recipe, flatten
 from flows.config.toml import to_toml
 from synth.errors import RecipeError, RunError
 from synth.files import whole_folder, write_bytes, write_text
 from synth.state import parse_json, read_json, reading
 from synth.urls import credentials_refused, has_credentials
+from synth.words import slug
 
 if TYPE_CHECKING:
     from distill.students import Student

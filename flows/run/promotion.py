@@ -16,13 +16,13 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from flows.config.naming import slug
 from flows.config.operations import OperationSettings
 from flows.config.schema import Recipe
 from flows.run.folder import RunFolder
 from synth.errors import RunError
 from synth.files import write_bytes, write_text
 from synth.state import parse_json, read_json, reading
+from synth.words import slug
 
 _MODEL = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,255}/model\.onnx")
 _MEASURED_ON = ("split", "num_scenes", "given")

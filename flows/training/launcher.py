@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows.config.naming import slug
 from flows.config.schema import Recipe
 from flows.config.trust import check_trust
 from flows.orchestration.environment import prepare_worker
@@ -24,6 +23,7 @@ from flows.orchestration.progress import Bar, open_progress
 from flows.orchestration.retries import is_transient
 from flows.run.folder import RunFolder
 from synth.errors import DistilleryError, TrainingError
+from synth.words import ascii_slug
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def distill_together(recipe: Recipe, run: RunFolder) -> None:
     Raises:
         TrainingError: with the first error that the processes report.
     """
-    log = run.path / f"processes-{slug(platform.node())}.log"  # other machines may share the folder
+    log = run.path / f"processes-{ascii_slug(platform.node())}.log"  # other machines may share the folder
     logger.info(f"training in several processes; their output is in {log}")
     artifact = open_progress("steps", recipe.name)
     with _launched(recipe, run, log) as process, Bar("distilling", recipe.training.steps, "step", 0, artifact) as bar:

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from synth.errors import RecipeError, nearest
 from synth.seeds import derive_seed
 from synth.settings import PhotoTextSettings, SceneSettings, Substitution
+from synth.words import WORD_CHARACTERS, nfc, whole_words
 
-_SLOT = re.compile(r"\{(\w+)\}")
+_SLOT = re.compile(rf"\{{([{WORD_CHARACTERS}]+)\}}")
 _ARTICLE_OF_SLOT = re.compile(r"\b([Aa])n?(?=\s+\{)")
 _AGREE = "\x00"  # marks an article until the word after it is known
 _VOWEL_SOUND = re.compile(
@@ -154,7 +155,7 @@ class PhotoTexts:
 
     def source(self, caption: str) -> str:
         """Return the source prompt of a photograph."""
-        return caption if self.settings.source is None else self.settings.source
+        return nfc(caption) if self.settings.source is None else self.settings.source
 
     def target(self, caption: str, slots: Mapping[str, str], edit: Substitution) -> str:
         """Return the target prompt of a photograph. An article before a replaced word agrees with the new word.
@@ -174,14 +175,14 @@ class PhotoTexts:
             )
         # The longest words come first, so that "red fox" is replaced before "fox".
         longest_first = sorted(edit, key=len, reverse=True)
-        pattern = re.compile(rf"(?:\b(a)n? )?(?<!\w)({'|'.join(map(re.escape, longest_first))})(?!\w)", re.IGNORECASE)
-        replacements = {old.lower(): new for old, new in edit.items()}
+        pattern = re.compile(rf"(?:\b(a)n? )?({whole_words(longest_first)})", re.IGNORECASE)
+        replacements = {old.casefold(): new for old, new in edit.items()}
 
         def replace(match: re.Match[str]) -> str:
-            new = replacements[match[2].lower()]
+            new = replacements[match[2].casefold()]
             return f"{match[1]}{_n(new)} {new}" if match[1] else new
 
-        return pattern.sub(replace, caption)
+        return pattern.sub(replace, nfc(caption))
 
 
 def _by_weight(values: list[str] | dict[str, int]) -> list[str]:

@@ -89,7 +89,7 @@ def preview(
     resolved = resolve(recipe, overrides, trust, teacher=teacher, num_images=num_images)
     prepare()
     import flows.planning.preview
-    from flows.config.naming import slug
+    from synth.words import slug
 
     path = out or Path(f"{slug(resolved.name)}-preview.html")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -63,7 +63,7 @@ async function useModel(bytes) {
   loaded = false;
   const { metadata } = await ask({ bytes }, [bytes.buffer]);
   loaded = true;
-  const edits = Object.entries(metadata.get("edits"));
+  const edits = [...metadata.get("edits")]; // a Map, in the model's order
   const chosen = $("edit").value;
   $("edit").replaceChildren(...edits.map(([name, prompt]) => Object.assign(new Option(name, name), { title: prompt })));
   if (edits.some(([name]) => name === chosen)) $("edit").value = chosen;

@@ -31,12 +31,14 @@ function* fields(bytes) {
 // What the file says about itself: Map of name -> value, from its metadata properties.
 export function readMetadata(bytes) {
   const text = new TextDecoder(), metadata = new Map();
+  let edits = "";
   for (const [number, entry] of fields(bytes)) {
     if (number !== 14) continue; // metadata_props
     const [key = "", value = ""] = [...fields(entry)].map(([, content]) => text.decode(content));
     if (!key.startsWith(PREFIX)) continue;
     if (metadata.size >= MAX_PROPERTIES || value.length > MAX_PROPERTY) throw broken("there is too much of it");
     metadata.set(key.slice(PREFIX.length), parse(value));
+    if (key === `${PREFIX}edits`) edits = value;
   }
   if (metadata.size === 0) throw new Error("this ONNX model was not made by `distillery export`");
   if (metadata.get("schema_version") !== SCHEMA_VERSION) {
@@ -45,7 +47,16 @@ export function readMetadata(bytes) {
   }
   const problem = problemOf(metadata);
   if (problem) throw broken(problem);
-  return metadata;
+  return metadata.set("edits", inOrder(edits));
+}
+
+// A JSON table of texts as a Map in the order of the file, where an edit's place is its number in the network. (An
+// object would put names of digits first.)
+function inOrder(json) {
+  const texts = json.match(/"[^"\\]*(?:\\.[^"\\]*)*"/gs).map((text) => JSON.parse(text));
+  const table = new Map();
+  for (let i = 0; i < texts.length; i += 2) table.set(texts[i], texts[i + 1]);
+  return table;
 }
 
 const broken = (problem) => new Error(`the model has broken metadata (${problem}): export it again`);
@@ -103,7 +114,7 @@ export class Translator {
     this.ort = ort;
     this.session = session;
     this.metadata = metadata;
-    this.edits = Object.keys(metadata.get("edits"));
+    this.edits = [...metadata.get("edits").keys()];
   }
 
   // [width, height] of about the training images' area, aspect kept, in whole size multiples.
