@@ -97,6 +97,16 @@ def scratch_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(part, ignore_errors=True)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are missing.
+
+    Raises:
+        FileError: if it cannot be made.
+    """
+    with _explained(path, "made"):
+        path.mkdir(parents=True, exist_ok=True)
+
+
 def put(draft: Path, path: Path) -> None:
     """Move a finished draft to its place, over an older file.
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from flows.config.schema import Recipe
-from flows.evaluation.zero_shot import find_images
 from flows.run.folder import RunFolder
 from synth.errors import RunError
 from synth.files import write_text
@@ -49,14 +48,16 @@ def show_photographs(
 
     Raises:
         RunError: if there is no model file yet, or no image can be read.
-        ImageInputError: for a folder without images.
         TeacherError: for a model that cannot be opened.
     """
     import numpy as np
 
     from distill.evaluation.diagnostics import measure_change
+    from inference.contact_sheet import ContactSheet
+    from inference.inputs import list_inputs
+    from inference.results import Results
     from inference.runtime import Translator
-    from inference.translate import ContactSheet, list_jobs, translate_all
+    from inference.translate import Edits, Outcome, translate_all
 
     run = RunFolder(out)
     if not run.model.exists():
@@ -68,18 +69,19 @@ def show_photographs(
     folder = out / "photographs"
     translator = Translator.load(run.model)
     edits = translator.edits
-    sheet = ContactSheet(list(edits))
-    jobs, problems = list_jobs([str(path) for path in find_images([images])], list(edits), folder)
-    notes: list[str] = []
-    work = translate_all(translator, jobs, 1.0, sheet, problems, notes)
-    done = [job for job, files in zip(jobs, tqdm(work, total=len(jobs), unit="image"), strict=True) if files]
-    sheet.write(folder)
+    inputs, results = list_inputs([images], folder), Results(folder)
+    sheet, outcome = ContactSheet(list(edits)), Outcome(problems=inputs.problems, notes=inputs.notes)
+    work = translate_all(Edits(translator, list(edits)), inputs.images, results, sheet, outcome)
+    made = zip(inputs.images, tqdm(work, total=len(inputs.images), unit="image"), strict=False)
+    done = [(image.path, paths) for image, paths in made if paths]
+    problems, notes = outcome.problems, outcome.notes
     if not done:
         raise RunError(f"none of the images at {images} could be read: {problems[0]}")
+    sheet.write(results)
     table: dict[str, Metrics] = {}
-    before = np.stack([_square(job.source) for job in done])  # (N, _SIDE, _SIDE, 3)
+    before = np.stack([_square(path) for path, _ in done])  # (N, _SIDE, _SIDE, 3)
     for edit, text in edits.items():
-        after = np.stack([_square(job.targets[edit]) for job in done])
+        after = np.stack([_square(paths[edit]) for _, paths in done])
         change = measure_change(before, after)
         table[edit] = {"changed": change.changed_share, "variety": change.variety}
         table[edit] |= {name: float(measure(before, after, text).mean()) for name, measure in measures.items()}

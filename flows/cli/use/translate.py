@@ -36,8 +36,8 @@ def translate(
 
     IMAGES are files, folders and quoted globs. A result keeps its image's format, EXIF, color profile and DPI; JPEG
     is written at quality 95, and at strength 0 the file is copied. contact_sheet.png, beside the results, shows
-    inputs and edits. An image that cannot be read does not stop the others: it gets an error line at the end, and
-    the exit code is 2.
+    inputs and edits. What is there already is not made again, and no other file is overwritten. An image that cannot
+    be read does not stop the others: it gets an error line at the end, and the exit code is 2.
 
     \b
     distillery translate model.onnx room.jpg --edit red-leather
@@ -45,29 +45,32 @@ def translate(
     """
     from tqdm import tqdm
 
+    from inference.contact_sheet import ContactSheet
+    from inference.inputs import list_inputs
+    from inference.results import Results
     from inference.runtime import Translator
-    from inference.translate import ContactSheet, list_jobs, translate_all
+    from inference.translate import Edits, Outcome, translate_all
     from synth.images.writer import check_format
 
     translator = Translator.load(model, [provider] if provider else None)
-    edits = list(translator.edits) if edit == "all" else [edit]
+    names = list(translator.edits) if edit == "all" else [edit]
     # A call without images refuses a wrong edit or strength before anything is written.
-    translator([], edits[0], strength)
+    translator([], names[0], strength)
 
-    written_format = check_format(format) if format else None
-    jobs, problems = list_jobs(images, edits, out, written_format)
-    print_line(f"{len(jobs)} images, {len(edits)} edits, on {translator.providers[0]}", err=True)
-    sheet = ContactSheet(edits)
-    written: list[Path] = []
-    notes: list[str] = []
-    work = translate_all(translator, jobs, strength, sheet, problems, notes, written_format)
-    for paths in tqdm(work, total=len(jobs), unit="image", disable=len(jobs) < 2):
-        written += paths
-    for path in [*written, *sheet.write(out)]:
+    edits = Edits(translator, names, strength, check_format(format) if format else None)
+    inputs, results = list_inputs(images, out), Results(out)
+    print_line(f"{len(inputs.images)} images, {len(names)} edits, on {translator.providers[0]}", err=True)
+    sheet, outcome = ContactSheet(names), Outcome(problems=inputs.problems, notes=inputs.notes)
+    work = translate_all(edits, inputs.images, results, sheet, outcome)
+    for _ in tqdm(work, total=len(inputs.images), unit="image", disable=len(inputs.images) < 2):
+        pass
+    for path in [*outcome.files, *sheet.write(results)]:
         print_line(path)
-    for note in notes:
+    for note in outcome.notes:
         print_line(f"note: {note}", err=True)
-    for problem in problems:
+    if outcome.num_skipped:
+        print_line(f"skipped: {outcome.num_skipped} of {len(outcome.files)} results, made already", err=True)
+    for problem in outcome.problems:
         print_error(problem)
-    if problems:
+    if outcome.problems:
         sys.exit(2)
