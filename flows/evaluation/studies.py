@@ -1,5 +1,6 @@
 """Run the paper's studies piece by piece: rows as Parquet, a plot and a finding."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from distill.settings import EditSettings
 from flows.config.naming import digest
 from flows.evaluation.zero_shot import find_images
 from synth.errors import RunError
-from synth.files import whole_file, write_bytes
+from synth.files import make_folder, whole_file, write_bytes
 
 if TYPE_CHECKING:
     from distill.studies.study import Study
@@ -96,7 +97,11 @@ def run_study(study: "Study", teacher: "Teacher", out: Path) -> str:
             f"{out} holds another study, or this study of another model, teacher or settings: "
             "choose another folder, or delete it"
         )
-    pieces.mkdir(parents=True, exist_ok=True)
+    if not owner.exists():
+        for name in ("rows.parquet", "plot.png", "finding.txt"):
+            if os.path.lexists(out / name):
+                raise RunError(f"{out / name} is there, and no study wrote it: choose another folder")
+    make_folder(pieces)
     write_bytes(owner, fingerprint)
     tables = []
     for place, unit in enumerate(tqdm(study.units(), desc=study.name, unit="piece")):

@@ -92,7 +92,6 @@ def preview(
     from synth.words import slug
 
     path = out or Path(f"{slug(resolved.name)}-preview.html")
-    path.parent.mkdir(parents=True, exist_ok=True)
     result = flows.planning.preview.preview(
         resolved,
         path,
