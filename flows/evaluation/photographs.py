@@ -77,7 +77,6 @@ def show_photographs(
     problems, notes = outcome.problems, outcome.notes
     if not done:
         raise RunError(f"none of the images at {images} could be read: {problems[0]}")
-    sheet.write(results)
     table: dict[str, Metrics] = {}
     before = np.stack([_square(path) for path, _ in done])  # (N, _SIDE, _SIDE, 3)
     for edit, text in edits.items():

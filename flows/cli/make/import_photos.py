@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from flows.cli.options import settings_of_options
+from flows.cli.options import OUT_PLACE, settings_of_options
 from flows.cli.results import print_line
 from flows.orchestration.environment import prepare
 
@@ -32,7 +32,7 @@ from flows.orchestration.environment import prepare
     help="Read images from this column of Parquet or of a Hub dataset.",
 )
 @click.option("--split", default="train", show_default=True, help="Take this split of a Hub dataset.")
-@click.option("--out", required=True, help="Write the dataset to this folder or URL.")
+@click.option("--out", type=OUT_PLACE, required=True, help="Write the dataset to this folder or URL.")
 def import_photos(source: str, out: str, **settings: Any) -> None:
     """Make a dataset of your own photographs. SOURCE is a folder, a Parquet file or the Hub id of a dataset.
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.cli.options import FOLDER, settings_of_options, teacher_options
+from flows.cli.options import OUT_FOLDER, settings_of_options, teacher_options
 from flows.cli.results import print_outcome
 from flows.orchestration.environment import prepare
 
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", default=0, show_default=True, help="Seed the noise.")
 @click.option("--series", is_flag=True, help="Write a GIF from the input to the result, too.")
-@click.option("--out", type=FOLDER, default=Path("edited"), show_default=True, help="Write into this folder.")
+@click.option("--out", type=OUT_FOLDER, default=Path("edited"), show_default=True, help="Write into this folder.")
 @teacher_options
 def edit(
     images: tuple[Path, ...],

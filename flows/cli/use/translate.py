@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from flows.cli.options import FOLDER, provider_option
+from flows.cli.options import OUT_FOLDER, provider_option
 from flows.cli.results import print_line, print_outcome
 
 
@@ -20,7 +20,7 @@ from flows.cli.results import print_line, print_outcome
     type=click.Choice(["png", "jpeg", "webp", "tiff", "bmp", "avif", "heif"], case_sensitive=False),
     help="Write this format. (default: each image's own; PNG for GIF)",
 )
-@click.option("--out", type=FOLDER, default=Path("edited"), show_default=True, help="Write into this folder.")
+@click.option("--out", type=OUT_FOLDER, default=Path("edited"), show_default=True, help="Write into this folder.")
 @provider_option
 def translate(
     model: str,
@@ -63,5 +63,4 @@ def translate(
     work = translate_all(edits, inputs.images, results, sheet, outcome)
     for _ in tqdm(work, total=len(inputs.images), unit="image", disable=len(inputs.images) < 2):
         pass
-    outcome.files += sheet.write(results)
     print_outcome(outcome)
