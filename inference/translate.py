@@ -60,7 +60,7 @@ class Outcome:
 def translate_all(
     edits: Edits, inputs: Sequence[Input], results: Results, sheet: ContactSheet, outcome: Outcome
 ) -> Iterator[dict[str, Path]]:
-    """Make all edits of all images, but for those that an earlier call made already.
+    """Make all edits of all images, but for those that an earlier call made already, and the contact sheet.
 
     A bad image costs a line in `outcome.problems`; a full disk ends the work with one.
 
@@ -79,8 +79,12 @@ def translate_all(
             outcome.problems.append(str(error))
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL:
                 outcome.problems.append(f"stopped before {len(inputs) - number - 1} more images: repeat the command")
-                return
+                break
         yield {}
+    try:
+        outcome.files += sheet.write(results)
+    except FileError as error:
+        outcome.problems.append(str(error))
 
 
 def _translate(

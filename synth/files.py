@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from synth.errors import FileError, os_reason
 
 _PARTIAL = re.compile(r"\..+\.[0-9a-f]{16}\.part", re.DOTALL)
 _MAX_NAME_BYTES = 200  # of the target's name inside the temporary name: file systems allow 255 in all
+_MAX_FILE_NAME = 255  # bytes
 _ABANDONED_AFTER = 24 * 3600  # seconds without a write: its process is dead
 _TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 
@@ -95,6 +97,30 @@ def scratch_folder(path: Path) -> Iterator[Path]:
             yield part
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+
+def check_target(path: Path, is_folder: bool) -> None:
+    """Refuse a place that cannot be written, before anything is made for it. Nothing is left there.
+
+    Args:
+        path: a folder or file that may exist.
+        is_folder: which of the two it is to be.
+
+    Raises:
+        FileError: if something else is there, or the nearest folder that exists takes no files.
+    """
+    with _explained(path, "written"):
+        if any(len(os.fsencode(part)) > _MAX_FILE_NAME for part in path.parts):
+            raise OSError(errno.ENAMETOOLONG, "its name is too long")
+        if not is_folder and path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        place = next(
+            place for place in ((path,) if is_folder else ()) + tuple(path.parents) if os.path.lexists(place)
+        )
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{place} is not a folder")
+        # What permissions promise, a file server or a read-only disk may not keep.
+        tempfile.TemporaryFile(dir=place).close()
 
 
 def make_folder(path: Path) -> None:

@@ -1,5 +1,6 @@
 """The command `distillery`: one module a verb, each a thin layer that imports what is heavy inside its function."""
 
+import errno
 import io
 import sys
 import warnings
@@ -23,7 +24,7 @@ from flows.cli.use.edit import edit
 from flows.cli.use.inspect import inspect
 from flows.cli.use.serve import serve
 from flows.cli.use.translate import translate
-from synth.errors import DistilleryError
+from synth.errors import DistilleryError, os_reason
 
 # The packages that each extra installs, to name the extra when one of them is missing.
 _PIPELINE = {
@@ -32,6 +33,12 @@ _PIPELINE = {
 }
 _BASE = {"numpy", "onnxruntime", "packaging", "PIL", "psutil", "pydantic", "tqdm"}
 _SERVE = {"fastapi", "starlette", "uvicorn", "python_multipart"}
+
+
+_OF_THE_DISK = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE),
+}
 
 
 class _OneLineErrors(click.Group):
@@ -50,6 +57,11 @@ class _OneLineErrors(click.Group):
                 raise
             extra = "serve" if package in _SERVE else "pipeline"
             _fail(f'this needs more than the base install ({error.name}): pip install "dds-distillery[{extra}]"')
+        except OSError as error:
+            # The project's writer says so itself; this is for what libraries write.
+            if error.errno not in _OF_THE_DISK:
+                raise
+            _fail(f"{error.filename or 'a file'} cannot be read or written: {os_reason(error)}")
         except ValueError as error:
             # The runtime and its reader import nothing of the project, so their errors have roots of their own.
             roots = (("inference.runtime", "TranslatorError"), ("synth.images.reader", "ImageError"))

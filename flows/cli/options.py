@@ -1,5 +1,6 @@
 """Options that several verbs share."""
 
+import os
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -7,10 +8,45 @@ from typing import Any, TypeVar
 
 import click
 
+from synth.files import check_target
+
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 Settings = TypeVar("Settings")
 
+
+class _Target(click.Path):
+    """A folder or file to write. What cannot be written is refused before any work."""
+
+    def __init__(self, is_folder: bool):
+        super().__init__(path_type=Path)
+        self.name = "directory" if is_folder else "file"
+        self._is_folder = is_folder
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path; raises FileError."""
+        if not str(value):
+            self.fail("the name is empty", param, ctx)
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        check_target(path, self._is_folder)
+        return path
+
+
+class _Place(click.ParamType[str]):
+    """A folder to write, or a URL that fsspec knows."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text as it is; raises FileError."""
+        if "://" not in value:
+            OUT_FOLDER.convert(value, param, ctx)
+        return str(value)
+
+
 FOLDER = click.Path(file_okay=False, path_type=Path)
+OUT_FOLDER = _Target(is_folder=True)
+OUT_FILE = _Target(is_folder=False)
+OUT_PLACE = _Place()
 _TEACHER_OPTIONS = ("id", "revision", "dtype", "device", "allow_cpu")
 
 trust_option = click.option(
@@ -25,7 +61,7 @@ provider_option = click.option(
 )
 study_out_option = click.option(
     "--out",
-    type=FOLDER,
+    type=OUT_FOLDER,
     required=True,
     help="Write the results into this folder; a study that was killed in it resumes.",
 )

@@ -1,10 +1,15 @@
 """What several verbs print. All text goes out escaped: names and metadata may come from other people's files."""
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from synth.errors import printable
+
+if TYPE_CHECKING:
+    from inference.translate import Outcome
 
 
 def print_line(text: object, err: bool = False) -> None:
@@ -21,6 +26,20 @@ def print_text(text: str) -> None:
 def print_error(message: str) -> None:
     """Print an error in one line to stderr."""
     print_line(f"error: {' '.join(message.split())}", err=True)
+
+
+def print_outcome(outcome: "Outcome") -> None:
+    """Print the results of a verb that makes images, and what went wrong; exit with 2 if anything did."""
+    for path in outcome.files:
+        print_line(path)
+    for note in outcome.notes:
+        print_line(f"note: {note}", err=True)
+    if outcome.num_skipped:
+        print_line(f"skipped: {outcome.num_skipped} results, made already", err=True)
+    for problem in outcome.problems:
+        print_error(problem)
+    if outcome.problems:
+        sys.exit(2)
 
 
 def print_results(out: Path) -> None:

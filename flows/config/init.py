@@ -11,7 +11,7 @@ from flows.config.loading import validate
 from flows.config.schema import Recipe
 from flows.config.toml import toml_key
 from synth.errors import RecipeError
-from synth.files import write_bytes
+from synth.files import make_folder, write_bytes
 from synth.words import slug
 
 MINIATURE_IMAGES, MINIATURE_STEPS = 400, 400  # takes minutes on two CPU cores
@@ -82,7 +82,7 @@ def write_recipe(text: str, path: Path) -> Recipe:
     if path.exists():
         raise RecipeError(f"{path} exists already: choose another name or --out, or delete it")
     recipe = validate(tomllib.loads(text), str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_bytes(path, text.encode())
     return recipe
 

@@ -1,5 +1,6 @@
 """Run the paper's studies piece by piece: rows as Parquet, a plot and a finding."""
 
+import os
 import re
 from collections.abc import Callable
 from hashlib import sha256
@@ -12,7 +13,7 @@ from distill.settings import EditSettings
 from flows.config.naming import digest
 from flows.evaluation.zero_shot import find_images
 from synth.errors import RunError
-from synth.files import whole_file, write_bytes
+from synth.files import make_folder, whole_file, write_bytes
 from synth.state import reading
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def _claim(pieces: Path, fingerprint: str) -> None:
     """Make the folder of a study's pieces this study's, or find that it is.
 
     Raises:
-        RunError: if it is another study's.
+        RunError: if it is another study's, or results are there that no study wrote.
     """
     owner = pieces / "study.txt"
     if owner.exists():
@@ -134,7 +135,11 @@ def _claim(pieces: Path, fingerprint: str) -> None:
                 f"{pieces.parent} holds another study, or this study of another model, teacher or settings: "
                 "choose another folder, or delete it"
             )
-    pieces.mkdir(parents=True, exist_ok=True)
+    else:
+        for name in ("rows.parquet", "plot.png", "finding.txt"):
+            if os.path.lexists(pieces.parent / name):
+                raise RunError(f"{pieces.parent / name} is there, and no study wrote it: choose another folder")
+    make_folder(pieces)
     write_bytes(owner, fingerprint.encode())
 
 

@@ -20,8 +20,7 @@ from flows.planning.estimates import PASSES_OF_AN_EDIT, Rates, run_costs
 from flows.reports.preview_cells import Cell
 from flows.reports.preview_page import preview_page
 from flows.shared_teacher import open_teacher
-from synth.errors import ImageInputError, RecipeError
-from synth.files import write_bytes
+from synth.errors import FileError, ImageInputError, RecipeError
 
 if TYPE_CHECKING:
     from distill.evaluation.examples import Example
@@ -99,11 +98,16 @@ def preview(
 
     Raises:
         ImageInputError: for a file that is not an image, or a folder without images.
+        FileError: if there is another file at `out`, or it cannot be written.
         RecipeError: for photographs with a recipe that paints, or a recipe of photographs without them.
         TeacherError: for a teacher that cannot score, or cannot read a prompt to its end.
     """
+    from inference.results import Results, Wanted
     from synth.dataset.generate import completed
 
+    results, page = Results(out.parent), Wanted(None, f"preview page {out.name}")
+    if results.choose(page, Path(out.stem), "", out.suffix) != out:
+        raise FileError(f"{out} is there, and no preview wrote it: name another file with --out")
     if recipe.scenes is None and images is None:
         raise RecipeError(f"{recipe.name} is a recipe of photographs: name a folder of photographs with --images")
     if recipe.scenes is not None and images is not None:
@@ -141,7 +145,8 @@ def preview(
     rates = Rates(seconds_per_image, seconds_per_pass, dollars_per_hour)
     go, verdict = judge(cells)
     costs = run_costs(teacher, recipe, rates, examples, num_images)
-    write_bytes(out, preview_page(recipe, examples, cells, grid.learning_rate, verdict, costs))
+    with results.put(page, out) as part:
+        part.write_bytes(preview_page(recipe, examples, cells, grid.learning_rate, verdict, costs))
     return Preview(go, verdict, costs)
 
 

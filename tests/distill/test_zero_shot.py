@@ -110,7 +110,7 @@ def test_the_command_edits_files_and_shows_its_progress(tiny_sd_folder: Path, tm
     options = ["--prompt", "a red sofa", "--iterations", "2", "--teacher", str(tiny_sd_folder), "--series"]
     result = CliRunner().invoke(main, ["edit", str(tmp_path / "rooms"), *options, "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == [
         *(
             "0_edited.png",
             "0_series.gif",
@@ -124,11 +124,41 @@ def test_the_command_edits_files_and_shows_its_progress(tiny_sd_folder: Path, tm
     with Image.open(tmp_path / "out" / "2_series.gif") as gif:
         assert gif.size == (80, 48) and gif.n_frames >= 2
     (tmp_path / "notes.txt").write_text("no image")
-    make_image(900, 20).save(tmp_path / "rooms" / "3.png")  # refused before any of the others is edited
-    for name, message in (
-        ("notes.txt", "cannot be read as an image"),
-        ("rooms", "3.png: an image of 900 x 20 cannot"),
-    ):
-        refused = CliRunner().invoke(main, ["edit", str(tmp_path / name), *options, "--out", str(tmp_path / "no")])
-        assert refused.exit_code == 2 and message in refused.stderr
-        assert not list((tmp_path / "no").iterdir())
+    make_image(900, 20).save(tmp_path / "rooms" / "3.png")
+    before = (tmp_path / "out" / "0_edited.png").stat().st_mtime_ns
+    again = CliRunner().invoke(
+        main, ["edit", str(tmp_path / "rooms"), str(tmp_path / "notes.txt"), *options, "--out", str(tmp_path / "out")]
+    )
+    assert again.exit_code == 2 and "skipped: 3 results, made already" in again.stderr
+    assert (tmp_path / "out" / "0_edited.png").stat().st_mtime_ns == before
+    errors = [line for line in again.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2
+    assert "3.png: an image of 900 x 20 cannot" in errors[0] and "notes.txt cannot be read as an image" in errors[1]
+
+
+def test_an_edit_overwrites_no_file_of_a_person(tiny_sd_folder: Path, tmp_path: Path) -> None:
+    """The live preview and the result lie beside an image of the preview's name."""
+    source, own = tmp_path / "preview.png", tmp_path / "preview_edited.png"
+    make_image(64, 64, seed=1).save(source)
+    make_image(64, 64, seed=2).save(own)
+    before = [source.read_bytes(), own.read_bytes()]
+    options = [
+        "--prompt",
+        "a red sofa",
+        "--iterations",
+        "2",
+        "--teacher",
+        str(tiny_sd_folder),
+        "--out",
+        str(tmp_path),
+    ]
+    for _ in range(2):
+        result = CliRunner().invoke(main, ["edit", str(source), *options])
+        assert result.exit_code == 0, result.output
+        assert result.stdout.split() == [str(tmp_path / "preview-png_edited.png")]
+        assert [source.read_bytes(), own.read_bytes()] == before
+        assert sorted(path.name for path in tmp_path.glob("[!.]*")) == [
+            *("preview-2.png", "preview-png_edited.png", "preview.png", "preview_edited.png"),
+        ]
+    folder = CliRunner().invoke(main, ["edit", str(tmp_path), *options])
+    assert folder.exit_code == 0 and len(list(tmp_path.glob("[!.]*"))) == 5  # the other image of theirs, edited

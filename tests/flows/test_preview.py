@@ -65,6 +65,10 @@ def test_photographs_replace_painted_scenes(tiny_sd_folder: Path, tmp_path: Path
     (photos / "0.png").write_bytes(b"no image")
     broken = command("preview", recipe, "--images", photos, *options)
     assert broken.exit_code == 2 and "0.png cannot be used as an image" in broken.stderr
+    (tmp_path / "look.html").write_text("mine")
+    refused = command("preview", recipe, "--images", photos, *options)
+    assert refused.exit_code == 2 and "look.html is there, and no preview wrote it" in refused.stderr
+    assert (tmp_path / "look.html").read_text() == "mine"
 
 
 def test_lists_of_numbers_are_checked() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from flows.cli.options import FOLDER, recipe_options
+from flows.cli.options import OUT_FOLDER, recipe_options
 from flows.cli.recipe import resolve
 from flows.cli.results import print_line, print_text
 from flows.orchestration.environment import prepare
@@ -22,7 +22,7 @@ from synth.errors import TrainingError, printable
 @click.option("--dry-run", is_flag=True, help="Train a few steps, keep nothing, and estimate the whole training.")
 @recipe_options
 @click.option(
-    "--out", type=FOLDER, required=True, help="Use this run folder; a training that was killed in it resumes."
+    "--out", type=OUT_FOLDER, required=True, help="Use this run folder; a training that was killed in it resumes."
 )
 def distill(
     recipe: str,

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.cli.options import settings_of_options
+from flows.cli.options import OUT_PLACE, settings_of_options
 from flows.cli.results import print_line
 from flows.orchestration.environment import prepare
 
@@ -34,7 +34,7 @@ _SHOWN = 100  # characters of a caption
     help="Read images from this column of Parquet or of a Hub dataset. (default: image, jpg or the like)",
 )
 @click.option("--split", default="train", show_default=True, help="Take this split of a Hub dataset.")
-@click.option("--out", required=True, help="Write the dataset to this folder or URL.")
+@click.option("--out", type=OUT_PLACE, required=True, help="Write the dataset to this folder or URL.")
 def import_photos(source: str, out: str, **settings: Any) -> None:
     """Make a dataset of your own photographs, or bring it up to date.
 

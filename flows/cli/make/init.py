@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from flows.cli.options import OUT_FILE
 from flows.cli.results import print_line
 
 
@@ -35,7 +36,7 @@ from flows.cli.results import print_line
 )
 @click.option("--negative-prompt", help="Say what the teacher avoids. (default: what suits the teacher)")
 @click.option("--from", "shipped", metavar="RECIPE", help="Start from a recipe that comes with the project.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write this file. (default: NAME.toml)")
+@click.option("--out", type=OUT_FILE, help="Write this file. (default: NAME.toml)")
 def init(
     name: str,
     subject: str | None,
@@ -66,10 +67,12 @@ def init(
     from flows.config.init import file_name, new_recipe, write_recipe
     from synth.dataset.prompts import Template
     from synth.errors import RecipeError
+    from synth.files import check_target
 
     if shipped and (subject is not None or slots or photos):
         raise click.UsageError("--from brings its own subject and slots: leave out --subject, --slot and --photos")
     path = out or file_name(name)
+    check_target(path, is_folder=False)
     # Before any question, so that no answer is lost.
     if path.exists():
         raise RecipeError(f"{path} exists already: choose another name or --out, or delete it")

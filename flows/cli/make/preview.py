@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from flows.cli.options import recipe_options
+from flows.cli.options import OUT_FILE, recipe_options
 from flows.cli.recipe import resolve
 from flows.cli.results import print_line
 from flows.orchestration.environment import prepare
@@ -62,7 +62,7 @@ class _Numbers(click.ParamType[Any]):
 )
 @click.option(
     "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OUT_FILE,
     help="Write this HTML file. (default: NAME-preview.html)",
 )
 @recipe_options
@@ -89,10 +89,11 @@ def preview(
     resolved = resolve(recipe, overrides, trust, teacher=teacher, num_images=num_images)
     prepare()
     import flows.planning.preview
+    from synth.files import check_target
     from synth.words import slug
 
     path = out or Path(f"{slug(resolved.name)}-preview.html")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_target(path, is_folder=False)
     result = flows.planning.preview.preview(
         resolved,
         path,

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.cli.options import FOLDER, settings_of_options, teacher_options
-from flows.cli.results import print_line
+from flows.cli.options import OUT_FOLDER, settings_of_options, teacher_options
+from flows.cli.results import print_outcome
 from flows.orchestration.environment import prepare
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", default=0, show_default=True, help="Seed the noise.")
 @click.option("--series", is_flag=True, help="Write a GIF from the input to the result, too.")
-@click.option("--out", type=FOLDER, default=Path("edited"), show_default=True, help="Write into this folder.")
+@click.option("--out", type=OUT_FOLDER, default=Path("edited"), show_default=True, help="Write into this folder.")
 @teacher_options
 def edit(
     images: tuple[Path, ...],
@@ -72,6 +72,9 @@ def edit(
     **settings: Any,
 ) -> None:
     """Edit IMAGES, files or folders of them, by text alone: zero-shot DDS, no training.
+
+    What is there already is not made again, and no other file is overwritten. An image that cannot be edited does not
+    stop the others: it gets an error line at the end, and the exit code is 2.
 
     \b
     distillery edit room.png --source "a grey sofa" --prompt "a red leather sofa" --out edited
@@ -86,6 +89,4 @@ def edit(
     from flows.evaluation.zero_shot import edit_files
     from flows.shared_teacher import open_teacher
 
-    out.mkdir(parents=True, exist_ok=True)
-    for path in edit_files(open_teacher(teacher), images, prompt, source, edit_settings, out, series):
-        print_line(path)
+    print_outcome(edit_files(open_teacher(teacher), images, prompt, source, edit_settings, out, series))

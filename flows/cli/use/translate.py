@@ -1,12 +1,11 @@
 """`distillery translate`: images through a model file."""
 
-import sys
 from pathlib import Path
 
 import click
 
-from flows.cli.options import FOLDER, provider_option
-from flows.cli.results import print_error, print_line
+from flows.cli.options import OUT_FOLDER, provider_option
+from flows.cli.results import print_line, print_outcome
 
 
 @click.command()
@@ -21,7 +20,7 @@ from flows.cli.results import print_error, print_line
     type=click.Choice(["png", "jpeg", "webp", "tiff", "bmp", "avif", "heif"], case_sensitive=False),
     help="Write this format. (default: each image's own; PNG for GIF)",
 )
-@click.option("--out", type=FOLDER, default=Path("edited"), show_default=True, help="Write into this folder.")
+@click.option("--out", type=OUT_FOLDER, default=Path("edited"), show_default=True, help="Write into this folder.")
 @provider_option
 def translate(
     model: str,
@@ -64,13 +63,4 @@ def translate(
     work = translate_all(edits, inputs.images, results, sheet, outcome)
     for _ in tqdm(work, total=len(inputs.images), unit="image", disable=len(inputs.images) < 2):
         pass
-    for path in [*outcome.files, *sheet.write(results)]:
-        print_line(path)
-    for note in outcome.notes:
-        print_line(f"note: {note}", err=True)
-    if outcome.num_skipped:
-        print_line(f"skipped: {outcome.num_skipped} of {len(outcome.files)} results, made already", err=True)
-    for problem in outcome.problems:
-        print_error(problem)
-    if outcome.problems:
-        sys.exit(2)
+    print_outcome(outcome)
