@@ -23,7 +23,7 @@ import os
 import re
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import import_module
@@ -192,36 +192,42 @@ def read_image(source: "Source | SourceImage") -> SourceImage:
         return replace(photo, is_lossless=_is_lossless(source, photo.format)) if photo.format == "WEBP" else photo
 
 
-def open_lazily(source: str | os.PathLike[str] | bytes | BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Open an image and read its header, not its pixels: its `size` is not yet upright. To be closed.
+@contextmanager
+def open_lazily(
+    source: str | os.PathLike[str] | bytes | BinaryIO, max_pixels: int = MAX_PIXELS
+) -> Iterator[Image.Image]:
+    """Open an image and read its header, not its pixels: its `size` is not yet upright.
 
     Raises:
         ImageError, NotAnImageError, TooLargeError: see `read_image`.
     """
     name = name_of(source)
-    with _explained(name):
-        file = io.BytesIO(source) if isinstance(source, bytes) else source
-        open_format = _opener(_first_bytes(file), name)
-        try:
-            # By its plugin, because `Image.open` refuses what a phone takes, by a limit of the whole process.
-            image: Image.Image = open_format(file, str(name))
-        except (SyntaxError, IndexError, TypeError, struct.error) as error:  # Pillow's: a header that makes no sense
-            raise NotAnImageError(f"{name} cannot be read as an image: its header is broken") from error
-        try:
+    with ExitStack() as opened:
+        with _explained(name):
+            # Pillow turns some TIFFs wrongly that it opens by their path, and maps into memory.
+            if isinstance(source, str | os.PathLike):
+                file: BinaryIO = opened.enter_context(open(source, "rb"))
+            else:
+                file = io.BytesIO(source) if isinstance(source, bytes) else source
+            plugin = _plugin_for(_first_bytes(file), name)
+            try:
+                # By its plugin, because `Image.open` refuses what a phone takes, by a limit of the whole process.
+                image = opened.enter_context(plugin(file, ""))
+            except (SyntaxError, IndexError, TypeError, struct.error) as error:  # Pillow's, of a header
+                raise NotAnImageError(f"{name} cannot be read as an image: its header is broken") from error
             _check(image, name, max_pixels)
-        except ImageError:
-            image.close()
-            raise
-        return image
+        yield image
 
 
-def sniff_format(source: str | os.PathLike[str] | bytes | BinaryIO) -> str | None:
+def sniff_format(source: str | os.PathLike[str] | bytes) -> str | None:
     """Return which of FORMATS a file is in by its first bytes, whatever its name; None for none, or no file."""
+    if isinstance(source, bytes):
+        return _format_of(source[:_HEAD_BYTES])
     try:
-        prefix = _first_bytes(io.BytesIO(source) if isinstance(source, bytes) else source)
+        with open(source, "rb") as file:
+            return _format_of(_first_bytes(file))
     except (OSError, ValueError):
         return None
-    return _format_of(prefix)
 
 
 def name_of(source: object) -> str:
@@ -247,11 +253,8 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _first_bytes(file: Any) -> bytes:
-    if not hasattr(file, "read"):
-        with open(file, "rb") as opened:
-            return opened.read(_HEAD_BYTES)
-    prefix: bytes = file.read(_HEAD_BYTES)
+def _first_bytes(file: BinaryIO) -> bytes:
+    prefix = file.read(_HEAD_BYTES)
     file.seek(0)
     return prefix
 
@@ -267,7 +270,7 @@ def _format_of(prefix: bytes) -> str | None:
     return next((name for name, accept in accepts.items() if accept is not None and accept(prefix) is True), None)
 
 
-def _opener(prefix: bytes, name: str) -> Callable[..., Any]:
+def _plugin_for(prefix: bytes, name: str) -> Callable[..., Any]:
     """Find the plugin that opens a file with these first bytes."""
     format = _format_of(prefix)
     if format == "HEIF":
@@ -547,10 +550,12 @@ def _exif_of(image: Image.Image) -> tuple[int, Image.Exif | None, tuple[str, ...
         orientation = given if given in range(1, 9) else 1
         kept = Image.Exif()
         kept.endian = found.endian
+        # A TIFF's resolution is its own; EXIF of other formats may say it once more.
+        left_out = {*_LAYOUT_TAGS, ExifTags.Base.Orientation, *((282, 283, 296) if image.format == "TIFF" else ())}
         for tag in found:
             if tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
                 kept[tag] = dict(found.get_ifd(tag))
-            elif tag not in _LAYOUT_TAGS and tag != ExifTags.Base.Orientation:
+            elif tag not in left_out:
                 kept[tag] = found[tag]
         if interop := found.get_ifd(ExifTags.IFD.Interop):
             kept[ExifTags.IFD.Exif][ExifTags.IFD.Interop] = dict(interop)
@@ -582,7 +587,7 @@ def _dpi_of(image: Image.Image) -> tuple[float, float] | None:
         across, down = (float(value) for value in image.info["dpi"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
-    return (across, down) if 0 < across < 2**16 and 0 < down < 2**16 else None
+    return (across, down) if 1 < across < 2**16 and 1 < down < 2**16 else None  # 1 is Pillow's for none
 
 
 def _is_lossless(source: Any, format: str) -> bool:

@@ -111,11 +111,12 @@ def _options(image: SourceImage, format: str) -> dict[str, Any]:
             texts.add_itxt("XML:com.adobe.xmp", image.xmp.decode(errors="replace"))
         kept |= {"exif": image.exif, "pnginfo": texts}
     elif format != "BMP":
-        # A JPEG's marker holds no more; what is longer is a thumbnail, mostly.
-        kept |= {key: value for key in ("exif", "xmp") if len(value := getattr(image, key) or b"") < 65_000}
+        longest = 65_000 if format == "JPEG" else math.inf  # its marker holds no more
+        kept |= {key: value for key in ("exif", "xmp") if len(value := getattr(image, key) or b"") < longest}
+    if format == "WEBP":
+        kept |= {"lossless": True, "exact": True} if image.is_lossless else {"quality": QUALITY}
+    elif format in ("JPEG", "AVIF"):
+        kept |= {"quality": QUALITY, "subsampling": "4:4:4"}
+    elif format == "HEIF":
         kept |= {"quality": QUALITY}
-    if format in ("JPEG", "AVIF"):
-        kept |= {"subsampling": "4:4:4"}
-    elif format == "WEBP":
-        kept |= {"lossless": image.is_lossless, "exact": True}
     return {key: value for key, value in kept.items() if value}

@@ -51,6 +51,16 @@ def test_all_orientations_stand_upright(format):
         assert ORIENTATION not in again and again[0x010F] == "A maker"
 
 
+@pytest.mark.parametrize("mode", ["L", "P", "I;16", "CMYK", "RGB"])
+def test_a_file_is_read_as_its_bytes_are(tmp_path, mode):
+    """Pillow maps some TIFFs into memory that it opens by their path, and turns them wrongly."""
+    grey = np.asarray(photograph().convert("L"))
+    image = Image.fromarray(grey.astype("<u2") * 257) if mode == "I;16" else photograph().convert(mode)
+    upright = read_image(image).pixels
+    (tmp_path / "a.tif").write_bytes(encoded(image, "TIFF", exif=exif(6).tobytes()))
+    assert np.array_equal(read_image(tmp_path / "a.tif").pixels, np.rot90(upright, -1))
+
+
 def test_an_orientation_in_xmp_counts_too():
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6" dc:title="t"/></x:xmpmeta>'
     photo = read_image(encoded(photograph(), "JPEG", xmp=xmp))
@@ -293,7 +303,7 @@ def test_what_is_no_image_is_refused_in_one_line(tmp_path):
             read_image(content)
         assert "\n" not in str(caught.value) and sniff_format(content) is None
     with pytest.raises(TooLargeError, match="50000x50000 are more than 300000000 pixels"):
-        open_lazily(bomb(50_000, 50_000))
+        open_lazily(bomb(50_000, 50_000)).__enter__()
     with pytest.raises(ImageError, match=r"no image at .*absent\.png: check the path"):
         read_image(tmp_path / "absent.png")
     with pytest.raises(ImageError, match="is empty: its size is 0x5"):
