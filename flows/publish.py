@@ -84,7 +84,10 @@ def publish(folder: Path, to: str, private: bool = False) -> str:
 def _check(folder: Path, is_dataset: bool) -> None:
     """Refuse a folder that has nothing to publish."""
     if is_dataset:
-        if not list(folder.glob("data/train-*.parquet")):
+        from synth.dataset.shards import shard_names
+        from synth.dataset.store import Store
+
+        if not shard_names(Store(folder)):
             raise RunError(f"{folder} is not a dataset: `distillery synthesize RECIPE --out {folder}` paints one")
         return
     run = RunFolder(folder)

@@ -43,7 +43,7 @@ def clear_old_runs(recipe: Recipe, out: Path) -> list[Path]:
     keep = recipe.operations.keep_runs
     if keep is None:
         return []
-    beside = sorted(out.parent.iterdir())
+    beside = sorted(Path(os.path.abspath(out)).parent.iterdir())  # `.` has no parent
     # Finish the deletions that a killed process left.
     for leftover in filter(_is_leftover, beside):
         _delete(leftover)

@@ -36,7 +36,7 @@ def distill_flow(recipe: Recipe, out: Path, data: str | None = None, overrides: 
 
 def _show(run: OpenRun) -> None:
     """Show the last sample grid in the UI."""
-    samples = sorted(run.folder.samples.glob("step_*.png"))
+    samples = run.folder.sample_grids()
     if samples:
         name, caption = run.recipe.name, "; ".join(["input", *run.recipe.edits])
         page = f"Columns: {escape(caption)}.\n\n{markdown_image(samples[-1].read_bytes(), caption)}"

@@ -32,6 +32,7 @@ from synth.dataset.shards import (
     scene_columns,
     scene_row,
     shard_name,
+    shard_names,
     write_rejects,
     write_shard,
 )
@@ -40,6 +41,7 @@ from synth.errors import DatasetError
 from synth.images import decode_rgb
 from synth.seeds import derive_seed
 from synth.settings import SceneSettings
+from synth.teacher.hub import identify
 from synth.teacher.teacher import Teacher
 
 logger = logging.getLogger(__name__)
@@ -52,6 +54,8 @@ _SAME_PROMPT = 3  # attempts at a scene before other values fill its slots: some
 def fingerprint(teacher: Teacher, settings: SceneSettings) -> dict[str, Any]:
     """Return all that the pixels depend on, by name. The count is not part of it: a dataset may grow."""
     identity: dict[str, Any] = completed(settings, teacher).model_dump(mode="json", exclude={"count"})
+    if settings.filters.clip is not None:
+        identity["filters"]["clip"] = identify(settings.filters.clip)
     return {"teacher": teacher.fingerprint, **identity}
 
 
@@ -114,7 +118,7 @@ class DatasetBuilder:
             DatasetError: for a broken shard, one of another dataset, or more images than requested.
         """
         num_images: dict[str, int] = {}
-        for name in self.store.names("data/train-*.parquet"):
+        for name in shard_names(self.store):
             refuse_another(self.store, name, self.identity)
             num_images[name] = num_rows(self.store, name)
         total = sum(num_images.values())

@@ -7,7 +7,7 @@ import numpy as np
 from huggingface_hub import DatasetCardData
 from PIL import Image
 
-from synth.dataset.shards import read_rows
+from synth.dataset.shards import read_rows, shard_names
 from synth.dataset.store import Store
 from synth.images import decode_rgb
 from synth.markdown import Markdown, code, table
@@ -29,7 +29,7 @@ def write_card(store: Store, settings: SceneSettings, teacher: str, licence: str
         licence: the teacher's.
         images_per_second: of the run that painted last; 0 if nothing was painted.
     """
-    shards = store.names("data/train-*.parquet")
+    shards = shard_names(store)
     counts, num_images = _count_slots(store, shards, sorted(settings.slots))
     reasons = count_rejects(store)
     num_rejected = reasons.total()
@@ -59,7 +59,7 @@ def write_card(store: Store, settings: SceneSettings, teacher: str, licence: str
 def count_rejects(store: Store) -> Counter[str]:
     """Reason -> how many images were painted and not kept for it."""
     reasons: Counter[str] = Counter()
-    for rejects in store.names("rejects/train-*.parquet"):
+    for rejects in shard_names(store, "rejects"):
         reasons.update(_kind(row["reason"]) for row in read_rows(store, rejects, ["reason"]))
     return reasons
 

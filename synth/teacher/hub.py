@@ -14,6 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from synth.errors import TeacherError
+from synth.files import is_junk
 from synth.settings import Settings
 from synth.teacher.families import FAMILIES, Family
 
@@ -110,7 +111,7 @@ class ModelFolder:
         parts = {self.family.network_name, "vae", "scheduler", *encoders, *tokenizers} - set(self.absent())
         for part in sorted(parts):
             for path in sorted((self.path / part).iterdir()):
-                if path.suffix in _HASHED:
+                if path.suffix in _HASHED and not is_junk(path.name):
                     digest.update(f"{part}/{path.name}".encode())
                     digest.update(_sha256(path))
         if "force_zeros_for_empty_prompt" in self.index:
@@ -231,6 +232,18 @@ def explain(name: str, error: Exception) -> TeacherError:
         return TeacherError(f"{name!r} is neither a folder nor a Hub id (owner/name)")
     reason = " ".join(str(error).split()) or type(error).__name__
     return TeacherError(f"{name} cannot be opened as a Stable Diffusion pipeline: {reason}")
+
+
+def identify(name: str) -> str:
+    """Identify a model: a folder by its weights and configs, wherever it is; a Hub id by itself."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return name
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+        if not is_junk(path.name):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _small_files(name: str, revision: str | None) -> tuple[Path, str | None]:
