@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from contextlib import suppress
 
 from tqdm import tqdm
 
@@ -28,7 +29,8 @@ class _RunOrTerminal(logging.Handler):
             run_logger.log(record.levelno, message)
             return
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        tqdm.write(f"{prefix}{message}")  # prints above the progress bars
+        with suppress(BrokenPipeError):  # `| head` has read enough: that must not cost a run its work
+            tqdm.write(f"{prefix}{message}")  # prints above the progress bars
 
 
 def _run_logger() -> "logging.Logger | logging.LoggerAdapter[logging.Logger] | None":

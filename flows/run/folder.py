@@ -193,12 +193,14 @@ class RunFolder:
         stages = self._stages() | {stage: fingerprint}
         write_text(self.stages, json.dumps(stages, indent=2) + "\n")
 
+    def evaluation_files(self, suffix: str) -> tuple[Path, Path]:
+        """The evaluation and the grid of a split: without a suffix for the recipe's own, else such as "-shifted"."""
+        return self.evaluation.with_stem(f"evaluation{suffix}"), self.grid.with_stem(f"grid{suffix}")
+
     def drop_metrics(self) -> bool:
         """Delete the evaluations and grids of a replaced model file; return whether there were any."""
         suffixes = ["", *(f"-{split}" for split in get_args(Split))]
-        files = [
-            file.with_stem(f"{file.stem}{suffix}") for file in (self.evaluation, self.grid) for suffix in suffixes
-        ]
+        files = [file for suffix in suffixes for file in self.evaluation_files(suffix)]
         outdated = [file for file in files if file.exists()]
         for file in outdated:
             file.unlink()

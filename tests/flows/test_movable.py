@@ -33,7 +33,7 @@ JUNK = (".DS_Store", "Thumbs.db", "desktop.ini", "._recipe.toml", ".directory", 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, tiny_sd_folder: Path, prefect_server: None) -> Path:
-    """A folder with a dataset and a run, which was started from there with relative paths, and a link to its teacher."""
+    """A folder with teacher, dataset and run, which was started from there with relative paths."""
     folder = tmp_path_factory.mktemp("Möbel mit Räumen")
     shutil.copytree(tiny_sd_folder, folder / "teacher")
     before = Path.cwd()
