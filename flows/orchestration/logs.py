@@ -1,8 +1,8 @@
 """Send the project's log lines to the flow run that wrote them, or to the terminal."""
 
 import logging
+import os
 import sys
-from contextlib import suppress
 
 from tqdm import tqdm
 
@@ -29,8 +29,11 @@ class _RunOrTerminal(logging.Handler):
             run_logger.log(record.levelno, message)
             return
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        with suppress(BrokenPipeError):  # `| head` has read enough: that must not cost a run its work
+        try:
             tqdm.write(f"{prefix}{message}")  # prints above the progress bars
+            sys.stdout.flush()
+        except BrokenPipeError:  # `| head` has read enough: that must not cost a run its work
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run_logger() -> "logging.Logger | logging.LoggerAdapter[logging.Logger] | None":

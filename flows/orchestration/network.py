@@ -65,8 +65,8 @@ def check_server() -> None:
     url = get_current_settings().api.url
     if url is None:  # the run starts a private one
         return
-    source = "the environment variable" if "PREFECT_API_URL" in os.environ else "your Prefect settings' value of"
-    named = f"the Prefect server at {redact(url)}, {source} PREFECT_API_URL,"
+    source = "the environment variable" if "PREFECT_API_URL" in os.environ else "your Prefect profile's"
+    named = f"the Prefect server at {redact(url)} ({source} PREFECT_API_URL)"
     unset = "unset it" if "PREFECT_API_URL" in os.environ else "`prefect config unset PREFECT_API_URL`"
     remedy = f"start it (`prefect server start`), or {unset}, and each run has a private one"
     try:

@@ -21,10 +21,9 @@ from flows.run.promotion import latest_model, pointer_of
 from flows.run.remote_copy import RemoteCopy
 from flows.run.remote_state import is_run_file
 from inference.export.formats import read_metadata
-from inference.runtime import Translator
 from synth.dataset.building import fingerprint
 from synth.dataset.image_dataset import ImageDataset
-from synth.errors import RunError
+from synth.errors import ExportError, RunError
 from synth.teacher.hub import identify
 from synth.teacher.teacher import Teacher
 
@@ -104,11 +103,10 @@ def test_a_finished_student_needs_no_dataset(moved: Path) -> None:
     from flows.stages.export import write_model_files
 
     recipe = with_overrides(run.load_recipe(), [teacher, 'export.precisions=["float32", "int8"]'])
-    write_model_files(recipe, run.path)
+    with pytest.raises(ExportError, match=r"the int8 onnx file comes within .*: eight bits are too few"):
+        write_model_files(recipe, run.path)  # calibrated, and honest about a network of noise
     assert read_metadata(run.model)["parity_cases"] == before["parity_cases"], "the same images"
     assert read_metadata(run.model)["data_fingerprint"] == data
-    edited = Translator.load(run.path / "model-int8.onnx")(images[0], "red-leather")
-    assert edited.shape == images[0].shape
 
     from flows.reports.report import write_report
 
