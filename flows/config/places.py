@@ -5,9 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from flows.config.schema import Recipe
+from inference.settings import OWN_VAE
+from synth.settings import TeacherSettings
 
-_FOLDERS = (("teacher", "id"), ("scenes", "filters", "clip"), ("export", "vae"), ("operations", "accelerate_config"))
-"""Keys that name a model of the Hub, or a place on this machine if there is one of that name."""
+_PLACES = {
+    ("teacher", "id"): TeacherSettings().id,
+    ("scenes", "filters", "clip"): None,
+    ("export", "vae"): OWN_VAE,
+    ("operations", "accelerate_config"): None,
+}
+"""Keys that name a model of the Hub, or a place on this machine if there is one of that name; and the one value, if
+any, that means neither."""
 
 
 def anchored(recipe: Recipe) -> Recipe:
@@ -16,9 +24,9 @@ def anchored(recipe: Recipe) -> Recipe:
     A run folder keeps its recipe, and the next command may start elsewhere.
     """
     values: dict[str, Any] = {}
-    for keys in _FOLDERS:
+    for keys, neither in _PLACES.items():
         name = _get(recipe, keys)
-        if name is not None and name not in ("miniature", "teacher") and Path(name).exists():
+        if name not in (None, neither) and Path(name).exists():
             values[".".join(keys)] = os.path.abspath(name)
     remote = recipe.operations.remote_dir
     if remote is not None and "://" not in remote and "::" not in remote:
