@@ -84,7 +84,7 @@ def write_model_files(recipe: Recipe, out: Path) -> Path:
     from inference.export.files import GRAPH, export_files
     from inference.export.tiny_vae import open_tiny_vae
     from inference.settings import ModelMetadata
-    from synth.teacher.hub import identify
+    from synth.teacher.identity import identify
 
     run = RunFolder(out)
     if not run.student.exists():

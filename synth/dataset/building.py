@@ -41,7 +41,7 @@ from synth.errors import DatasetError
 from synth.images import decode_rgb
 from synth.seeds import derive_seed
 from synth.settings import SceneSettings
-from synth.teacher.hub import identify
+from synth.teacher.identity import identify
 from synth.teacher.teacher import Teacher
 
 logger = logging.getLogger(__name__)

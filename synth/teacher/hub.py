@@ -234,18 +234,6 @@ def explain(name: str, error: Exception) -> TeacherError:
     return TeacherError(f"{name} cannot be opened as a Stable Diffusion pipeline: {reason}")
 
 
-def identify(name: str) -> str:
-    """Identify a model: a folder by its weights and configs, wherever it is; a Hub id by itself."""
-    folder = Path(name)
-    if not folder.is_dir():
-        return name
-    digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
-        if not is_junk(path.name):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def _small_files(name: str, revision: str | None) -> tuple[Path, str | None]:
     """Return the folder, and the commit if it is a snapshot from the Hub."""
     if name == "miniature":

@@ -24,7 +24,7 @@ from inference.export.formats import read_metadata
 from synth.dataset.building import fingerprint
 from synth.dataset.image_dataset import ImageDataset
 from synth.errors import ExportError, RunError
-from synth.teacher.hub import identify
+from synth.teacher.identity import identify
 from synth.teacher.teacher import Teacher
 
 JUNK = (".DS_Store", "Thumbs.db", "desktop.ini", "._recipe.toml", ".directory", ".gitkeep")
