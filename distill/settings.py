@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from synth.settings import Seed, Settings
 
+Split = Literal["development", "test", "shifted"]
+"""The splits of the drawn world."""
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -174,7 +177,7 @@ class EvaluationSettings(Settings):
     """How many unseen drawn scenes every edit is tried on."""
     num_no_op_scenes: Annotated[int, Field(ge=0, le=1_000_000)] = 25
     """How many scenes are also tried that already show what the edit asks for, and should stay as they are."""
-    split: Literal["development", "test", "shifted"] = "test"
+    split: Split = "test"
     """Settings are chosen on `development` and reported on `test`; `shifted` is drawn in styles never trained on."""
     given: dict[str, str] = Field(default_factory=dict)
     """What all scenes show before the edit, such as `{ weather = "clear" }`, if the network is for such images."""

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import tomli_w
 
 from flows.config.schema import Recipe
 from flows.run.folder import RunFolder
+from flows.run.lock import exclusive_folder
 from synth.errors import RunError, first_line
 from synth.state import read_json
 from synth.templates import public_name
@@ -47,6 +49,16 @@ def publish(folder: Path, to: str, private: bool = False) -> str:
     repo = address[2]
     is_dataset = address[1] is not None
     _check(folder, is_dataset)
+    # What is uploaded belongs together: no other command may be at work on the run.
+    with nullcontext() if is_dataset else exclusive_folder(folder):
+        contents = _contents(folder, repo, is_dataset)
+        for name in contents:
+            logger.info(f"uploading {name}")
+        return _upload(folder, to, repo, contents, private, is_dataset)
+
+
+def _contents(folder: Path, repo: str, is_dataset: bool) -> dict[str, Path | bytes]:
+    """Prepare what is uploaded: name -> a file, or its public content."""
     contents: dict[str, Path | bytes] = {}
     if not is_dataset:
         from flows.reports.model_card import write_model_card
@@ -58,8 +70,13 @@ def publish(folder: Path, to: str, private: bool = False) -> str:
     for name, content in contents.items():
         if name.endswith(".json") and isinstance(content, Path):
             contents[name] = _public_json(content)
-    for name in contents:
-        logger.info(f"uploading {name}")
+    return contents
+
+
+def _upload(
+    folder: Path, to: str, repo: str, contents: dict[str, Path | bytes], private: bool, is_dataset: bool
+) -> str:
+    """Upload in one commit, and return the repository's URL."""
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi()
@@ -84,7 +101,10 @@ def publish(folder: Path, to: str, private: bool = False) -> str:
 def _check(folder: Path, is_dataset: bool) -> None:
     """Refuse a folder that has nothing to publish."""
     if is_dataset:
-        if not list(folder.glob("data/train-*.parquet")):
+        from synth.dataset.shards import shard_names
+        from synth.dataset.store import Store
+
+        if not shard_names(Store(folder)):
             raise RunError(f"{folder} is not a dataset: `distillery synthesize RECIPE --out {folder}` paints one")
         return
     run = RunFolder(folder)

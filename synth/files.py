@@ -23,6 +23,7 @@ _PARTIAL = re.compile(r"\..+\.[0-9a-f]{16}\.part", re.DOTALL)
 _MAX_NAME_BYTES = 200  # of the target's name inside the temporary name: file systems allow 255 in all
 _MAX_FILE_NAME = 255  # bytes
 _ABANDONED_AFTER = 24 * 3600  # seconds without a write: its process is dead
+_JUNK = frozenset(("thumbs.db", "desktop.ini", "@eadir", "lost+found", "__macosx"))
 _TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 
 
@@ -167,6 +168,11 @@ def remove_partials(folder: Path) -> None:
 def is_partial(name: str) -> bool:
     """Return whether this writer uses such a name for unfinished files."""
     return _PARTIAL.fullmatch(name) is not None
+
+
+def is_junk(name: str) -> bool:
+    """Return whether a system leaves files or folders of such a name behind: hidden ones, and a few by name."""
+    return name.startswith(".") or name.casefold() in _JUNK
 
 
 @contextmanager

@@ -168,11 +168,6 @@ class PhotoTextSettings(Settings):
     def _compose(cls, given: Any) -> Any:
         return composed(given)
 
-    @field_validator("source", mode="before")
-    @classmethod
-    def _compose(cls, given: Any) -> Any:
-        return composed(given)
-
 
 class PhotoSettings(Settings):
     """How photographs become a dataset."""

@@ -19,6 +19,7 @@ from flows.cli.make.synthesize import synthesize
 from flows.cli.measure.evaluate import evaluate
 from flows.cli.measure.study import study
 from flows.cli.results import print_error
+from flows.cli.terminal import prepare_terminal
 from flows.cli.use.doctor import doctor
 from flows.cli.use.edit import edit
 from flows.cli.use.inspect import inspect
@@ -46,6 +47,7 @@ class _OneLineErrors(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
+            prepare_terminal()
             return super().invoke(ctx)
         except DistilleryError as error:
             _fail(str(error))

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from flows.config.places import anchored
 from flows.config.schema import Recipe, preset_for
 from flows.config.toml import decode_toml, parse_toml, parse_value
 from synth.dataset.prompts import Template
@@ -59,7 +60,7 @@ def validate(values: Mapping[str, Any], source: str = "the recipe") -> Recipe:
         if not edit:
             raise RecipeError(f"{source}: edits.{name} replaces no slot, so it changes nothing")
         texts.target("", slots, edit)
-    return recipe
+    return anchored(recipe)
 
 
 def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:

@@ -2,15 +2,17 @@
 
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tqdm import tqdm
 
 from flows.config.naming import digest
 from flows.config.schema import Recipe
 from flows.run.folder import RunFolder
+from flows.run.lock import exclusive_folder
+from flows.run.records import Evaluation, Metrics
 from flows.shared_teacher import open_teacher
 from synth.errors import RecipeError, RunError
 from synth.files import write_bytes, write_text
@@ -39,17 +41,51 @@ def has_true_answers(recipe: Recipe) -> bool:
     return True
 
 
-def evaluate_model(
+@dataclass(frozen=True)
+class Measured:
+    """What a model file was measured to be, not yet kept in its run folder."""
+
+    evaluation: Evaluation
+    grid: bytes
+    """A PNG: input, edit and true counterfactual."""
+    suffix: str
+    """Of the files' names; "" for the recipe's own split."""
+    exported: str
+    """The fingerprint of the model file's export."""
+    made_from: str
+    """The fingerprint of all that the metrics follow from."""
+
+
+def evaluate_model(recipe: Recipe, out: Path, reader: "Reader | None" = None) -> Path:
+    """Measure the run's model file on the recipe's own split, and write evaluation.json and grid.png.
+
+    Args:
+        recipe: the run's recipe.
+        out: the exported run's folder.
+        reader: a factor reader (default: the strict one).
+
+    Returns:
+        The path of the evaluation.
+
+    Raises:
+        RunError: if there is no model file yet, or another command is at work on the folder.
+        RecipeError: if the drawn world does not have the recipe's edits.
+    """
+    run = RunFolder(out)
+    measured = measure_model(recipe, out, reader)
+    if measured is not None:
+        keep(run, measured)
+    return run.evaluation
+
+
+def measure_model(
     recipe: Recipe,
     out: Path,
     reader: "Reader | None" = None,
     split: str | None = None,
     num_scenes: int | None = None,
-) -> Path:
-    """Measure the run's model file on unseen drawn scenes, and write evaluation.json and grid.png.
-
-    On the recipe's own split, the means are also written into the model file's metadata. Another split gets its own
-    files, such as evaluation-shifted.json and grid-shifted.png: it measures generalisation, and decides nothing.
+) -> Measured | None:
+    """Measure the run's model file on unseen drawn scenes. Nothing is written, so another command may be at work.
 
     Args:
         recipe: the run's recipe.
@@ -59,14 +95,13 @@ def evaluate_model(
         num_scenes: how many scenes (default: the recipe's number).
 
     Returns:
-        The path of the evaluation.
+        What was measured; None if the folder has it already.
 
     Raises:
         RunError: if there is no model file yet.
         RecipeError: if the drawn world does not have the recipe's edits.
     """
     from distill.evaluation.counterfactuals import average, choose_scenes, evaluate_edits, grid_image
-    from inference.export.formats import record_metrics
     from inference.runtime import Translator
     from synth.images.encoding import png_bytes
     from synth.world.readers import FactorReader
@@ -79,11 +114,11 @@ def evaluate_model(
         settings = settings.model_copy(update={"num_scenes": num_scenes})
     suffix = "" if split in (None, settings.split) else f"-{split}"
     split = split or settings.split
-    file, grid = (path.with_stem(path.stem + suffix) for path in (run.evaluation, run.grid))
-    made_from = digest(run.fingerprint_of("export"), settings.model_dump(mode="json"), split)
-    if run.is_done(f"evaluate{suffix}", made_from, file, grid):
+    exported = run.fingerprint_of("export")
+    made_from = digest(exported, settings.model_dump(mode="json"), split)
+    if run.is_done(f"evaluate{suffix}", made_from, *run.evaluation_files(suffix)):
         logger.info(f"{run.model} is measured already")
-        return file
+        return None
     scenes = choose_scenes(recipe.edits, settings.num_scenes, split, settings.given)
     translator = Translator.load(run.model)
     teacher = open_teacher(recipe.teacher)
@@ -106,19 +141,39 @@ def evaluate_model(
             _MEASURE_AT,
         )
     means = average(rows)
-    write_bytes(grid, png_bytes(grid_image(translator, recipe.edits, scenes[:_NUM_GRID_ROWS], _MEASURE_AT)))
-    evaluation = {
+    evaluation: Evaluation = {
         "split": split,
         "num_scenes": settings.num_scenes,
         "given": settings.given,
-        "edits": [asdict(row) for row in rows],
-        "means": [asdict(row) for row in means],
+        "edits": [cast("Metrics", asdict(row)) for row in rows],
+        "means": [cast("Metrics", asdict(row)) for row in means],
     }
-    write_text(file, json.dumps(evaluation, indent=2) + "\n")
-    if not suffix:
-        record_metrics(run.model, {"split": split, "means": evaluation["means"]})
-    run.mark_done(f"evaluate{suffix}", made_from)
-    return file
+    grid = png_bytes(grid_image(translator, recipe.edits, scenes[:_NUM_GRID_ROWS], _MEASURE_AT))
+    return Measured(evaluation, grid, suffix, exported, made_from)
+
+
+def keep(run: RunFolder, measured: Measured) -> None:
+    """Write what was measured into the run folder: evaluation.json and grid.png, or those of another split.
+
+    On the recipe's own split, the means are also written into the model file's metadata. Another split gets its own
+    files, such as evaluation-shifted.json and grid-shifted.png: it measures generalisation, and decides nothing.
+
+    Raises:
+        FolderInUseError: if another command is at work on the folder.
+        RunError: if the model file is another one by now.
+    """
+    from inference.export.formats import record_metrics
+
+    evaluation, suffix = measured.evaluation, measured.suffix
+    file, grid = run.evaluation_files(suffix)
+    with exclusive_folder(run.path):
+        if run.fingerprint_of("export") != measured.exported:
+            raise RunError(f"{run.model} was replaced while it was measured: measure it again")
+        write_bytes(grid, measured.grid)
+        write_text(file, json.dumps(evaluation, indent=2) + "\n")
+        if not suffix:
+            record_metrics(run.model, {"split": evaluation["split"], "means": evaluation["means"]})
+        run.mark_done(f"evaluate{suffix}", measured.made_from)
 
 
 def compare_with_zero_shot(recipe: Recipe, out: Path, num_scenes: int) -> str:

@@ -29,6 +29,7 @@ from prefect.types.entrypoint import EntrypointType
 from prefect.utilities.templating import apply_values
 
 from flows.config.loading import load_recipe, recipe_names
+from flows.orchestration.network import bypass_proxies, check_server
 from synth.errors import RunError
 
 ROOT = Path(__file__).parents[2]
@@ -179,11 +180,13 @@ def _require_server() -> None:
             "no Prefect server is configured: start one with `prefect server start`, then run "
             "`prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api`"
         )
+    check_server()
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Serve the deployments of prefect.yaml without a worker, or restart crashed runs."""
+    bypass_proxies()
 
 
 @main.command("serve")

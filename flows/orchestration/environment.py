@@ -8,17 +8,36 @@ import signal
 import sys
 import tempfile
 import threading
+import tomllib
 import warnings
 from pathlib import Path
+from typing import Any
 
 from flows.orchestration.logs import show_logs
+from flows.orchestration.network import bypass_proxies, check_proxies, check_server
 from synth.cpu import prepare_cpu
+from synth.errors import RunError, os_reason
+
+_MIN_TEMPORARY = 64 * 2**20  # bytes
 
 
 def prepare() -> None:
     """Prepare a command's process: quiet libraries, logs in the terminal, and a private Prefect if none is set up."""
     prepare_worker()
+    bypass_proxies()
     _private_prefect()
+
+
+def prepare_flows() -> None:
+    """Prepare the process of a command that starts flows, as `prepare` does, and check what they need.
+
+    Raises:
+        RunError: if the user's Prefect server or proxy is of no use, or there is no room for temporary files.
+    """
+    _check_temporary_folder()
+    prepare()
+    check_proxies()
+    check_server()
 
 
 def prepare_worker() -> None:
@@ -43,8 +62,8 @@ def _private_prefect() -> None:
     """
     if not _names_server():
         _lock_private_server()
-    configured = (Path.home() / ".prefect" / "profiles.toml").exists()
-    if configured or "PREFECT_API_URL" in os.environ or "PREFECT_HOME" in os.environ:
+        os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_ENABLED", "true")  # some profiles switch it off
+    if prefect_profiles().exists() or "PREFECT_API_URL" in os.environ or "PREFECT_HOME" in os.environ:
         return
     home = tempfile.mkdtemp(prefix="distillery-prefect-")
     atexit.register(shutil.rmtree, home, ignore_errors=True)
@@ -64,10 +83,41 @@ def prefect_profiles() -> Path:
 
 def _names_server() -> bool:
     """Whether the user's settings name a Prefect server, which then takes the place of a private one."""
-    files = [path for path in (prefect_profiles(), Path(".env")) if path.is_file()]
-    return "PREFECT_API_URL" in os.environ or any(
-        "PREFECT_API_URL" in path.read_text(errors="replace") for path in files
-    )
+    if "PREFECT_API_URL" in os.environ:
+        return True
+    dotenv, project, profiles = Path(".env"), _read_toml(Path("prefect.toml")), _read_toml(prefect_profiles())
+    if dotenv.is_file() and "PREFECT_API_URL" in dotenv.read_text(encoding="utf-8", errors="replace"):
+        return True
+    if "url" in project.get("api", {}):
+        return True
+    active = os.environ.get("PREFECT_PROFILE", profiles.get("active", "ephemeral"))
+    profile = profiles.get("profiles", {}).get(active)
+    # Prefect's own profile of this name, which a user's replaces, names a server.
+    return active == "local" if profile is None else "PREFECT_API_URL" in profile
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    """Read a file of settings that Prefect reads too; {} if there is none, or none that can be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # Prefect itself says what is wrong with it
+        return {}
+
+
+def _check_temporary_folder() -> None:
+    """Refuse a full disk before the private server, whose database is there, fails to start for two minutes."""
+    try:
+        folder = tempfile.gettempdir()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise RunError(
+            f"no folder for temporary files can be used ({os_reason(error)}): name one with TMPDIR"
+        ) from None
+    if free < _MIN_TEMPORARY:
+        raise RunError(
+            f"{folder}, the folder for temporary files, has {free / 2**20:.0f} MiB left, and a run needs "
+            f"{_MIN_TEMPORARY / 2**20:.0f}: make room, or name another one with TMPDIR"
+        )
 
 
 def _lock_private_server() -> None:

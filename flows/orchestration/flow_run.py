@@ -6,6 +6,7 @@ from prefect import get_client
 from prefect.context import FlowRunContext
 
 from flows.config.loading import with_overrides
+from flows.config.places import anchored
 from flows.config.schema import Recipe
 from flows.config.trust import check_trust
 from flows.orchestration.artifacts import ignore_http_errors
@@ -33,7 +34,7 @@ def resolve(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
             f"this run was started {context.flow_run.run_count} times and never finished: check the worker's log "
             "(out of memory?), then start a new run, which resumes from what is on disk"
         )
-    recipe = with_overrides(recipe, overrides)
+    recipe = with_overrides(anchored(recipe), overrides)
     check_trust(recipe)
     return recipe
 

@@ -1,6 +1,7 @@
 """Send the project's log lines to the flow run that wrote them, or to the terminal."""
 
 import logging
+import os
 import sys
 
 from tqdm import tqdm
@@ -28,7 +29,11 @@ class _RunOrTerminal(logging.Handler):
             run_logger.log(record.levelno, message)
             return
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        tqdm.write(f"{prefix}{message}")  # prints above the progress bars
+        try:
+            tqdm.write(f"{prefix}{message}")  # prints above the progress bars
+            sys.stdout.flush()
+        except BrokenPipeError:  # `| head` has read enough: that must not cost a run its work
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run_logger() -> "logging.Logger | logging.LoggerAdapter[logging.Logger] | None":

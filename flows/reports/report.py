@@ -15,6 +15,7 @@ from flows.config.toml import to_toml
 from flows.reports.charts import training_charts
 from flows.reports.html import CaptionedImage, Wipe, captioned, render_page, wipe
 from flows.reports.tables import scenes_of, table_cells
+from flows.run.excerpt import Excerpt, read_excerpt
 from flows.run.folder import RunFolder
 from flows.run.promotion import read_verdict
 from synth.files import write_bytes
@@ -34,26 +35,25 @@ _CURVES = {
 
 def write_report(recipe: Recipe, out: Path) -> Path:
     """Write the run's report.html from what is in its folder."""
-    from synth.dataset.image_dataset import ImageDataset
-
     run = RunFolder(out)
-    dataset = ImageDataset(run.dataset)
+    excerpt = read_excerpt(run)
     page = render_page(
         "report.html",
         title=recipe.name,
         recipe=recipe,
         verdict=read_verdict(run).why if run.promotion.exists() else "",
         metrics=_metrics(run),
-        before_and_after=_before_and_after(recipe, run),
+        before_and_after=_before_and_after(recipe, run, excerpt),
         grid=captioned(run.grid.read_bytes(), "input, translated, true counterfactual")
         if run.grid.exists()
         else None,
         samples=_samples(recipe, run),
-        num_painted=len(dataset),
+        num_painted=excerpt.num_images,
         painted=[
-            _painted(dataset.image(index), dataset.prompts[index]) for index in range(min(_NUM_PAINTED, len(dataset)))
+            _painted(pixels, prompt)
+            for pixels, prompt in zip(excerpt.images[:_NUM_PAINTED], excerpt.prompts[:_NUM_PAINTED], strict=True)
         ],
-        rejects=_rejects(run),
+        rejects=[{"reason": reason, "images": count} for reason, count in excerpt.rejects.items()],
         training=_training(run),
         parity=_parity(run),
         times=[{"stage": stage, "time": _rounded(seconds)} for stage, seconds in run.seconds().items()],
@@ -75,7 +75,7 @@ def _metrics(run: RunFolder) -> dict[str, Any] | None:
     }
 
 
-def _before_and_after(recipe: Recipe, run: RunFolder) -> list[Wipe]:
+def _before_and_after(recipe: Recipe, run: RunFolder, excerpt: Excerpt) -> list[Wipe]:
     """Each edit of another image, by the file that ships."""
     if not run.model.exists():
         return []
@@ -84,13 +84,13 @@ def _before_and_after(recipe: Recipe, run: RunFolder) -> list[Wipe]:
     translator = Translator.load(run.model, ["cpu"])
     wipes = []
     for index, edit in enumerate(recipe.edits):
-        before = _image_for(recipe, run, index)
+        before = _image_for(recipe, run, excerpt, index)
         after = Image.fromarray(translator(np.asarray(before), edit))
         wipes.append(wipe(before, after, edit))
     return wipes
 
 
-def _image_for(recipe: Recipe, run: RunFolder, index: int) -> Image.Image:
+def _image_for(recipe: Recipe, run: RunFolder, excerpt: Excerpt, index: int) -> Image.Image:
     """An input for the edit of this index: a drawn scene that it changes, or a painted image."""
     if run.evaluation.exists():
         from distill.evaluation.counterfactuals import choose_scenes
@@ -101,14 +101,11 @@ def _image_for(recipe: Recipe, run: RunFolder, index: int) -> Image.Image:
         scenes = choose_scenes(recipe.edits, settings.num_scenes, settings.split, settings.given)
         changed = [scene for scene in scenes if scene.replace(**edit) != scene] or scenes
         return Image.fromarray(render(changed[index % len(changed)]).image)
-    from synth.dataset.image_dataset import ImageDataset
-
-    dataset = ImageDataset(run.dataset)
-    return Image.fromarray(dataset.image(index % len(dataset)))
+    return Image.fromarray(excerpt.images[index % len(excerpt.images)])
 
 
 def _samples(recipe: Recipe, run: RunFolder) -> CaptionedImage | None:
-    samples = sorted(run.samples.glob("step_*.png"))
+    samples = run.sample_grids()
     return captioned(samples[-1].read_bytes(), "; ".join(["input", *recipe.edits])) if samples else None
 
 
@@ -118,14 +115,6 @@ def _painted(pixels: np.ndarray, prompt: str) -> CaptionedImage:
     encoded = io.BytesIO()
     image.save(encoded, "PNG")
     return captioned(encoded.getvalue(), prompt)
-
-
-def _rejects(run: RunFolder) -> list[dict[str, Any]]:
-    from synth.dataset.card import count_rejects
-    from synth.dataset.store import Store
-
-    counts = count_rejects(Store(run.dataset))
-    return [{"reason": reason, "images": count} for reason, count in counts.most_common()]
 
 
 def _training(run: RunFolder) -> dict[str, Any] | None:
@@ -157,11 +146,11 @@ def _rounded(seconds: float) -> str:
 
 
 def _usage(recipe: Recipe, run: RunFolder) -> dict[str, str]:
-    """The arguments of the usage example, each quoted for its language."""
+    """The arguments of the usage example, which starts in the run folder, each quoted for its language."""
     edit = next(iter(recipe.edits))
     return {
         "edit": shlex.quote(edit),
-        "shell_model": shlex.quote(str(run.model)),
-        "python_model": python_string(str(run.model)),
+        "shell_model": shlex.quote(run.model.name),
+        "python_model": python_string(run.model.name),
         "python_edit": python_string(edit),
     }

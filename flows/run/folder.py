@@ -2,7 +2,8 @@
 
 recipe.toml         the recipe, as resolved
 dataset/            Parquet and a card
-dataset.url         where the dataset is, if not in dataset/
+dataset.url         where the dataset is, if not in dataset/ (dataset_link.py)
+excerpt.parquet     a few images of the dataset: all that the export and the report need of it
 latents/            the dataset's latents
 long_captions.jsonl the photographs whose captions are longer than the teacher reads
 checkpoints/        step_000500/ ...
@@ -23,26 +24,27 @@ processes-HOST.log  the output of a training's processes, if there were several
 """
 
 import json
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import FiniteFloat
 
+from distill.settings import Split
 from flows.config.loading import load_recipe
 from flows.config.naming import digest
 from flows.config.schema import Recipe, flatten
 from flows.config.toml import to_toml
+from flows.run.dataset_link import read_link, write_link
 from flows.run.records import Evaluation
 from synth.errors import RecipeError, RunError
-from synth.files import whole_folder, write_bytes, write_text
+from synth.files import is_junk, whole_folder, write_bytes, write_text
 from synth.state import parse_json, read_json, reading
-from synth.urls import credentials_refused, has_credentials
 from synth.words import slug
 
 if TYPE_CHECKING:
     from distill.students import Student
 
-_MAX_URL = 4096  # characters
 RUNS = Path("runs")  # in the working directory
 _MAY_GROW = ("scenes.count", "training.steps")  # more images can be painted, a training can continue
 _OF_THE_TRAINING = ("training.", "edits.", "photos.")  # free until training starts: no painted image depends on them
@@ -60,6 +62,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.recipe = path / "recipe.toml"
+        self.excerpt = path / "excerpt.parquet"
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
         self.samples = path / "samples"
@@ -85,16 +88,9 @@ class RunFolder:
         """The dataset that `dataset.url` names, if there is such a file.
 
         Raises:
-            RunError: if it holds anything but one printable line.
+            RunError: if it is damaged.
         """
-        file = self.path / "dataset.url"
-        if not file.exists():
-            return None
-        with reading(file, RunError, "delete it, and name the dataset with --data"):
-            url = file.read_text(encoding="utf-8").removesuffix("\n")
-            if not url or not url.isprintable() or len(url) > _MAX_URL:
-                raise ValueError("it is not one line with a folder or URL")
-        return url
+        return read_link(self.path)
 
     def check_dataset_is_local(self) -> None:
         """Refuse a dataset on remote storage that only the folder names: the folder may be somebody else's.
@@ -113,11 +109,10 @@ class RunFolder:
         """Use a dataset outside the run folder.
 
         Raises:
-            RunError: if the URL has credentials in it.
+            RunError: if the URL has credentials in it, or is not one printable line.
+            DatasetError: if no storage is known for it.
         """
-        if has_credentials(url):
-            raise RunError(credentials_refused(url))
-        write_text(self.path / "dataset.url", f"{url}\n")
+        write_link(self.path, url)
 
     @staticmethod
     def default_path(recipe: Recipe) -> Path:
@@ -133,13 +128,14 @@ class RunFolder:
     def check(cls, recipe: Recipe, path: Path) -> "RunFolder":
         """Check that this recipe's run can be made or resumed in a folder; nothing is written.
 
-        A folder with a recipe and nothing made from it counts as new.
+        A folder with a recipe and nothing made from it counts as new, whatever the system has left in it.
 
         Raises:
             RunError: if another recipe's run is in it (the message says what differs), or it is not a run folder.
         """
         run = cls(path)
-        made = [entry for entry in path.iterdir() if entry != run.recipe] if path.exists() else []
+        entries = list(path.iterdir()) if path.exists() else []
+        made = [entry for entry in entries if entry != run.recipe and not is_junk(entry.name)]
         if made and run.recipe.exists():
             run._refuse_another(recipe)
         elif made:
@@ -187,13 +183,23 @@ class RunFolder:
         stages = self._stages() | {stage: fingerprint}
         write_text(self.stages, json.dumps(stages, indent=2) + "\n")
 
+    def evaluation_files(self, suffix: str) -> tuple[Path, Path]:
+        """The evaluation and the grid of a split: without a suffix for the recipe's own, else such as "-shifted"."""
+        return self.evaluation.with_stem(f"evaluation{suffix}"), self.grid.with_stem(f"grid{suffix}")
+
     def drop_metrics(self) -> bool:
         """Delete the evaluations and grids of a replaced model file; return whether there were any."""
-        patterns = [f"{file.stem}*{file.suffix}" for file in (self.evaluation, self.grid)]
-        outdated = [file for pattern in patterns for file in self.path.glob(pattern)]
+        suffixes = ["", *(f"-{split}" for split in get_args(Split))]
+        files = [file for suffix in suffixes for file in self.evaluation_files(suffix)]
+        outdated = [file for file in files if file.exists()]
         for file in outdated:
             file.unlink()
         return bool(outdated)
+
+    def sample_grids(self) -> list[Path]:
+        """The sample grids of the training, oldest first; a person's copy of one is not among them."""
+        grids = self.samples.glob("step_*.png")
+        return sorted(path for path in grids if re.fullmatch(r"step_[0-9]+", path.stem))
 
     def last_work(self) -> int:
         """When a stage last made something, in ns; 0 if none did. A stage that finds all done does not count."""

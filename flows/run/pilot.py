@@ -9,6 +9,7 @@ barely move a student: the pilot shows that all stages work, how fast they are a
 whether the prompts work, use `distillery preview`.
 """
 
+import os
 from pathlib import Path
 
 from distill.settings import SCHEDULE_KEYS, scaled_to
@@ -60,6 +61,12 @@ def prepare_pilot(recipe: Recipe, out: Path) -> tuple[Recipe, Path]:
     small = pilot_of(recipe)
     if (out / "dataset" / "data").exists() and len(ImageDataset(full.dataset)) > small.to_paint().count:
         raise RunError(f"the full run in {out} is beyond a pilot: continue it without --pilot")
-    folder = out.with_name(f"{out.name}-pilot")
+    folder = beside(out)
     RunFolder.open_or_create(small, folder).use_dataset(full.dataset)
     return small, folder
+
+
+def beside(out: Path) -> Path:
+    """Return the pilot's folder, beside the full run's."""
+    place = out if out.name and out.name != ".." else Path(os.path.abspath(out))  # `.` has no name
+    return place.with_name(f"{place.name}-pilot")

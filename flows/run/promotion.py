@@ -72,7 +72,7 @@ class Verdict:
 
 def pointer_of(recipe: Recipe, out: Path) -> Path:
     """The path of the recipe's pointer, beside its run folders."""
-    return out.parent / f"{slug(recipe.name)}.latest.json"
+    return Path(os.path.abspath(out)).parent / f"{slug(recipe.name)}.latest.json"  # `.` has no parent
 
 
 def latest_model(pointer: Path) -> Path:

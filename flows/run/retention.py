@@ -14,6 +14,7 @@ from pathlib import Path
 from flows.config.loading import load_recipe
 from flows.config.schema import Recipe
 from flows.run.folder import RunFolder
+from flows.run.lock import exclusive_folder
 from flows.run.promotion import latest_model, pointer_of
 from synth.errors import DistilleryError
 from synth.files import write_text
@@ -43,7 +44,7 @@ def clear_old_runs(recipe: Recipe, out: Path) -> list[Path]:
     keep = recipe.operations.keep_runs
     if keep is None:
         return []
-    beside = sorted(out.parent.iterdir())
+    beside = sorted(Path(os.path.abspath(out)).parent.iterdir())  # `.` has no parent
     # Finish the deletions that a killed process left.
     for leftover in filter(_is_leftover, beside):
         _delete(leftover)
@@ -84,8 +85,9 @@ def _retire(path: Path) -> bool:
     """Rename, then delete, so that no half-deleted run passes for a run; return whether it worked."""
     doomed = path.with_name(f".old-{path.name[:200]}-{secrets.token_hex(8)}")
     try:
-        write_text(path / _MARKER, doomed.name)
-        path.rename(doomed)
+        with exclusive_folder(path):  # not while another command is at work on it
+            write_text(path / _MARKER, doomed.name)
+            path.rename(doomed)
     except (OSError, DistilleryError) as error:
         logger.warning(f"{path} cannot be deleted, though operations.keep_runs asks for it: {error}")
         return False

@@ -1,15 +1,18 @@
 """Second stage: train a student on all edits of the recipe."""
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.config.parameter import RecipeParameter
 from flows.config.schema import Recipe
 from flows.orchestration.artifacts import artifact_key, markdown_image, show_markdown
 from flows.orchestration.retries import RETRIES
 from flows.run.folder import RunFolder
+from flows.run.lock import exclusive_folder
 from flows.stages.frame import OpenRun, open_run, stage
 from flows.training.launcher import distill_together
 from flows.training.student import attach_dataset, join_processes, train_student
@@ -17,7 +20,9 @@ from synth.markdown import escape
 
 
 @flow(name="distill", flow_run_name="{recipe.name}")
-def distill_flow(recipe: Recipe, out: Path, data: str | None = None, overrides: tuple[str, ...] = ()) -> Path:
+def distill_flow(
+    recipe: RecipeParameter, out: Path, data: str | None = None, overrides: tuple[str, ...] = ()
+) -> Path:
     """Train a student on a dataset, resuming from the last checkpoint if there is one.
 
     Args:
@@ -36,7 +41,7 @@ def distill_flow(recipe: Recipe, out: Path, data: str | None = None, overrides: 
 
 def _show(run: OpenRun) -> None:
     """Show the last sample grid in the UI."""
-    samples = sorted(run.folder.samples.glob("step_*.png"))
+    samples = run.folder.sample_grids()
     if samples:
         name, caption = run.recipe.name, "; ".join(["input", *run.recipe.edits])
         page = f"Columns: {escape(caption)}.\n\n{markdown_image(samples[-1].read_bytes(), caption)}"
@@ -67,7 +72,7 @@ def is_launched_rank() -> bool:
 def distill_in_rank(recipe: Recipe, out: Path, data: str) -> Path:
     """Train as one of several processes that `accelerate launch` started, without a flow or a GPU lock.
 
-    The main process opens the run folder. The others wait for it, and only read the folder.
+    The main process opens the run folder and holds it for all. The others wait for it, and only read the folder.
 
     Args:
         recipe: resolved.
@@ -78,7 +83,9 @@ def distill_in_rank(recipe: Recipe, out: Path, data: str) -> Path:
         The student's folder.
     """
     processes = join_processes(recipe)
-    with processes.main_process_first():
-        if processes.is_main_process:
-            attach_dataset(RunFolder.open_or_create(recipe, out), data)
-    return train_student(recipe, RunFolder(out))
+    with ExitStack() as until_the_end:
+        with processes.main_process_first():
+            if processes.is_main_process:
+                until_the_end.enter_context(exclusive_folder(RunFolder.check(recipe, out).path))
+                attach_dataset(RunFolder.open_or_create(recipe, out), data)
+        return train_student(recipe, RunFolder(out))

@@ -11,6 +11,7 @@ from flows.config.schema import Recipe
 from flows.evaluation.scenes import has_true_answers
 from flows.orchestration.artifacts import artifact_key, show_link, show_table
 from flows.orchestration.retries import RETRIES
+from flows.run.excerpt import NUM_PARITY_IMAGES, read_excerpt
 from flows.run.folder import RunFolder
 from flows.shared_teacher import open_teacher
 from flows.stages.evaluate import evaluate
@@ -20,9 +21,6 @@ from synth.errors import RunError
 from synth.templates import public_name
 
 logger = logging.getLogger(__name__)
-
-_NUM_PARITY_IMAGES = 4
-_NUM_CALIBRATION_IMAGES = 64  # for int8; not the images of the parity check
 
 
 @flow(name="export", flow_run_name="{out}")
@@ -82,20 +80,18 @@ def write_model_files(recipe: Recipe, out: Path) -> Path:
         ExportError: if a file does not agree with PyTorch, in which case only the others are written; or if
             export.vae cannot be loaded or does not fit.
     """
-    import numpy as np
-
     from distill.students import load_student
     from inference.export.files import GRAPH, export_files
-    from inference.export.tiny_vae import fingerprint, open_tiny_vae
+    from inference.export.tiny_vae import open_tiny_vae
     from inference.settings import ModelMetadata
-    from synth.dataset.image_dataset import ImageDataset
+    from synth.teacher.identity import identify
 
     run = RunFolder(out)
     if not run.student.exists():
         raise RunError(f"{out} has no student yet: `distillery distill RECIPE --data DATASET --out {out}` trains one")
 
     # A file is up to date if the student and everything else that it is made from are the same.
-    vae_used = fingerprint(recipe.export.vae)
+    vae_used = identify(recipe.export.vae)
     made_from = digest(run.fingerprint_of("distill"), GRAPH, recipe.export.opset, vae_used, recipe.validated_on)
     files = {kind: out / kind.file_name for kind in recipe.export.kinds()}
     missing = {kind: path for kind, path in files.items() if not run.is_done(_stage(kind), made_from, path)}
@@ -106,22 +102,19 @@ def write_model_files(recipe: Recipe, out: Path) -> Path:
         return run.model
 
     teacher = open_teacher(recipe.teacher)
-    dataset = ImageDataset(run.dataset)
+    excerpt = read_excerpt(run)
     student = load_student(run.student)
     # The first images check the parity; the next ones calibrate int8.
-    calibrated = any(kind.precision == "int8" for kind in missing)
-    num_images = _NUM_PARITY_IMAGES + (_NUM_CALIBRATION_IMAGES if calibrated else 0)
-    images = np.stack([dataset.image(index) for index in range(min(num_images, len(dataset)))])
-    parity_images = images[:_NUM_PARITY_IMAGES]
-    calibration_images = images[_NUM_PARITY_IMAGES:]
+    parity_images = excerpt.images[:NUM_PARITY_IMAGES]
+    calibration_images = excerpt.images[NUM_PARITY_IMAGES:]
     metadata = ModelMetadata(
         name=recipe.name,
         edits=student.edits,
-        training_size=images.shape[1],
+        training_size=excerpt.images.shape[1],
         teacher=public_name(teacher.name),
         licence=teacher.defaults.licence,
         vae=public_name(recipe.export.vae),
-        data_fingerprint=dataset.fingerprint,
+        data_fingerprint=excerpt.fingerprint,
         validated_on=recipe.validated_on,
     )
     vae = teacher.vae if recipe.export.vae == OWN_VAE else open_tiny_vae(recipe.export.vae, teacher, parity_images)

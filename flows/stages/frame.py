@@ -3,6 +3,7 @@
 `open_run` enters a run:
 
     resolve    apply the overrides to the recipe; refuse a flow run that keeps crashing
+    claim      become the only writer in the run folder, or say who is
     download   fetch what another machine left of the run (`operations.remote_dir`)
     open       create the run folder, or open the one of the same run
     name       name the flow run
@@ -31,6 +32,7 @@ from flows.orchestration.gpu_lock import exclusive_gpu
 from flows.orchestration.progress import in_a_run
 from flows.orchestration.retries import RETRIES
 from flows.run.folder import RunFolder
+from flows.run.lock import exclusive_run
 from flows.run.remote_copy import download, upload
 from flows.training.student import attach_dataset
 
@@ -82,22 +84,25 @@ def open_run(
 
     Raises:
         RecipeError: for a wrong override.
-        RunError: if the folder holds another recipe's run, or the flow run keeps crashing.
+        RunError: if the folder holds another recipe's run, another command is at work on it, or the flow run keeps
+            crashing.
         TrainingError: if the run was trained on another dataset than `data`.
     """
     recipe = resolve(recipe, overrides)
     out = out or RunFolder.default_path(recipe)
-    run_task(download_task, recipe, out)
-    folder = RunFolder.open_or_create(recipe, out) if adopt else RunFolder.check(recipe, out)
-    # A folder from elsewhere may name any storage as its dataset: follow it only with the user's consent.
-    if data is not None:
-        attach_dataset(folder, data)
-    elif not is_trusted():
-        folder.check_dataset_is_local()
-    name_run(title.format(name=recipe.name, out=out))
-    # The lock comes last, so that nobody waits for a run that is refused.
-    with exclusive_gpu(recipe.teacher.device, recipe.operations.processes):
-        yield OpenRun(recipe, folder, folder.last_work())
+    RunFolder.check(recipe, out)  # before anything is written into a folder that is not the run's
+    with exclusive_run(recipe, out):
+        run_task(download_task, recipe, out)
+        folder = RunFolder.open_or_create(recipe, out) if adopt else RunFolder.check(recipe, out)
+        # A folder from elsewhere may name any storage as its dataset: follow it only with the user's consent.
+        if data is not None:
+            attach_dataset(folder, data)
+        elif not is_trusted():
+            folder.check_dataset_is_local()
+        name_run(title.format(name=recipe.name, out=out))
+        # The GPU comes last, so that nobody waits for a run that is refused.
+        with exclusive_gpu(recipe.teacher.device, recipe.operations.processes):
+            yield OpenRun(recipe, folder, folder.last_work())
 
 
 def stage(

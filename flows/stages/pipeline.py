@@ -5,7 +5,7 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows.config.schema import Recipe
+from flows.config.parameter import RecipeParameter
 from flows.evaluation.scenes import has_true_answers
 from flows.orchestration.artifacts import artifact_key, show_link, show_markdown
 from flows.orchestration.progress import in_a_run
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @flow(name="pipeline", flow_run_name="{recipe.name}")
 def pipeline(
-    recipe: Recipe, out: Path | None = None, data: str | None = None, overrides: tuple[str, ...] = ()
+    recipe: RecipeParameter, out: Path | None = None, data: str | None = None, overrides: tuple[str, ...] = ()
 ) -> Path:
     """Paint, distil, export, measure, promote and report, resuming from what is on disk.
 

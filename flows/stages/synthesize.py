@@ -11,6 +11,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.config.naming import digest
+from flows.config.parameter import RecipeParameter
 from flows.config.schema import Recipe
 from flows.orchestration.artifacts import artifact_key, markdown_image, show_link, show_markdown, show_table
 from flows.orchestration.environment import prepare_worker
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 @flow(name="synthesize", flow_run_name="{recipe.name}")
 def synthesize_flow(
-    recipe: Recipe, url: str, rank: int = 0, world_size: int = 1, overrides: tuple[str, ...] = ()
+    recipe: RecipeParameter, url: str, rank: int = 0, world_size: int = 1, overrides: tuple[str, ...] = ()
 ) -> int:
     """Paint a dataset shard by shard, keeping the shards that exist.
 

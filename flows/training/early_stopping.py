@@ -12,6 +12,7 @@ A killed training repeats the steps after its last checkpoint and gets the same 
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, Protocol
@@ -127,7 +128,7 @@ class EarlyStopping:
                 save_student(student.merged(), self._folder(step))
             write_text(self._run.development, json.dumps(self._rows, indent=2) + "\n")
             for folder in self._run.best.glob("step_*"):
-                if folder != self.best:
+                if folder != self.best and re.fullmatch(r"step_[0-9]+", folder.name):  # a copy is a person's
                     shutil.rmtree(folder)
         # A resumed training repeats steps whose rows exist; rows of later steps must not stop it early.
         past = [row for row in self._rows if row["step"] <= step]

@@ -74,7 +74,7 @@ class TrainingLog:
 
     def close(self) -> None:
         """Join the grids into a GIF, and end the tracker."""
-        write_animation(sorted(self._run.samples.glob("step_*.png")), self._run.film)
+        write_animation(self._run.sample_grids(), self._run.film)
         if self._tracker is not None:
             self._tracker.finish()
 

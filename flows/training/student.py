@@ -10,6 +10,8 @@ from distill.settings import ROUNDING_KEYS
 from flows.config.naming import digest
 from flows.config.schema import Recipe
 from flows.orchestration.progress import Bar, open_progress
+from flows.run.dataset_link import same_dataset
+from flows.run.excerpt import keep_excerpt
 from flows.run.folder import RunFolder, save_student
 from flows.run.remote_copy import upload
 from flows.shared_teacher import open_teacher
@@ -77,6 +79,7 @@ def train_student(recipe: Recipe, run: RunFolder) -> Path:
                 break
     if observer is not None:
         observer.save_student()
+        keep_excerpt(run, dataset)
         run.mark_done("distill", made_from)
     processes.wait_for_everyone()
     return run.student
@@ -169,7 +172,7 @@ def attach_dataset(run: RunFolder, data: str) -> None:
     from synth.dataset.image_dataset import ImageDataset
 
     newest = checkpoints.latest(run.path)
-    if newest is not None and data != run.dataset:
+    if newest is not None and not same_dataset(data, run.dataset):
         try:
             fingerprint = ImageDataset(data).fingerprint
         except DatasetError:

@@ -1,6 +1,5 @@
 """A small VAE instead of the teacher's: a model file spends most of its time in the VAE."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,6 @@ from synth.teacher.teacher import Teacher
 
 _REMEDY = "name another with export.vae"
 _MAX_DISTANCE = 0.5  # of the latents' variance; VAEs that were trained independently differ by all of it and more
-
-
-def fingerprint(name: str) -> str:
-    """Identify a VAE: a folder by its weights and config, since it may be trained again; a Hub id by itself."""
-    folder = Path(name)
-    if not folder.is_dir():
-        return name
-    digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
-        with reading(path, ExportError, _REMEDY):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def open_tiny_vae(name: str, teacher: Teacher, images: UInt8Array) -> Any:

@@ -32,6 +32,7 @@ from synth.dataset.shards import (
     scene_columns,
     scene_row,
     shard_name,
+    shard_names,
     write_rejects,
     write_shard,
 )
@@ -39,6 +40,7 @@ from synth.dataset.store import Store
 from synth.errors import DatasetError
 from synth.images.encoding import decode_rgb
 from synth.settings import SceneSettings
+from synth.teacher.identity import identify
 from synth.teacher.teacher import Teacher
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,8 @@ _MAX_REJECTED = 0.9  # share of the images tried
 def fingerprint(teacher: Teacher, settings: SceneSettings) -> dict[str, Any]:
     """Return all that the pixels depend on, by name. The count is not part of it: a dataset may grow."""
     identity: dict[str, Any] = completed(settings, teacher).model_dump(mode="json", exclude={"count"})
+    if settings.filters.clip is not None:
+        identity["filters"]["clip"] = identify(settings.filters.clip)
     return {"teacher": teacher.fingerprint, **identity}
 
 
@@ -113,7 +117,7 @@ class DatasetBuilder:
         """
         refuse_foreign_files(self.store)
         num_images: dict[str, int] = {}
-        for name in self.store.names("data/train-*.parquet"):
+        for name in shard_names(self.store):
             refuse_another(self.store, name, self.identity)
             num_images[name] = num_rows(self.store, name)
         total = sum(num_images.values())

@@ -7,7 +7,7 @@ import numpy as np
 from huggingface_hub import DatasetCardData
 from PIL import Image
 
-from synth.dataset.shards import num_rows, read_rows, shard_name
+from synth.dataset.shards import num_rows, read_rows, shard_name, shard_names
 from synth.dataset.store import Store
 from synth.errors import DatasetError
 from synth.images.encoding import decode_rgb
@@ -32,7 +32,7 @@ def write_card(store: Store, settings: SceneSettings, teacher: str, licence: str
         licence: the teacher's.
         images_per_second: of the run that painted last; 0 if nothing was painted.
     """
-    shards = store.names("data/train-*.parquet")
+    shards = shard_names(store)
     counts, num_images = _count_slots(store, shards, sorted(settings.slots))
     reasons = count_rejects(store)
     num_rejected = reasons.total()
@@ -62,7 +62,7 @@ def write_card(store: Store, settings: SceneSettings, teacher: str, licence: str
 def write_photographs_card(store: Store, settings: PhotoSettings, source: str) -> None:
     """Write README.md and grid.png of imported photographs; `source` is the last part of where they come from."""
     num_kept, num_rejected = (
-        sum(num_rows(store, name) for name in store.names(f"{folder}/train-*.parquet"))
+        sum(num_rows(store, name) for name in shard_names(store, folder))
         for folder in ("data", "rejects")
     )
     write_grid(store, shard_name(0))
@@ -108,7 +108,7 @@ def refuse_foreign_files(store: Store) -> None:
 def count_rejects(store: Store) -> Counter[str]:
     """Reason -> how many images were painted and not kept for it."""
     reasons: Counter[str] = Counter()
-    for rejects in store.names("rejects/train-*.parquet"):
+    for rejects in shard_names(store, "rejects"):
         reasons.update(_kind(row["reason"]) for row in read_rows(store, rejects, ["reason"]))
     return reasons
 

@@ -35,7 +35,7 @@ class Former:
     def __init__(self, store: Store, identity: Row) -> None:
         self._store = store
         self._shards: dict[str, list[Row]] = {}
-        for name in store.names("data/train-*.parquet"):
+        for name in shard_names(store):
             refuse_another(store, name, identity)
             self._shards[name] = read_rows(store, name, _TEXTS)
         rejects = store.names("rejects/train-*.parquet")

@@ -21,7 +21,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from synth.dataset.prompts import Template
-from synth.dataset.shards import column_names, identity_of, num_rows, read_columns, read_rows, refuse_another
+from synth.dataset.shards import (
+    column_names,
+    identity_of,
+    num_rows,
+    read_columns,
+    read_rows,
+    refuse_another,
+    shard_names,
+)
 from synth.dataset.store import Store
 from synth.errors import DatasetError, RecipeError
 from synth.images.encoding import decode_rgb
@@ -48,7 +56,7 @@ class ImageDataset:
 
     def __init__(self, folder: str | Path) -> None:
         self._store = Store(folder)
-        names = self._store.names("data/train-*.parquet")
+        names = shard_names(self._store)
         if not names:
             raise DatasetError(f"no dataset in {folder}: run `distillery synthesize` first")
         identity = identity_of(self._store, names[0])

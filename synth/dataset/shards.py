@@ -6,6 +6,7 @@ rejects/train-00000.parquet    the images painted for that shard and rejected: t
 
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +26,7 @@ Row = dict[str, Any]
 
 _REMEDY = "delete it, and it will be painted again"
 _KEY = b"distillery"  # of the identity in the schema's metadata
+_SHARD = re.compile(r"[a-z]+/train-[0-9]{5,}\.parquet")
 _ROW_GROUP = 100  # images: the Hub's viewer reads whole groups, of at most 300 MB
 _THUMBNAIL = 96  # px
 _IMAGE = {"_type": "Image"}
@@ -39,6 +41,11 @@ _REJECT_COLUMNS: dict[str, type] = {
 def shard_name(number: int, folder: str = "data") -> str:
     """Return the name of a shard's file: `data/train-00007.parquet`."""
     return f"{folder}/train-{number:05d}.parquet"
+
+
+def shard_names(store: Store, folder: str = "data") -> list[str]:
+    """List the shards of a dataset, in their order; a person's copy, `train-00007 (1).parquet`, is not among them."""
+    return [name for name in store.names(f"{folder}/train-*.parquet") if _SHARD.fullmatch(name)]
 
 
 def encoded(image: Image.Image, path: str) -> dict[str, Any]:

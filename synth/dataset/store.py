@@ -35,6 +35,8 @@ class Store:
         except (ImportError, ValueError, OSError) as error:
             raise DatasetError(f"{self.url} cannot be opened: {redact(str(error))}") from None
         self.is_local = isinstance(self._fs, LocalFileSystem)
+        self.path = Path(self._root) if self.is_local else None
+        """The folder, absolute, with symlinks as given; None if the storage is remote."""
 
     def __str__(self) -> str:
         return self.url

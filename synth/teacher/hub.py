@@ -14,6 +14,7 @@ from pydantic import Field
 from safetensors import safe_open
 
 from synth.errors import TeacherError
+from synth.files import is_junk
 from synth.settings import Settings
 from synth.state import read_json, reading
 from synth.teacher.families import FAMILIES, Family
@@ -110,7 +111,7 @@ class ModelFolder:
         digest = hashlib.sha256(str(dtype).encode())
         for part in self._parts():
             for path in sorted((self.path / part).iterdir()):
-                if path.suffix in _HASHED:
+                if path.suffix in _HASHED and not is_junk(path.name):
                     digest.update(f"{part}/{path.name}".encode())
                     digest.update(_sha256(path))
         if "force_zeros_for_empty_prompt" in self.index:

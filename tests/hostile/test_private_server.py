@@ -74,5 +74,7 @@ def test_a_server_of_the_users_own_keeps_its_secret(tmp_path: Path) -> None:
     assert prepared(tmp_path, PREPARE, PREFECT_API_URL=url) == ["None"]
     assert prepared(tmp_path, PREPARE, PREFECT_API_URL=url, PREFECT_API_AUTH_STRING="me:mine") == ["me:mine"]
     (tmp_path / ".prefect").mkdir()
-    (tmp_path / ".prefect" / "profiles.toml").write_text(f'[profiles.local]\nPREFECT_API_URL = "{url}"\n')
+    (tmp_path / ".prefect" / "profiles.toml").write_text(
+        f'active = "local"\n[profiles.local]\nPREFECT_API_URL = "{url}"\n'
+    )
     assert prepared(tmp_path, PREPARE) == ["None"]

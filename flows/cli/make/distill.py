@@ -9,7 +9,8 @@ import click
 from flows.cli.options import OUT_FOLDER, recipe_options
 from flows.cli.recipe import resolve
 from flows.cli.results import print_line, print_text
-from flows.orchestration.environment import prepare
+from flows.config.parameter import as_parameter
+from flows.orchestration.environment import prepare, prepare_flows
 from synth.errors import TrainingError, printable
 
 
@@ -52,6 +53,7 @@ def distill(
         resolved = with_overrides(resolved, [f"training.preset={json.dumps(preset)}", *overrides])
     prepare()
     from distill.training import checkpoints
+    from flows.run.lock import exclusive_run
     from flows.stages.distill import distill_flow, distill_in_rank, is_launched_rank
     from synth.dataset.image_dataset import ImageDataset
 
@@ -68,4 +70,6 @@ def distill(
         student = distill_in_rank(resolved, out, data)
         PartialState().print(printable(f"student  {student}"))  # from the main process alone
     else:
-        print_line(f"student  {distill_flow(resolved, out, data)}")
+        prepare_flows()
+        with exclusive_run(resolved, out), as_parameter(resolved) as recipe_or_file:
+            print_line(f"student  {distill_flow(recipe_or_file, out, data)}")

@@ -8,7 +8,8 @@ import click
 from flows.cli.options import OUT_FOLDER, recipe_options, runner_options
 from flows.cli.recipe import resolve
 from flows.cli.results import print_line, print_results
-from flows.orchestration.environment import prepare
+from flows.config.parameter import as_parameter
+from flows.orchestration.environment import prepare_flows
 
 
 @click.command()
@@ -44,22 +45,27 @@ def run(
     resolved = resolve(recipe, overrides, trust, **short)
     if pilot and data is not None:
         raise click.UsageError("--pilot paints a small dataset of its own: leave out --data or --pilot")
-    prepare()
     from flows.run.folder import RunFolder
-    from flows.stages.pipeline import pipeline
+    from flows.run.lock import exclusive_run
 
-    # Refuse a folder that does not fit before a Prefect server starts for the run.
+    # Refuse a folder that does not fit, or is in use, before a Prefect server starts for the run.
     run_folder = RunFolder.check(resolved, out)
     if data is None and not trust:
         run_folder.check_dataset_is_local()
-    if pilot:
+    prepare_flows()
+    with exclusive_run(resolved, out):
+        from flows.stages.pipeline import pipeline
+
+        if not pilot:
+            with as_parameter(resolved) as recipe_or_file:
+                pipeline(recipe_or_file, out, data)
+            print_results(out)
+            return
         from flows.run.pilot import prepare_pilot
 
         pilot_recipe, pilot_folder = prepare_pilot(resolved, out)
-        pipeline(pilot_recipe, pilot_folder)
+        with as_parameter(pilot_recipe) as recipe_or_file:
+            pipeline(recipe_or_file, pilot_folder)
         print_results(pilot_folder)
         num_painted = pilot_recipe.to_paint().count
         print_line(f"then   repeat the command without --pilot: it resumes from {num_painted} painted images")
-        return
-    pipeline(resolved, out, data)
-    print_results(out)

@@ -7,7 +7,8 @@ import click
 from flows.cli.options import OUT_PLACE, recipe_options, runner_options
 from flows.cli.recipe import resolve
 from flows.cli.results import print_line, print_text
-from flows.orchestration.environment import prepare
+from flows.config.parameter import as_parameter
+from flows.orchestration.environment import prepare, prepare_flows
 
 
 @click.command()
@@ -26,13 +27,15 @@ def synthesize(recipe: str, out: str, overrides: tuple[str, ...], trust: bool, d
     distillery synthesize sofas --teacher some/hub-id --dry-run --out sets/sofas
     """
     resolved = resolve(recipe, overrides, trust, **short)
-    prepare()
     if dry_run:
+        prepare()
         from flows.planning.dry_runs import dry_run_painting
 
         print_text(dry_run_painting(resolved))
         return
+    prepare_flows()
     from flows.stages.synthesize import synthesize_flow
 
-    synthesize_flow(resolved, out)
+    with as_parameter(resolved) as recipe_or_file:
+        synthesize_flow(recipe_or_file, out)
     print_line(f"dataset  {out.rstrip('/')}")

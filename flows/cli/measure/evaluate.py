@@ -98,18 +98,32 @@ def _measure_on_photographs(recipe: "Recipe", folder: Path, images: Path, judges
 
 def _measure_on_scenes(recipe: "Recipe", folder: Path, split: str | None, num_scenes: int | None) -> None:
     """Edit drawn scenes, and print their metrics; those of the recipe's own split go into the report, too."""
-    from flows.evaluation.scenes import evaluate_model
+    from flows.evaluation.scenes import keep, measure_model
     from flows.reports.report import write_report
     from flows.reports.tables import text_table
     from flows.run.folder import RunFolder
+    from flows.run.lock import FolderInUseError, exclusive_folder
 
     run = RunFolder(folder)
-    metrics = evaluate_model(recipe, folder, split=split, num_scenes=num_scenes)
-    if metrics == run.evaluation:
-        write_report(recipe, folder)
+    measured = measure_model(recipe, folder, split=split, num_scenes=num_scenes)
+    is_own_split = split in (None, recipe.evaluation.split)
+    file, _ = run.evaluation_files("" if is_own_split else f"-{split}")
+    evaluation = run.read_evaluation(file) if measured is None else measured.evaluation
+    try:
+        with exclusive_folder(folder):
+            if measured is not None:
+                keep(run, measured)
+            if is_own_split:
+                write_report(recipe, folder)
+    except FolderInUseError as error:
+        # Measuring waits for nobody, but only one command writes.
+        assert evaluation is not None, "it was measured now or before"
+        print_text(f"\n{text_table(evaluation)}\n\nnot kept in the run folder: {error}")
+        return
+    if is_own_split:
         print_results(folder)
-    elif (evaluation := run.read_evaluation(metrics)) is not None:
-        print_text(f"\n{text_table(evaluation)}\n\nmetrics  {metrics}")
+    elif evaluation is not None:
+        print_text(f"\n{text_table(evaluation)}\n\nmetrics  {file}")
 
 
 @evaluate.command()
