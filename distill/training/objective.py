@@ -103,7 +103,9 @@ class Objective:
         eps = torch.stack([eps for _, eps in drawn]).to(device)  # (B, C, h, w)
         z_hat = pairs.latents[chosen].to(device)  # (B, C, h, w)
         y_hat = self._encode([pairs.source_prompts[index] for index in chosen])  # of B
-        targets = [pairs.target_prompts[index][edit] for index, own in zip(chosen, edits, strict=True) for edit in own]
+        targets = [
+            pairs.target_prompts[index][edit] for index, own in zip(chosen, edits, strict=True) for edit in own
+        ]
         y = self._encode(targets)  # of B*K
 
         # Each image is taken through several edits, so that they share the score's reference branch.

@@ -58,7 +58,9 @@ def test_edits_take_turns_within_a_step(count: int, batch_size: int) -> None:
 
 def test_edits_that_do_not_divide_get_their_share_too() -> None:
     settings = SETTINGS.model_copy(update={"edits_per_image": 2})
-    counts = Counter(edit for step in range(600) for sample in range(3) for edit in draw_edits(settings, step, sample, 5))
+    counts = Counter(
+        edit for step in range(600) for sample in range(3) for edit in draw_edits(settings, step, sample, 5)
+    )
     assert sum(counts.values()) == 3600
     assert all(abs(count - 720) < 60 for count in counts.values())
 

@@ -187,7 +187,9 @@ def test_the_student_moves_against_the_mean_delta_score(
         assert torch.cosine_similarity(delta.flatten(), -mean.flatten(), dim=0) > 0.7
 
 
-@pytest.mark.parametrize("kind", [{"student": "compact"}, {"lora_rank": 2}, {"gradient_checkpointing": True}, {"edits_per_image": 1}])
+@pytest.mark.parametrize(
+    "kind", [{"student": "compact"}, {"lora_rank": 2}, {"gradient_checkpointing": True}, {"edits_per_image": 1}]
+)
 def test_every_kind_of_student_learns_and_resumes_to_the_bit(
     tiny_teacher: Teacher, dataset: ImageDataset, tmp_path: Path, kind: dict[str, object]
 ) -> None:

@@ -7,7 +7,7 @@ import click
 
 from flows.cli.options import FOLDER, recipe_options, runner_options
 from flows.cli.recipe import resolve
-from flows.cli.results import print_line, print_results
+from flows.cli.results import print_line, print_results, print_times
 from flows.orchestration.environment import prepare
 
 
@@ -56,8 +56,10 @@ def run(
         pilot_recipe, pilot_folder = prepare_pilot(resolved, out)
         pipeline(pilot_recipe, pilot_folder)
         print_results(pilot_folder)
+        print_times(pilot_folder)
         num_painted = pilot_recipe.to_paint().count
         print_line(f"then   repeat the command without --pilot: it resumes from {num_painted} painted images")
         return
     pipeline(resolved, out, data)
     print_results(out)
+    print_times(out)
