@@ -1,8 +1,8 @@
 """Estimate a run's time, memory, disk and cost, from rates that were measured here or published.
 
-With K edits an image, a training step takes 2 + 2 K passes of the teacher an image, since all edits share one reference branch,
-and K passes of the student forward and backward, which cost about three passes each. That makes 2 + 5 K passes an
-image. One iteration of a zero-shot edit takes 4.
+With K edits an image, a training step takes 2 + 2 K passes of the teacher an image, since all edits share one
+reference branch, and K passes of the student forward and backward, which cost about three passes each. That makes
+2 + 5 K passes an image. One iteration of a zero-shot edit takes 4.
 """
 
 from collections.abc import Sequence
