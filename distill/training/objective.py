@@ -8,8 +8,8 @@ z = z_hat + delta(z_hat, edit), and its weights theta follow
 averaged over all elements of all latents of a step (images x edits x C x h x w), so that a learning rate means the
 same at every resolution, batch size, number of edits and number of processes.
 
-Shapes: B images of a micro-batch, K edits of each of them, C x h x w a latent. `distill.scores` has the
-other symbols.
+Shapes: B images of a micro-batch, K edits of each of them, C x h x w a latent. `distill.scores` has the other
+symbols.
 """
 
 from collections.abc import Callable

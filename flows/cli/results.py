@@ -55,6 +55,15 @@ def print_results(out: Path) -> None:
             print_line(f"{name:7}{path}")
 
 
+def print_times(out: Path) -> None:
+    """Print what each stage of the run in `out` took, those of earlier runs in it included."""
+    from flows.planning.forecast import table
+    from flows.run.folder import RunFolder
+
+    if seconds := RunFolder(out).seconds():
+        print_text("\n".join(["", "what each stage took:", *table(seconds), ""]))
+
+
 def print_study_files(out: Path) -> None:
     """Print where a study's plot and rows are."""
     print_line(f"plot  {out / 'plot.png'}")

@@ -125,7 +125,7 @@ def measure_model(
     # The progress bar counts the images that go through the model.
     num_edited = sum(scene.replace(**edit) != scene for edit in recipe.edits.values() for scene in scenes)
     num_no_op = len(recipe.edits) * min(settings.num_no_op_scenes, len(scenes))
-    with tqdm(total=num_edited + num_no_op, desc="measuring", unit="image") as bar:
+    with tqdm(total=num_edited + num_no_op, desc="measuring", unit="image", leave=False) as bar:
 
         def translate(images: "Images", edit: str) -> "Images":
             bar.update(len(images))

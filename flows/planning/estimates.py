@@ -1,8 +1,8 @@
 """Estimate a run's time, memory, disk and cost, from rates that were measured here or published.
 
-With K edits an image, a training step takes 2 + 2 K passes of the teacher an image, since all edits share one reference
-branch, and K passes of the student forward and backward, which cost about three passes each. That makes 2 + 5 K passes an
-image. One iteration of a zero-shot edit takes 4.
+With K edits an image, a training step takes 2 + 2 K passes of the teacher an image, since all edits share one
+reference branch, and K passes of the student forward and backward, which cost about three passes each. That makes
+2 + 5 K passes an image. One iteration of a zero-shot edit takes 4.
 """
 
 from collections.abc import Sequence
@@ -74,7 +74,7 @@ class NamedDevice:
     def rates(self, image_size: int, num_inference_steps: int) -> Rates:
         """Scale the speeds to another image size, assuming time in proportion to the number of pixels."""
         pixels = (image_size / _PUBLISHED_SIZE) ** 2
-        passes = _PUBLISHED_STEPS * _PUBLISHED_BATCH * _passes_per_image(_PUBLISHED_EDITS)
+        passes = _PUBLISHED_STEPS * _PUBLISHED_BATCH * passes_per_image(_PUBLISHED_EDITS)
         return Rates(
             pixels * num_inference_steps / _PUBLISHED_INFERENCE_STEPS / self.images_per_second,
             pixels * self.training_hours * 3600 / passes,
@@ -117,7 +117,7 @@ def cost_of(recipe: Recipe, rates: Rates) -> Cost:
     """Estimate what painting and training a recipe takes at these rates."""
     painting = recipe.scenes.count * rates.seconds_per_image if recipe.scenes is not None else 0.0
     num_edits = edits_of_an_image(recipe.training, len(recipe.edits))
-    passes = recipe.training.steps * recipe.training.batch_size * _passes_per_image(num_edits)
+    passes = recipe.training.steps * recipe.training.batch_size * passes_per_image(num_edits)
     training = passes * rates.seconds_per_pass
     hours = (painting + training) / 3600
     return Cost(painting, training, None if rates.dollars_per_hour is None else hours * rates.dollars_per_hour)
@@ -222,11 +222,11 @@ def _peak_memory() -> str:
 
 
 def _times(cost: Cost) -> str:
-    painting = f"{_duration(cost.painting_seconds)} to paint, " if cost.painting_seconds else ""
-    return f"{painting}{_duration(cost.training_seconds)} to train"
+    painting = f"{duration(cost.painting_seconds)} to paint, " if cost.painting_seconds else ""
+    return f"{painting}{duration(cost.training_seconds)} to train"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Format as "45 s", "12 min", "3.5 h" or "2.1 days"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -242,5 +242,6 @@ def _gigabytes(num_bytes: float) -> str:
     return f"{num_bytes / 1e9:.2g} GB" if num_bytes < 1e10 else f"{num_bytes / 1e9:.0f} GB"
 
 
-def _passes_per_image(num_edits: int) -> int:
+def passes_per_image(num_edits: int) -> int:
+    """Passes of the network that a training step takes an image: of the teacher, and as many as the student costs."""
     return 2 + 5 * num_edits

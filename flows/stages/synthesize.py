@@ -66,6 +66,7 @@ def synthesize(run: OpenRun) -> None:
     """Paint the missing shards of the run's dataset."""
     if paint_dataset(run.recipe, run.folder.dataset):
         run.folder.mark_done("synthesize", digest(run.recipe.to_paint().model_dump(mode="json")))
+        logger.info(f"to look at: {run.folder.dataset}/grid.png, the first painted images")
 
 
 def paint_dataset(recipe: Recipe, url: str, rank: int = 0, world_size: int = 1) -> int:

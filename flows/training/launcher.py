@@ -49,7 +49,10 @@ def distill_together(recipe: Recipe, run: RunFolder) -> None:
     log = run.path / f"processes-{ascii_slug(platform.node())}.log"  # other machines may share the folder
     logger.info(f"training in several processes; their output is in {log}")
     artifact = open_progress("steps", recipe.name)
-    with _launched(recipe, run, log) as process, Bar("distilling", recipe.training.steps, "step", 0, artifact) as bar:
+    with (
+        _launched(recipe, run, log) as process,
+        Bar("distilling", recipe.training.steps, "step", 0, artifact, False) as bar,
+    ):
         while process.poll() is None:
             bar.update(_last_step(run.metrics) - bar.n)
             time.sleep(_POLL_SECONDS)

@@ -99,7 +99,7 @@ class _Observer:
         patience = recipe.training.patience
         self._early_stopping = EarlyStopping(recipe, run, teacher, dataset) if patience else None
         artifact = open_progress("steps", recipe.name)
-        self._bar = Bar("distilling", recipe.training.steps, "step", artifact=artifact)
+        self._bar = Bar("distilling", recipe.training.steps, "step", artifact=artifact, leave=False)
 
     def __enter__(self) -> "_Observer":
         return self

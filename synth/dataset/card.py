@@ -62,8 +62,7 @@ def write_card(store: Store, settings: SceneSettings, teacher: str, licence: str
 def write_photographs_card(store: Store, settings: PhotoSettings, source: str) -> None:
     """Write README.md and grid.png of imported photographs; `source` is the last part of where they come from."""
     num_kept, num_rejected = (
-        sum(num_rows(store, name) for name in shard_names(store, folder))
-        for folder in ("data", "rejects")
+        sum(num_rows(store, name) for name in shard_names(store, folder)) for folder in ("data", "rejects")
     )
     write_grid(store, shard_name(0))
     card = render_card(

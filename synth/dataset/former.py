@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from synth.dataset.shards import Row, read_columns, read_rows, refuse_another, shard_name
+from synth.dataset.shards import Row, read_columns, read_rows, refuse_another, shard_name, shard_names
 from synth.dataset.store import Store
 from synth.errors import DatasetError
 from synth.state import parse_json, reading

@@ -72,7 +72,9 @@ def _encode_into(file: Path, teacher: Teacher, images: ImageDataset, shape: tupl
             raise ValueError(f"it holds {latents.dtype} {latents.shape}, not float32 {shape}")
     size = images.image(0).shape
     starts = range(done, len(images), _BATCH)
-    for turn, start in enumerate(tqdm(starts, desc="encoding", unit="batch", disable=not progress), start=1):
+    for turn, start in enumerate(
+        tqdm(starts, desc="encoding", unit="batch", leave=False, disable=not progress), start=1
+    ):
         batch = [images.image(index) for index in range(start, min(start + _BATCH, len(images)))]
         for offset, image in enumerate(batch):
             if image.shape != size:

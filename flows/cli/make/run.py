@@ -7,7 +7,7 @@ import click
 
 from flows.cli.options import OUT_FOLDER, recipe_options, runner_options
 from flows.cli.recipe import resolve
-from flows.cli.results import print_line, print_results
+from flows.cli.results import print_line, print_results, print_times
 from flows.config.parameter import as_parameter
 from flows.orchestration.environment import prepare_flows
 
@@ -60,6 +60,7 @@ def run(
             with as_parameter(resolved) as recipe_or_file:
                 pipeline(recipe_or_file, out, data)
             print_results(out)
+            print_times(out)
             return
         from flows.run.pilot import prepare_pilot
 
@@ -67,5 +68,6 @@ def run(
         with as_parameter(pilot_recipe) as recipe_or_file:
             pipeline(recipe_or_file, pilot_folder)
         print_results(pilot_folder)
+        print_times(pilot_folder)
         num_painted = pilot_recipe.to_paint().count
         print_line(f"then   repeat the command without --pilot: it resumes from {num_painted} painted images")
