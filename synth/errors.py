@@ -10,7 +10,7 @@
     ├── RunError             a run folder that does not fit the recipe
     └── FileError            a file that cannot be written, or is damaged
 
-`inference.runtime` imports nothing from the project: its errors derive from ValueError.
+`inference.runtime` and `synth.images.reader` are copied out of the project: their errors derive from ValueError.
 """
 
 import difflib
