@@ -72,8 +72,8 @@ def show_photographs(
     inputs, results = list_inputs([images], folder), Results(folder)
     sheet, outcome = ContactSheet(list(edits)), Outcome(problems=inputs.problems, notes=inputs.notes)
     work = translate_all(Edits(translator, list(edits)), inputs.images, results, sheet, outcome)
-    made = zip(inputs.images, tqdm(work, total=len(inputs.images), unit="image"), strict=False)
-    done = [(image.path, paths) for image, paths in made if paths]
+    made = list(tqdm(work, total=len(inputs.images), unit="image"))  # fewer than the images if the disk is full
+    done = [(image.path, paths) for image, paths in zip(inputs.images, made, strict=False) if paths]
     problems, notes = outcome.problems, outcome.notes
     if not done:
         raise RunError(f"none of the images at {images} could be read: {problems[0]}")

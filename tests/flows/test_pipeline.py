@@ -56,7 +56,7 @@ def test_the_model_file_is_used_without_torch(finished: Path, tmp_path: Path) ->
     Image.fromarray(pixels).save(room)
 
     result = command("translate", model, room, "--edit", "all", "--out", tmp_path / "edited")
-    names = sorted(path.name for path in (tmp_path / "edited").iterdir())
+    names = sorted(path.name for path in (tmp_path / "edited").glob("[!.]*"))
     edited_names = [f"room_{edit}.png" for edit in Translator.load(model).edits]
     assert names == sorted(["contact_sheet.png", *edited_names])
     assert [Path(line).name for line in result.stdout.split()][:6] == edited_names
