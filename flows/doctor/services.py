@@ -38,8 +38,7 @@ def prefect() -> Iterator[Finding]:
     if status.url is None:
         yield Finding("server", "a private one for each run")
     elif status.problem is not None:
-        advice = "start it (prefect server start), or unset PREFECT_API_URL"
-        yield Finding("server", f"{redact(status.url)} {redact(status.problem)}; {advice}", Level.BROKEN)
+        yield Finding("server", f"{redact(status.url)} {redact(status.problem)}", Level.BROKEN)
     else:
         same = status.server_version == status.version
         note = "" if same else ", which is not this Prefect's version"

@@ -11,6 +11,7 @@ from synth.errors import first_line
 
 SECONDS = 2.0
 """How long a server may take to answer."""
+_ADVICE = "start it with `prefect server start`, or take PREFECT_API_URL out of the environment and the profile"
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def _ask(url: str, headers: dict[str, str], certificates: str | None) -> tuple[s
     thread = threading.Thread(target=lambda: answers.append(_request(url, headers, certificates)), daemon=True)
     thread.start()
     thread.join(SECONDS + 0.5)
-    return answers[0] if answers else (None, f"does not answer within {SECONDS:g} seconds")
+    return answers[0] if answers else (None, _silent())
 
 
 def _request(url: str, headers: dict[str, str], certificates: str | None) -> tuple[str | None, str | None]:
@@ -75,9 +76,9 @@ def _request(url: str, headers: dict[str, str], certificates: str | None) -> tup
         verify = ssl.create_default_context(cafile=certificates) if certificates else False
         answer = httpx.get(url, headers=headers, timeout=SECONDS, verify=verify)
     except httpx.TimeoutException:
-        return None, f"does not answer within {SECONDS:g} seconds"
+        return None, _silent()
     except Exception as error:  # an address that is none, certificates that are missing, a proxy that refuses, ...
-        return None, f"does not answer: {first_line(error)}"
+        return None, f"does not answer ({first_line(error)}): {_ADVICE}"
     if answer.status_code in (401, 403):
         return None, "refuses the password: set PREFECT_API_AUTH_STRING as the server has it"
     try:
@@ -85,5 +86,9 @@ def _request(url: str, headers: dict[str, str], certificates: str | None) -> tup
     except ValueError:
         version = None
     if answer.status_code != 200 or not isinstance(version, str):
-        return None, f"is not a Prefect server: it answers with {answer.status_code}"
+        return None, f"is not a Prefect server's API: it answers with {answer.status_code}; check PREFECT_API_URL"
     return version, None
+
+
+def _silent() -> str:
+    return f"does not answer within {SECONDS:g} seconds: {_ADVICE}"

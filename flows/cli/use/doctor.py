@@ -14,7 +14,7 @@ from flows.cli.results import print_error, print_line
 def doctor(models: tuple[str, ...], as_json: bool) -> None:
     """Look at this installation and machine, and open MODELS if any are named. Needs no torch and no network.
 
-    Nothing is changed or started, and no password or token is shown: the page belongs into a report of a fault. The
+    Nothing is changed or started, and no password or token is shown: the page belongs in a report of a fault. The
     exit code is 2 if something is broken.
 
     \b
