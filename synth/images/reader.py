@@ -436,7 +436,7 @@ def _eight_bits(image: Image.Image, name: str) -> Callable[[Image.Image], Image.
         fits = low >= -0.2 * top and not 1.2 < high < 16
     if not top or not fits:
         numbers = f"numbers from {low:g} to {high:g}"
-        raise ImageError(f"{name} has {numbers}, which is no range of an image: convert it to 8 or 16 bits first")
+        raise ImageError(f"{name} has {numbers}, which is not a range of images: convert it to 8 or 16 bits first")
 
     def scaled(tile: Image.Image) -> Image.Image:
         levels = np.rint(np.asarray(tile).astype(np.float32) * np.float32(255 / top))
