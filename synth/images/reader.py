@@ -436,7 +436,7 @@ def _eight_bits(image: Image.Image, name: str) -> Callable[[Image.Image], Image.
         fits = low >= -0.2 * top and not 1.2 < high < 16
     if not top or not fits:
         numbers = f"numbers from {low:g} to {high:g}"
-        raise ImageError(f"{name} has {numbers}, which is no range of an image: convert it to 8 or 16 bits first")
+        raise ImageError(f"{name} has {numbers}, which is not a range of images: convert it to 8 or 16 bits first")
 
     def scaled(tile: Image.Image) -> Image.Image:
         levels = np.rint(np.asarray(tile).astype(np.float32) * np.float32(255 / top))
@@ -560,6 +560,8 @@ def _exif_of(image: Image.Image) -> tuple[int, Image.Exif | None, tuple[str, ...
         if interop := found.get_ifd(ExifTags.IFD.Interop):
             kept[ExifTags.IFD.Exif][ExifTags.IFD.Interop] = dict(interop)
         kept.tobytes()
+        if not len(found) and len(image.info.get("exif", b"")) > 20:  # a head, and nothing in it that can be read
+            raise ValueError("no tags")
     except Exception:  # Pillow's reader raises what a broken block makes it stumble over
         return 1, None, ("its EXIF block is broken and left out",)
     return orientation, kept if len(kept) else None, ()

@@ -229,7 +229,7 @@ def test_bad_images_are_refused_clearly(translator, tmp_path):
         r"shape \(8, 8\)": noise(8, 8)[..., 0],
         r"shape \(8, 8, 4\)": np.zeros((8, 8, 4), np.uint8),
         r"shape \(0, 8, 3\)": np.zeros((0, 8, 3), np.uint8),
-        "has numbers from 7 to 7, which is no range of an image": Image.new("F", (8, 8), 7),
+        "has numbers from 7 to 7, which is not a range of images": Image.new("F", (8, 8), 7),
         "has numbers from -1 to -1, which": Image.new("I", (8, 8), -1),
         "the image is empty: its size is 0x8": Image.new("RGB", (0, 8)),
         "cannot be read as an image: embedded null byte": "room\0.png",

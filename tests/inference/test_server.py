@@ -176,7 +176,7 @@ REFUSED: dict[str, tuple[int, str, dict[str, Any]]] = {
     ),
     "mode I": (
         422,
-        "numbers from -1 to -1, which is no range of an image",
+        "numbers from -1 to -1, which is not a range of images",
         {"content": encoded(Image.new("I", (9, 9), -1), "TIFF"), "params": RED},
     ),
     "json": (415, "send the image as multipart", {"json": {}, "params": RED}),

@@ -158,7 +158,7 @@ def test_sixteen_bit_color_is_scaled():
 
 @pytest.mark.parametrize("values", [[-1.0, 1.0], [0.0, np.nan], [0.0, np.inf], [0.5, 8.0], [0.0, 1e6]])
 def test_numbers_without_a_range_are_refused(values):
-    with pytest.raises(ImageError, match="which is no range of an image: convert it to 8 or 16 bits first"):
+    with pytest.raises(ImageError, match="which is not a range of images: convert it to 8 or 16 bits first"):
         read_image(Image.fromarray(np.array([values], np.float32)))
 
 
@@ -257,10 +257,11 @@ def test_profiles_that_do_not_fit_are_left_out():
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_a_broken_exif_block_costs_no_image():
     whole = exif(6).tobytes()
-    for block in (whole[:20], b"Exif\0\0junk" * 5, b"Exif\0\0MM\0*\0\0\xff\xff", whole[:-30], b"Exif\0\0"):
+    for block in (whole[:20], b"Exif\0\0junk" * 5, b"Exif\0\0MM\0*\0\0\xff\xff" + bytes(9), whole[:-30], b"Exif\0\0"):
         for format in ("JPEG", "PNG", "WEBP"):
             photo = read_image(encoded(photograph(), format, exif=block, quality=98))
             assert sorted(photo.size) == [40, 60]
+            assert photo.exif is not None or len(block) <= 20 or "EXIF block is broken" in photo.notes[0]
             pixels = photo.pixels if photo.size == (60, 40) else np.rot90(photo.pixels)
             assert np.abs(pixels.astype(int) - photograph()).mean() <= 4
 
@@ -348,3 +349,17 @@ def test_tiny_and_lanky_images_and_tiles(monkeypatch):
 def test_what_was_read_is_read_again_as_it_is():
     photo = read_image(encoded(photograph()))
     assert isinstance(photo, SourceImage) and read_image(photo) is photo
+
+
+def test_reading_takes_few_bytes_a_pixel(tmp_path):
+    """The whole of a translation is measured in tests/slow, on 200 megapixels."""
+    for name, image in (("a.png", photograph(3000, 4000)), ("b.png", photograph(3000, 4000).convert("RGBA"))):
+        (tmp_path / name).write_bytes(encoded(image, compress_level=1, exif=exif(6).tobytes()))
+        code = (
+            "import resource, sys; from synth.images.reader import read_image\n"
+            "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+            "before = peak(); read_image(sys.argv[1]).srgb(); print(peak() - before)"
+        )
+        run = [sys.executable, "-c", code, str(tmp_path / name)]
+        taken = int(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
+        assert taken / 12_000_000 <= 12.5
