@@ -9,6 +9,7 @@ from small_runs import command, run_command
 
 from distill.students import load_student
 from distill.training import checkpoints
+from flows.run.excerpt import read_excerpt
 from flows.run.folder import RunFolder
 from flows.run.promotion import read_verdict
 from synth.dataset.filters import excluded_seeds
@@ -38,6 +39,7 @@ READERS: dict[str, Callable[[RunFolder], object]] = {
     "metrics.jsonl": lambda run: run.read_metrics(),
     "student/config.json": lambda run: load_student(run.student),
     "student/diffusion_pytorch_model.safetensors": lambda run: load_student(run.student),
+    "excerpt.parquet": lambda run: read_excerpt(run),
     "dataset/data/train-00000.parquet": lambda run: list(ImageDataset(run.dataset)),
     "checkpoints/step_000004/state.json": lambda run: checkpoints.trained_on(_newest(run)),
     "checkpoints/step_000004/averaged/config.json": lambda run: checkpoints.restore_student(_newest(run)),
@@ -88,9 +90,7 @@ def test_a_damaged_list_of_vetoes_is_one_line(tmp_path: Path, line: bytes) -> No
     assert len(str(raised.value)) < 500
 
 
-@pytest.mark.parametrize(
-    "name", ["stages.json", "evaluation.json", "recipe.toml", "dataset/data/train-00000.parquet"]
-)
+@pytest.mark.parametrize("name", ["stages.json", "evaluation.json", "recipe.toml", "excerpt.parquet"])
 @pytest.mark.parametrize("how", ["truncated", "list"])
 def test_the_command_says_it_in_one_line(finished: Path, tmp_path: Path, name: str, how: str) -> None:
     if not (finished / name).exists():
