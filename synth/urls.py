@@ -1,4 +1,4 @@
-"""Finds credentials in URLs.
+"""Tells URLs from paths, and finds credentials in them.
 
 A URL is stored and shown in many places: the recipe, `dataset.url`, reports, logs, errors. So a URL with a password
 is refused where it enters, and is redacted wherever it is printed.
@@ -14,6 +14,11 @@ _QUERY = re.compile(
     re.IGNORECASE,
 )
 _REPOSITORIES = ("github://", "git://")  # ORG:REPOSITORY@ is an address there, not a secret
+
+
+def is_url(name: str) -> bool:
+    """Return whether a name is a URL as fsspec reads it, rather than a path on this machine."""
+    return "://" in name or "::" in name or name.startswith("data:")
 
 
 def redact(text: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from flows.config.schema import Recipe
 from inference.settings import OWN_VAE
 from synth.settings import TeacherSettings
+from synth.urls import is_url
 
 _PLACES = {
     ("teacher", "id"): TeacherSettings().id,
@@ -29,7 +30,7 @@ def anchored(recipe: Recipe) -> Recipe:
         if name not in (None, neither) and Path(name).exists():
             values[".".join(keys)] = os.path.abspath(name)
     remote = recipe.operations.remote_dir
-    if remote is not None and "://" not in remote and "::" not in remote:
+    if remote is not None and not is_url(remote):
         values["operations.remote_dir"] = os.path.abspath(Path(remote).expanduser())
     for key, value in values.items():
         recipe = _set(recipe, key.split("."), value)

@@ -12,7 +12,7 @@ from pathlib import Path
 from synth.errors import RunError
 from synth.files import write_text
 from synth.state import reading
-from synth.urls import credentials_refused, has_credentials
+from synth.urls import credentials_refused, has_credentials, is_url
 
 NAME = "dataset.url"
 _MAX_URL = 4096  # characters
@@ -31,9 +31,9 @@ def read_link(folder: Path) -> str | None:
         lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         if not all(_is_address(line) for line in lines):
             raise ValueError("it is not one line with a folder or URL")
-        if _is_url(lines[0]) and len(lines) == 1:
+        if is_url(lines[0]) and len(lines) == 1:
             return lines[0]
-        if len(lines) > 2 or _is_url(lines[0]) or (len(lines) == 2 and not Path(lines[1]).is_absolute()):
+        if len(lines) > 2 or is_url(lines[0]) or (len(lines) == 2 and not Path(lines[1]).is_absolute()):
             raise ValueError("it is not one URL, or a folder's path from here and from the root")
     moved_along = folder / lines[0]
     return os.path.normpath(moved_along) if moved_along.exists() else lines[-1]
@@ -77,7 +77,3 @@ def same_dataset(one: str, other: str) -> bool:
 
 def _is_address(line: str) -> bool:
     return bool(line) and line.isprintable() and len(line) <= _MAX_URL
-
-
-def _is_url(line: str) -> bool:
-    return "://" in line or "::" in line

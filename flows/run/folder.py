@@ -40,6 +40,7 @@ from flows.run.records import Evaluation
 from synth.errors import RecipeError, RunError
 from synth.files import is_junk, whole_folder, write_bytes, write_text
 from synth.state import parse_json, read_json, reading
+from synth.urls import is_url
 from synth.words import slug
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class RunFolder:
             RunError: if `dataset.url` names such a dataset.
         """
         url = self.named_dataset
-        if url is not None and "://" in url:
+        if url is not None and is_url(url):
             raise RunError(
                 f"{self.path} names the dataset {url}, which is on remote storage: name it yourself with --data, or "
                 "repeat with --trust if you trust where the folder comes from"

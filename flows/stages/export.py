@@ -91,7 +91,7 @@ def write_model_files(recipe: Recipe, out: Path) -> Path:
         raise RunError(f"{out} has no student yet: `distillery distill RECIPE --data DATASET --out {out}` trains one")
 
     # A file is up to date if the student and everything else that it is made from are the same.
-    vae_used = identify(recipe.export.vae)
+    vae_used = OWN_VAE if recipe.export.vae == OWN_VAE else identify(recipe.export.vae)  # not a folder of that name
     made_from = digest(run.fingerprint_of("distill"), GRAPH, recipe.export.opset, vae_used, recipe.validated_on)
     files = {kind: out / kind.file_name for kind in recipe.export.kinds()}
     missing = {kind: path for kind, path in files.items() if not run.is_done(_stage(kind), made_from, path)}

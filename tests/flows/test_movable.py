@@ -159,7 +159,7 @@ def test_the_pilot_of_the_present_folder(tmp_path: Path, monkeypatch: pytest.Mon
     assert (folder / "dataset.url").read_text() == f"../snow/dataset\n{tmp_path}/snow/dataset\n"
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/sofas", "simplecache::s3://bucket/sofas"])
+@pytest.mark.parametrize("url", ["s3://bucket/sofas", "simplecache::s3://bucket/sofas", "data:,x"])
 def test_a_url_stays_a_url(url: str, tmp_path: Path) -> None:
     (tmp_path / "dataset.url").write_text(f"{url}\n")
     assert RunFolder(tmp_path).dataset == url

@@ -42,7 +42,8 @@ def test_the_full_run_goes_on_with_what_the_pilot_painted(
     small = tmp_path / "runs" / "full-pilot"
     assert {"model.onnx", "report.html", "student"} <= {path.name for path in small.iterdir()}
     assert len((small / "metrics.jsonl").read_text().splitlines()) == 2
-    assert sorted(path.name for path in out.iterdir()) == ["dataset", "recipe.toml"], "nothing else of the full run"
+    made = sorted(path.name for path in out.iterdir())
+    assert made == [".lock", "dataset", "recipe.toml"], "nothing else of the full run"
     assert RunFolder(out).load_recipe().training == load_recipe("sofas", SMALL).training
     first = out / "dataset" / "data" / "train-00000.parquet"
     painted, content = first.stat().st_mtime_ns, first.read_bytes()

@@ -21,6 +21,7 @@ from distill.training import checkpoints
 from flows.config.naming import digest
 from flows.evaluation.studies import run_study
 from flows.reports.tables import markdown_table, text_table
+from flows.run.excerpt import read_excerpt
 from flows.run.folder import RunFolder, save_student
 from flows.run.promotion import latest_model, promote, read_verdict
 from flows.run.records import Metrics
@@ -29,7 +30,7 @@ from flows.training.early_stopping import EarlyStopping
 from flows.training.launcher import _last_step
 from flows.training.log import _append_row
 from inference.export.formats import read_metadata
-from inference.export.tiny_vae import fingerprint, open_tiny_vae
+from inference.export.tiny_vae import open_tiny_vae
 from inference.runtime import ModelFileError, Translator
 from synth.dataset import latents
 from synth.dataset.filters import excluded_seeds
@@ -38,6 +39,7 @@ from synth.dataset.store import Store
 from synth.errors import DistilleryError
 from synth.images.encoding import png_bytes
 from synth.settings import TeacherSettings
+from synth.teacher.identity import identify
 from synth.teacher.teacher import Teacher
 
 EDITS = {"red-leather": "a red leather sofa"}
@@ -152,6 +154,7 @@ def load_teacher(place: Place) -> object:
 READERS: dict[str, Callable[[Place], object]] = {
     "run/recipe.toml": lambda place: place.run.load_recipe(),
     "run/stages.json": lambda place: place.run.fingerprint_of("export"),
+    "run/excerpt.parquet": lambda place: read_excerpt(place.run),
     "run/timings.json": lambda place: place.run.seconds(),
     "run/evaluation.json": lambda place: place.show_evaluation(),
     "run/promotion.json": lambda place: read_verdict(place.run),
@@ -194,7 +197,7 @@ MAY_STAND = {
 
 
 def open_vae(place: Place) -> object:
-    fingerprint(str(place.root / "vae"))
+    identify(str(place.root / "vae"))
     return open_tiny_vae(str(place.root / "vae"), place.teacher, noise(64, 64)[None])
 
 
@@ -283,7 +286,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "run/recipe.toml": ("export", "RUN"),
     "run/stages.json": ("export", "RUN"),
     "run/evaluation.json": ("evaluate", "student", "RUN"),
-    "run/dataset/data/train-00000.parquet": ("export", "RUN"),
+    "run/excerpt.parquet": ("export", "RUN"),
     "run/model.onnx": ("inspect", "RUN/model.onnx"),
     "run/student/config.json": ("export", "RUN"),
     "teacher/unet/config.json": ("edit", "IMAGE", "--prompt", "a sofa", "--teacher", "TEACHER", "--out", "OUT"),
