@@ -185,7 +185,7 @@ def test_the_card_of_photographs(tmp_path: Path) -> None:
     import_photos(str(folder), PhotoSettings(image_size=8), tmp_path / "set", progress=False)
     front_matter, body = split(tmp_path / "set" / "README.md")
     assert front_matter["configs"][0]["config_name"] == "default"
-    check(body)
+    check(body, images=1)
     assert kinds(body).count("heading_open") == 1
 
 

@@ -184,3 +184,11 @@ def test_words_of_captions_are_replaced_with_articles(caption: str, target: str)
 def test_an_edit_of_captions_without_words_is_refused() -> None:
     with pytest.raises(RecipeError, match="maps words to their replacements"):
         PhotoTexts(PhotoTextSettings()).target("a cat", {}, {" ": "lion"})
+
+
+@pytest.mark.parametrize(
+    "caption, edited", [("a SİVAS dog", "a grey cat dog"), ("a ſivas", "a grey cat"), ("the sivas", "the grey cat")]
+)
+def test_letters_that_match_without_folding_alike(caption: str, edited: str) -> None:
+    texts = PhotoTexts(PhotoTextSettings())
+    assert texts.target(caption, {}, {"sivas": "grey cat"}) == edited
