@@ -21,7 +21,7 @@ from distill.training import checkpoints
 from flows.config.naming import digest
 from flows.evaluation.studies import run_study
 from flows.reports.tables import markdown_table, text_table
-from flows.run.excerpt import read_excerpt
+from flows.run.excerpt import keep_excerpt, read_excerpt
 from flows.run.folder import RunFolder, save_student
 from flows.run.promotion import latest_model, promote, read_verdict
 from flows.run.records import Metrics
@@ -112,6 +112,7 @@ def whole(tiny_sd_folder: Path, tiny_teacher: Teacher, tmp_path_factory: pytest.
     recipe = small_recipe(tiny_sd_folder)
     run = RunFolder.open_or_create(recipe, root / "run")
     paint(recipe, run.dataset)
+    keep_excerpt(run, ImageDataset(run.dataset))
     latents.encode(tiny_teacher, ImageDataset(run.dataset), root / "latents", progress=False)
     (next((root / "latents").iterdir())).rename(root / "latents" / "0.npy")
 
