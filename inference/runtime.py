@@ -66,15 +66,6 @@ MAX_PROPERTIES = 100
 MAX_PROPERTY_CHARS = 2**20
 MAX_DEPTH = 32
 
-# Bounds of what a model file may say about itself: a file from somebody else can say anything.
-MAX_SIZE = 8192
-MAX_EDITS = 1000
-MAX_NAME_CHARS = 200
-MAX_PROMPT_CHARS = 10_000
-MAX_PROPERTIES = 100
-MAX_PROPERTY_CHARS = 2**20
-MAX_DEPTH = 32
-
 UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 

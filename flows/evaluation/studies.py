@@ -134,6 +134,7 @@ def _claim(pieces: Path, fingerprint: str) -> None:
                 f"{pieces.parent} holds another study, or this study of another model, teacher or settings: "
                 "choose another folder, or delete it"
             )
+        return
     pieces.mkdir(parents=True, exist_ok=True)
     write_bytes(owner, fingerprint.encode())
 
