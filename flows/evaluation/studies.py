@@ -135,10 +135,10 @@ def _claim(pieces: Path, fingerprint: str) -> None:
                 f"{pieces.parent} holds another study, or this study of another model, teacher or settings: "
                 "choose another folder, or delete it"
             )
-    else:
-        for name in ("rows.parquet", "plot.png", "finding.txt"):
-            if os.path.lexists(pieces.parent / name):
-                raise RunError(f"{pieces.parent / name} is there, and no study wrote it: choose another folder")
+        return
+    for name in ("rows.parquet", "plot.png", "finding.txt"):
+        if os.path.lexists(pieces.parent / name):
+            raise RunError(f"{pieces.parent / name} is there, and no study wrote it: choose another folder")
     make_folder(pieces)
     write_bytes(owner, fingerprint.encode())
 

@@ -12,7 +12,7 @@ import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Literal, cast
 
 from pydantic import ConfigDict, FiniteFloat
 from typing_extensions import TypedDict
@@ -49,8 +49,12 @@ class _Measured(TypedDict):
     means: "list[_Mean]"
 
 
+_Metric = Literal["right", "psnr_all"]
+"""What a comparison reads of a row of metrics."""
+
+
 class _Mean(TypedDict):
-    """What a comparison reads of a row of metrics; its other columns stay."""
+    """A row of metrics; the columns that a comparison does not read stay."""
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
@@ -136,11 +140,12 @@ def _compare(before: _Entry, now: _Entry, tolerated: OperationSettings) -> Verdi
         )
     worse = False
     lines = []
-    for label, scenes, metric, tolerance, form in (
+    comparisons: tuple[tuple[str, str, _Metric, float, str], ...] = (
         ("edits right", "edited", "right", tolerated.tolerated_right, "{:.1%}"),
         ("PSNR of edits", "edited", "psnr_all", tolerated.tolerated_psnr, "{:.2f} dB"),
         ("PSNR of no-ops", "no-op", "psnr_all", tolerated.tolerated_psnr, "{:.2f} dB"),
-    ):
+    )
+    for label, scenes, metric, tolerance, form in comparisons:
         was, is_now = _metric(old, scenes, metric), _metric(new, scenes, metric)
         # A split without such scenes has no such mean.
         if was is None or is_now is None:
@@ -154,9 +159,9 @@ def _compare(before: _Entry, now: _Entry, tolerated: OperationSettings) -> Verdi
     return Verdict(True, f"It replaces {name}: {comparison}.")
 
 
-def _metric(measured: "_Measured", scenes: str, metric: str) -> float | None:
+def _metric(measured: "_Measured", scenes: str, metric: _Metric) -> float | None:
     rows = [row for row in measured["means"] if row["method"] == "student" and row["scenes"] == scenes]
-    return dict[str, Any](rows[0])[metric] if rows else None
+    return rows[0][metric] if rows else None
 
 
 def _write_verdict(run: RunFolder, verdict: Verdict) -> Verdict:

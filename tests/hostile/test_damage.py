@@ -173,7 +173,11 @@ READERS: dict[str, Callable[[Place], object]] = {
     "run/student/config.json": lambda place: load_student(place.run.student),
     "run/student/diffusion_pytorch_model.safetensors": lambda place: load_student(place.run.student),
     "run/dataset/data/train-00000.parquet": lambda place: list(ImageDataset(place.run.dataset)),
-    "run/checkpoints/step_000004/state.json": lambda place: place.resume(),
+    "run/checkpoints/step_000004/state.json": lambda place: (
+        checkpoints.trained_on(place.checkpoint),
+        place.resume(),
+    ),
+    "run/checkpoints/step_000004/averaged/config.json": lambda place: checkpoints.restore_student(place.checkpoint),
     "run/checkpoints/step_000004/adam.safetensors": lambda place: place.resume(),
     "run/checkpoints/step_000004/student/config.json": lambda place: place.resume(),
     "run/checkpoints/step_000004/averaged/diffusion_pytorch_model.safetensors": lambda place: place.resume(),

@@ -205,10 +205,10 @@ def test_in_a_browser_it_paints_the_runtime_s_pixels(
     ]
     translator = Translator.load(model, num_threads=1)
     for number, size in enumerate([(64, 64), (90, 140), (400, 30)]):
-        picture = tmp_path / f"{number}.png"
-        Image.fromarray(noise(*size, seed=number)).save(picture)
+        image = tmp_path / f"{number}.png"
+        Image.fromarray(noise(*size, seed=number)).save(image)
         browser.evaluate("document.body.dataset.state = 'asked'")
-        browser.put_file("#picture", picture)
+        browser.put_file("#image", image)
         browser.wait_for("done")
         for edit, strength in (("red leather", 1), ("blue fabric", 0.7), ("blue fabric", 0)):
             browser.evaluate(
@@ -220,7 +220,7 @@ def test_in_a_browser_it_paints_the_runtime_s_pixels(
             browser.wait_for("done")
             url = browser.evaluate("document.getElementById('after').toDataURL('image/png')")
             painted = np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"))
-            expected = np.asarray(translator(picture, edit, strength))
+            expected = np.asarray(translator(image, edit, strength))
             assert painted.shape == expected.shape
             assert np.abs(painted.astype(int) - expected).max() <= (1 if strength else 0)
 
@@ -233,9 +233,9 @@ def test_in_a_browser_what_goes_wrong_is_said(address: str, browser: Browser, tm
     browser.wait_for("waiting")
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
-    browser.put_file("#picture", broken)
+    browser.put_file("#image", broken)
     browser.wait_for("error")
-    assert browser.evaluate("document.getElementById('status').textContent").startswith("broken.png is no picture")
+    assert browser.evaluate("document.getElementById('status').textContent").startswith("broken.png is not an image")
     foreign = tmp_path / "foreign.onnx"
     foreign.write_bytes(b"\x08\x07")  # a protobuf message, but without our metadata
     browser.evaluate("document.body.dataset.state = 'asked'")

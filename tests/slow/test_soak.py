@@ -138,9 +138,8 @@ def test_it_holds_and_gives_everything_back(process: Process) -> None:
         readers = [socket.create_connection(("127.0.0.1", process.port)) for _ in range(NUM_SLOW_READERS)]
 
         def read_slowly(reader: socket.socket) -> None:
-            with suppress(
-                OSError
-            ):  # the server may let a slow one go, and a busy machine take longer than this waits
+            # The server may let a slow one go, and a busy machine may take longer than this waits.
+            with suppress(OSError):
                 reader.sendall(post(large))
                 reader.settimeout(60)
                 reader.recv(1)
@@ -182,6 +181,6 @@ def test_it_holds_and_gives_everything_back(process: Process) -> None:
     assert set(seen) <= {200, 403, 404, 415, 421, 422, 429, 503}
     assert seen_shapes[200] >= NUM_SHAPES - 10
     assert after[1] <= before[1] + 5
-    assert after[0] <= before[0] + 250
+    assert after[0] <= before[0] + 150
     assert seconds < 15
     assert len(process.log) < 150

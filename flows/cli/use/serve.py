@@ -90,7 +90,6 @@ def serve(
     curl -F image=@room.jpg "http://127.0.0.1:8000/v1/translate?model=sofas&edit=red-leather" -o edited.png
     """
     from inference.server.app import create_app
-    from inference.server.gate import check_origins
     from inference.server.limits import Limits
     from inference.server.models import load_models
     from inference.server.run import listen
@@ -105,11 +104,10 @@ def serve(
         max_side=max_side,
         max_aspect=max_aspect,
     )
-    origins = check_origins(allowed_origins, has_token=token is not None)
     # Listen first: a port that is taken is refused before the models are loaded.
     with listen(host, port) as listener:
         translators = load_models(models, [provider] if provider else None, threads or num_threads())
-        app = create_app(translators, limits, token, [host, *allowed_hosts], origins)
+        app = create_app(translators, limits, token, [host, *allowed_hosts], allowed_origins)
         for name, translator in translators.items():
             print_line(f"{name}: {', '.join(translator.edits)} (on {translator.providers[0]})", err=True)
         if token is None and host not in ("127.0.0.1", "localhost", "::1"):

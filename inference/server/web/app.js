@@ -1,8 +1,8 @@
-// The page: a picture, an edit, a strength, and before and after. The network runs in worker.js.
+// The page: an image, an edit, a strength, and before and after. The network runs in worker.js.
 const $ = (id) => document.getElementById(id);
 const worker = new Worker("worker.js", { type: "module" });
 const waiting = new Map(); // id of a message to the worker -> what to do with its answer
-let lastId = 0, picture = null, loaded = false, busy = false, stale = false, url = null;
+let lastId = 0, image = null, loaded = false, busy = false, stale = false, url = null;
 
 worker.onmessage = ({ data: { id, error, ...answer } }) => {
   const { resolve, reject } = waiting.get(id);
@@ -75,17 +75,17 @@ async function useModel(bytes) {
   await refresh();
 }
 
-async function usePicture(file) {
+async function useImage(file) {
   // Upright, and in sRGB, which is what a canvas saves.
   const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" }).catch(() => {
-    throw new Error(`${file.name} is no picture that this browser reads.`);
+    throw new Error(`${file.name} is not an image that this browser reads.`);
   });
   const { width, height } = bitmap;
   for (const canvas of [$("before"), $("after")]) Object.assign(canvas, { width, height });
   const context = $("before").getContext("2d", { willReadFrequently: true });
   context.drawImage(bitmap, 0, 0);
-  picture = context.getImageData(0, 0, width, height);
-  $("after").getContext("2d").putImageData(picture, 0, 0);
+  image = context.getImageData(0, 0, width, height);
+  $("after").getContext("2d").putImageData(image, 0, 0);
   $("invitation").hidden = true;
   $("stage").style.setProperty("--width", width);
   $("stage").style.setProperty("--height", height);
@@ -93,16 +93,16 @@ async function usePicture(file) {
   await refresh();
 }
 
-// Edit the picture as the controls report now; while one is made, only the last change is remembered.
+// Edit the image as the controls report now; while one is made, only the last change is remembered.
 async function refresh() {
-  if (!loaded || !picture) return report(loaded ? "Drop a picture." : "Choose a model file.", false, "waiting");
+  if (!loaded || !image) return report(loaded ? "Drop an image." : "Choose a model file.", false, "waiting");
   if (busy) return void (stale = true);
   busy = true;
   try {
     do {
       stale = false;
       report("Editing ...");
-      const started = performance.now(), { data, width, height } = picture;
+      const started = performance.now(), { data, width, height } = image;
       const message = { rgba: data, width, height, edit: $("edit").value, strength: Number($("strength").value) };
       const { rgba } = await ask(message);
       if (stale) continue;
@@ -127,7 +127,7 @@ $("model").onchange = () => guarded(fetchModel);
 $("model-file").onchange = ({ target: { files } }) =>
   files[0] && guarded(async () => useModel(new Uint8Array(await files[0].arrayBuffer())));
 $("token").onchange = () => guarded(listModels);
-$("picture").onchange = ({ target: { files } }) => files[0] && guarded(() => usePicture(files[0]));
+$("image").onchange = ({ target: { files } }) => files[0] && guarded(() => useImage(files[0]));
 $("edit").onchange = () => guarded(refresh);
 $("strength").oninput = () => {
   $("strength-shown").textContent = $("strength").value;
@@ -143,6 +143,6 @@ $("drop").ondrop = (event) => {
   event.preventDefault();
   $("drop").classList.remove("over");
   const [file] = event.dataTransfer.files;
-  if (file) guarded(() => (file.name.endsWith(".onnx") ? file.arrayBuffer().then((b) => useModel(new Uint8Array(b))) : usePicture(file)));
+  if (file) guarded(() => (file.name.endsWith(".onnx") ? file.arrayBuffer().then((b) => useModel(new Uint8Array(b))) : useImage(file)));
 };
 guarded(listModels);

@@ -67,7 +67,7 @@ export function resizePixels(pixels, width, height, channels, toWidth, toHeight)
   return axis(wide, height, toHeight, 1, toWidth * channels);
 }
 
-// One plane of numbers [height, width] by a cubic: the change that goes back onto the picture.
+// One plane of numbers [height, width] by a cubic: the change that goes back onto the image.
 export function resizePlane(plane, width, height, toWidth, toHeight) {
   const axis = (values, from, to, outer, inner) => {
     if (from === to) return values;

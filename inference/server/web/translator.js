@@ -1,4 +1,4 @@
-// A model file applied to a picture: the rules of inference/runtime.py.
+// A model file applied to an image: the rules of inference/runtime.py.
 import { resizePixels, resizePlane } from "./resample.js";
 
 const PREFIX = "distillery.", SCHEMA_VERSION = 1, MAX_ASPECT = 4;

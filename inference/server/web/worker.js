@@ -1,5 +1,5 @@
 // The network runs here, beside the page, which so keeps answering. Messages in: {bytes} for a model, or
-// {rgba, width, height, edit, strength} for a picture; each gets one answer, with its `id`.
+// {rgba, width, height, edit, strength} for an image; each gets one answer, with its `id`.
 import { Translator } from "./translator.js";
 
 let ort, translator;
