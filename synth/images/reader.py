@@ -560,7 +560,8 @@ def _exif_of(image: Image.Image) -> tuple[int, Image.Exif | None, tuple[str, ...
         if interop := found.get_ifd(ExifTags.IFD.Interop):
             kept[ExifTags.IFD.Exif][ExifTags.IFD.Interop] = dict(interop)
         kept.tobytes()
-        if not len(found) and len(image.info.get("exif", b"")) > 20:  # a head, and nothing in it that can be read
+        block = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+        if not len(found) and len(block) > 14:  # what an empty one has
             raise ValueError("no tags")
     except Exception:  # Pillow's reader raises what a broken block makes it stumble over
         return 1, None, ("its EXIF block is broken and left out",)
