@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from packaging.markers import Environment, Marker
+from packaging.markers import Marker
 from packaging.tags import Tag, compatible_tags, cpython_tags, mac_platforms
 from packaging.utils import parse_wheel_filename
 
@@ -112,7 +112,7 @@ def needed(packages: Iterable[dict[str, Any]], python: tuple[int, int], platform
     return (each for each in packages if "marker" not in each or Marker(each["marker"]).evaluate(where))
 
 
-def environment(python: tuple[int, int], platform: str) -> Environment:
+def environment(python: tuple[int, int], platform: str) -> dict[str, str]:
     """What markers are asked about."""
     sys_platform, system, machine = PLATFORMS[platform]
     version = ".".join(map(str, python))
