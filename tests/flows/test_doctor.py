@@ -23,7 +23,6 @@ from flows.doctor import devices, machine, packages, services
 from flows.doctor.findings import Finding, Level, broken, lines, section, short
 from flows.orchestration import server_status as server
 from flows.orchestration.server_status import server_status
-from synth.cpu import memory_limit, quota_cores
 
 SECRETS = ("hf_aVerySecretToken", "proxy-password", "query-secret")
 
@@ -231,34 +230,6 @@ def test_torch_is_described_and_tried() -> None:
     assert devices._tried(torch, "cpu", "a CPU") == Finding("cpu", "a CPU")
     refused = devices._tried(torch, "cuda:77", "a GPU")
     assert refused.level is Level.BROKEN and "does not compute" in refused.value
-
-
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({"cpu.max": "150000 100000\n"}, 1.5),
-        ({"cpu.max": "max 100000\n"}, None),
-        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2.0),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
-        ({}, None),
-    ],
-)
-def test_the_quota_of_a_container(tmp_path: Path, files: dict[str, str], cores: float | None) -> None:
-    (tmp_path / "cpu").mkdir()
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    assert quota_cores(tmp_path) == cores
-
-
-def test_the_memory_of_a_container(tmp_path: Path) -> None:
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory_limit(tmp_path) is None
-    (tmp_path / "memory.max").write_text("2147483648\n")
-    assert memory_limit(tmp_path) == 2**31
-    (tmp_path / "memory.max").unlink()
-    (tmp_path / "memory").mkdir()
-    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("9223372036854771712\n")
-    assert memory_limit(tmp_path) is None
 
 
 def test_a_quota_below_the_threads_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from synth.cpu import num_threads, quota_cores, usable_cores
+from synth.cpu import memory_limit, num_threads, quota_cores, usable_cores
 
 V1, V2 = "4:cpu,cpuacct:{own}\n3:memory:{own}\n", "0::{own}\n"
 
@@ -48,7 +48,27 @@ def test_the_quota_of_a_container(
     assert cgroups(tmp_path, membership, own, files) == expected
 
 
+@pytest.mark.parametrize(
+    ("membership", "own", "files", "expected"),
+    [
+        (V2, "/", {"memory.max": "2147483648\n"}, 2**31),
+        (V2, "/", {"memory.max": "max\n"}, None),
+        (V2, "/a/b", {"a/memory.max": "1000\n", "a/b/memory.max": "max\n"}, 1000),
+        (V1, "/", {"memory/memory.limit_in_bytes": "9223372036854771712\n"}, None),
+        (V1, "/a", {"memory/a/memory.limit_in_bytes": "3000\n"}, 3000),
+        (V2, "/", {"memory.max": "garbage\n"}, None),
+        ("", "/", {}, None),
+    ],
+)
+def test_the_memory_of_a_container(
+    tmp_path: Path, membership: str, own: str, files: dict[str, str], expected: int | None
+) -> None:
+    cgroups(tmp_path, membership, own, files)
+    assert memory_limit(tmp_path / "cgroup", tmp_path / "membership") == expected
+
+
 def test_nothing_is_known_outside_linux(tmp_path: Path) -> None:
+    assert memory_limit(tmp_path / "absent", tmp_path / "absent") is None
     assert quota_cores(tmp_path / "absent", tmp_path / "absent") is None
 
 
