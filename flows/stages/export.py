@@ -17,7 +17,7 @@ from flows.shared_teacher import open_teacher
 from flows.stages.evaluate import evaluate
 from flows.stages.frame import OpenRun, open_run, run_task, stage
 from inference.settings import MAIN, OWN_VAE, Kind
-from synth.errors import RunError
+from synth.errors import ExportError, RunError
 from synth.templates import public_name
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,11 @@ def write_model_files(recipe: Recipe, out: Path) -> Path:
         raise RunError(f"{out} has no student yet: `distillery distill RECIPE --data DATASET --out {out}` trains one")
 
     # A file is up to date if the student and everything else that it is made from are the same.
-    vae_used = OWN_VAE if recipe.export.vae == OWN_VAE else identify(recipe.export.vae)  # not a folder of that name
+    vae_used = (
+        OWN_VAE
+        if recipe.export.vae == OWN_VAE
+        else identify(recipe.export.vae, ExportError, "name another with export.vae")
+    )  # not a folder of that name
     made_from = digest(run.fingerprint_of("distill"), GRAPH, recipe.export.opset, vae_used, recipe.validated_on)
     files = {kind: out / kind.file_name for kind in recipe.export.kinds()}
     missing = {kind: path for kind, path in files.items() if not run.is_done(_stage(kind), made_from, path)}

@@ -53,7 +53,7 @@ def fingerprint(teacher: Teacher, settings: SceneSettings) -> dict[str, Any]:
     """Return all that the pixels depend on, by name. The count is not part of it: a dataset may grow."""
     identity: dict[str, Any] = completed(settings, teacher).model_dump(mode="json", exclude={"count"})
     if settings.filters.clip is not None:
-        identity["filters"]["clip"] = identify(settings.filters.clip)
+        identity["filters"]["clip"] = identify(settings.filters.clip, DatasetError, "name another with filters.clip")
     return {"teacher": teacher.fingerprint, **identity}
 
 

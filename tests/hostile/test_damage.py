@@ -36,7 +36,7 @@ from synth.dataset import latents
 from synth.dataset.filters import excluded_seeds
 from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.store import Store
-from synth.errors import DistilleryError
+from synth.errors import DistilleryError, ExportError
 from synth.images.encoding import png_bytes
 from synth.settings import TeacherSettings
 from synth.teacher.identity import identify
@@ -172,6 +172,7 @@ READERS: dict[str, Callable[[Place], object]] = {
     "run/model.onnx": lambda place: (read_metadata(place.run.model), Translator.load(place.run.model)),
     "run/student/config.json": lambda place: load_student(place.run.student),
     "run/student/diffusion_pytorch_model.safetensors": lambda place: load_student(place.run.student),
+    "run/excerpt.parquet": lambda place: read_excerpt(place.run),
     "run/dataset/data/train-00000.parquet": lambda place: list(ImageDataset(place.run.dataset)),
     "run/checkpoints/step_000004/state.json": lambda place: (
         checkpoints.trained_on(place.checkpoint),
@@ -202,7 +203,7 @@ MAY_STAND = {
 
 
 def open_vae(place: Place) -> object:
-    identify(str(place.root / "vae"))
+    identify(str(place.root / "vae"), ExportError, "name another")
     return open_tiny_vae(str(place.root / "vae"), place.teacher, noise(64, 64)[None])
 
 

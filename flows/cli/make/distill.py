@@ -9,7 +9,6 @@ import click
 from flows.cli.options import OUT_FOLDER, recipe_options
 from flows.cli.recipe import resolve
 from flows.cli.results import print_line, print_text
-from flows.config.parameter import as_parameter
 from flows.orchestration.environment import prepare, prepare_flows
 from synth.errors import TrainingError, printable
 
@@ -53,6 +52,7 @@ def distill(
         resolved = with_overrides(resolved, [f"training.preset={json.dumps(preset)}", *overrides])
     prepare()
     from distill.training import checkpoints
+    from flows.config.parameter import as_parameter
     from flows.run.lock import exclusive_run
     from flows.stages.distill import distill_flow, distill_in_rank, is_launched_rank
     from synth.dataset.image_dataset import ImageDataset

@@ -8,7 +8,6 @@ import click
 from flows.cli.options import OUT_FOLDER, recipe_options, runner_options
 from flows.cli.recipe import resolve
 from flows.cli.results import print_line, print_results, print_times
-from flows.config.parameter import as_parameter
 from flows.orchestration.environment import prepare_flows
 
 
@@ -45,6 +44,7 @@ def run(
     resolved = resolve(recipe, overrides, trust, **short)
     if pilot and data is not None:
         raise click.UsageError("--pilot paints a small dataset of its own: leave out --data or --pilot")
+    from flows.config.parameter import as_parameter
     from flows.run.folder import RunFolder
     from flows.run.lock import exclusive_run
 

@@ -7,7 +7,6 @@ import click
 from flows.cli.options import OUT_PLACE, recipe_options, runner_options
 from flows.cli.recipe import resolve
 from flows.cli.results import print_line, print_text
-from flows.config.parameter import as_parameter
 from flows.orchestration.environment import prepare, prepare_flows
 
 
@@ -34,6 +33,7 @@ def synthesize(recipe: str, out: str, overrides: tuple[str, ...], trust: bool, d
         print_text(dry_run_painting(resolved))
         return
     prepare_flows()
+    from flows.config.parameter import as_parameter
     from flows.stages.synthesize import synthesize_flow
 
     with as_parameter(resolved) as recipe_or_file:
