@@ -109,19 +109,25 @@ def measure(command: list[str], unit: Unit, every: float) -> Measured:
     before = unit.seconds()
     seconds = units = 0.0
     with subprocess.Popen(command, start_new_session=True) as process:
-        while process.poll() is None:
-            started = time.perf_counter()
-            try:
-                process.wait(every)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGSTOP)
-            ran = time.perf_counter() - started
-            after = unit.seconds()
+        try:
+            while process.poll() is None:
+                started = time.perf_counter()
+                try:
+                    process.wait(every)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGSTOP)
+                ran = time.perf_counter() - started
+                after = unit.seconds()
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGCONT)
+                seconds += ran
+                units += ran / ((before + after) / 2)
+                before = after
+        finally:
+            # After Ctrl-C, too: nothing stays behind, paused or running.
             if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
                 os.killpg(process.pid, signal.SIGCONT)
-            seconds += ran
-            units += ran / ((before + after) / 2)
-            before = after
     if process.returncode:
         sys.exit(f"the demo ended with exit code {process.returncode}")
     return Measured(seconds, units)
