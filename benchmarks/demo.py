@@ -153,9 +153,10 @@ def readme_table(measured: Measured, shares: dict[str, float], means: list[dict[
         where: the machine.
     """
     minutes = measured.seconds / 60
-    of_stages = ", ".join(f"{name} {seconds / sum(shares.values()):.0%}" for name, seconds in shares.items())
+    of_stages = ", ".join(f"{name} {100 * seconds / sum(shares.values()):.0f} %" for name, seconds in shares.items())
     rows = [
-        f"| {_MEANS[row['method']]} | {row['right']:.0%} | {row['psnr_all']:.1f} dB | {row['psnr_inside']:.1f} dB | "
+        f"| {_MEANS[row['method']]} | {100 * row['right']:.0f} % "
+        f"| {row['psnr_all']:.1f} dB | {row['psnr_inside']:.1f} dB | "
         + ("|" if row["method"] == "do nothing" else f"{row['psnr_outside_to_input']:.1f} dB |")
         for row in means
         if row["scenes"] == "edited"

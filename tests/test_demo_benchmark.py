@@ -101,10 +101,10 @@ def test_the_table_names_machine_ratio_and_stages(demo: ModuleType) -> None:
     table = demo.readme_table(
         demo.Measured(480, 1234.4), {"painting": 100.0, "training": 300.0}, means, "2 cores of X"
     )
-    assert "takes 8 minutes of 2 cores of X\n(painting 25%, training 75%)" in table
+    assert "takes 8 minutes of 2 cores of X\n(painting 25 %, training 75 %)" in table
     assert "1,234 calls of the" in table
-    assert "| the network | 90% | 26.0 dB | 20.0 dB | 33.0 dB |" in table
-    assert "| doing nothing | 0% | 26.0 dB | 20.0 dB | |" in table
+    assert "| the network | 90 % | 26.0 dB | 20.0 dB | 33.0 dB |" in table
+    assert "| doing nothing | 0 % | 26.0 dB | 20.0 dB | |" in table
     assert table.count("\n| the network") == 1, "no-op scenes are not in it"
     text = f"before\n{demo.BEGIN}\nold\n{demo.END}\nafter\n"
     assert demo.with_table(text, "new") == f"before\n{demo.BEGIN}\nnew\n{demo.END}\nafter\n"
