@@ -61,8 +61,8 @@ demo: $(DEMO_READY)  ## the main job, small: paint, distil, export, measure
 web: $(READY)  ## onnxruntime-web beside the browser's page, by npm
 	$(BIN)/python -m inference.server.web.fetch
 
-test: $(READY)
-	$(BIN)/python -m pytest
+test: $(READY)  ## without network or GPU, in up to four processes
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --durations 20
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -109,19 +109,25 @@ def measure(command: list[str], unit: Unit, every: float) -> Measured:
     before = unit.seconds()
     seconds = units = 0.0
     with subprocess.Popen(command, start_new_session=True) as process:
-        while process.poll() is None:
-            started = time.perf_counter()
-            try:
-                process.wait(every)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGSTOP)
-            ran = time.perf_counter() - started
-            after = unit.seconds()
+        try:
+            while process.poll() is None:
+                started = time.perf_counter()
+                try:
+                    process.wait(every)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGSTOP)
+                ran = time.perf_counter() - started
+                after = unit.seconds()
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGCONT)
+                seconds += ran
+                units += ran / ((before + after) / 2)
+                before = after
+        finally:
+            # After Ctrl-C, too: nothing stays behind, paused or running.
             if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
                 os.killpg(process.pid, signal.SIGCONT)
-            seconds += ran
-            units += ran / ((before + after) / 2)
-            before = after
     if process.returncode:
         sys.exit(f"the demo ended with exit code {process.returncode}")
     return Measured(seconds, units)
@@ -147,9 +153,10 @@ def readme_table(measured: Measured, shares: dict[str, float], means: list[dict[
         where: the machine.
     """
     minutes = measured.seconds / 60
-    of_stages = ", ".join(f"{name} {seconds / sum(shares.values()):.0%}" for name, seconds in shares.items())
+    of_stages = ", ".join(f"{name} {100 * seconds / sum(shares.values()):.0f} %" for name, seconds in shares.items())
     rows = [
-        f"| {_MEANS[row['method']]} | {row['right']:.0%} | {row['psnr_all']:.1f} dB | {row['psnr_inside']:.1f} dB | "
+        f"| {_MEANS[row['method']]} | {100 * row['right']:.0f} % "
+        f"| {row['psnr_all']:.1f} dB | {row['psnr_inside']:.1f} dB | "
         + ("|" if row["method"] == "do nothing" else f"{row['psnr_outside_to_input']:.1f} dB |")
         for row in means
         if row["scenes"] == "edited"

@@ -2,6 +2,9 @@
 
 import os
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers share the cores: threads of their own would wait for each other's. Before anything imports torch.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub: no test asks the network
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 # Prefect reads its settings when it is imported, which some test does before a command prepares this process: the
@@ -44,6 +47,19 @@ if TYPE_CHECKING:
     from workplace import Workplace
 
 SD_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Divide the tests among the workers of `pytest -n 2 --dist loadgroup`.
+
+    A file's tests stay together, for what its fixtures make. All tests with a Prefect server go to one worker, which
+    starts the server and makes the finished run once.
+    """
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        with_server = "prefect_server" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("prefect" if with_server else item.path.name))
 
 
 @pytest.fixture(autouse=True)

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SLOW_PASS = 0.5  # s; a network that takes so long for one latent is not asked for a whole batch
-_DECODES_MEASURED = 4.5  # a measured image: one pass of the model file, the VAE's own reconstruction, the metrics
-_PASSES_EXPORTED = 90  # tracing a student costs as much as so many of its passes on a batch, at any image size
+_STEP_OVERHEAD = 1.25  # the optimizer, the average, checkpoints and sample grids, with the miniature
+_DECODES_MEASURED = 5.5  # a measured image: one pass of the model file, the VAE's own reconstruction, the metrics
+_PASSES_EXPORTED = 115  # tracing a student costs as much as so many of its passes on a batch, at any image size
 _BATCH = 28  # latents of that batch
 
 
@@ -107,7 +108,7 @@ def seconds_of_stages(recipe: Recipe, work: Work, speed: Speed) -> dict[str, flo
         seconds["painting"] = work.images * (passes * speed.seconds_per_painting_pass + speed.seconds_per_decode)
     edits = edits_of_an_image(recipe.training, len(recipe.edits))
     passes = work.steps * recipe.training.batch_size * passes_per_image(edits)
-    seconds["training"] = passes * speed.seconds_per_training_pass
+    seconds["training"] = _STEP_OVERHEAD * passes * speed.seconds_per_training_pass
     seconds["export"] = _PASSES_EXPORTED * _BATCH * speed.seconds_per_painting_pass
     if work.measured:
         seconds["measuring"] = work.measured * _DECODES_MEASURED * speed.seconds_per_decode

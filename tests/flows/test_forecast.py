@@ -21,11 +21,11 @@ def test_estimates_count_passes_and_decodes() -> None:
     assert seconds["painting"] == pytest.approx(200 * (16 * 0.01 + 0.1))
     edits = recipe.training.edits_per_image
     assert isinstance(edits, int) and edits < len(recipe.edits)
-    assert seconds["training"] == pytest.approx(100 * 4 * (2 + 5 * edits) * 0.02)
+    assert seconds["training"] == pytest.approx(1.25 * 100 * 4 * (2 + 5 * edits) * 0.02)
     all_edits = load_recipe("demo", ["training.edits_per_image=all"])
     whole = seconds_of_stages(all_edits, Work(0, 100, 0), SPEED)
     assert list(whole) == ["training", "export"]
-    assert whole["training"] == pytest.approx(100 * 4 * (2 + 5 * 6) * 0.02)
+    assert whole["training"] == pytest.approx(1.25 * 100 * 4 * (2 + 5 * 6) * 0.02)
 
 
 def test_what_is_done_is_not_counted_again(tiny_sd_folder: Path, tmp_path: Path) -> None:

@@ -172,7 +172,6 @@ READERS: dict[str, Callable[[Place], object]] = {
     "run/model.onnx": lambda place: (read_metadata(place.run.model), Translator.load(place.run.model)),
     "run/student/config.json": lambda place: load_student(place.run.student),
     "run/student/diffusion_pytorch_model.safetensors": lambda place: load_student(place.run.student),
-    "run/excerpt.parquet": lambda place: read_excerpt(place.run),
     "run/dataset/data/train-00000.parquet": lambda place: list(ImageDataset(place.run.dataset)),
     "run/checkpoints/step_000004/state.json": lambda place: (
         checkpoints.trained_on(place.checkpoint),
