@@ -45,7 +45,7 @@ def quota_cores(cgroup: Path = Path("/sys/fs/cgroup"), membership: Path = Path("
         cgroup: where the cgroups are mounted, of either version.
         membership: lists the process's own cgroups. A limit of any cgroup above them counts, too.
     """
-    quotas = (_quota_of(folder) for folder in _cpu_cgroups(cgroup, membership))
+    quotas = (_quota_of(folder) for folder in _cgroups("cpu", cgroup, membership))
     return min((quota for quota in quotas if quota is not None), default=None)
 
 
@@ -58,21 +58,18 @@ def num_threads() -> int:
     return usable_cores() if quota is None else max(1, min(usable_cores(), int(quota)))
 
 
-def memory_limit(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Return the bytes of memory that a container may use; None without a limit, or outside Linux."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            limit = int((cgroup / name).read_text())
-        except (OSError, ValueError):  # "max"
-            continue
-        if limit < _NO_MEMORY_LIMIT:
-            return limit
-    return None
+def memory_limit(cgroup: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int | None:
+    """Return the bytes of memory that a container or service may use; None without a limit, or outside Linux.
+
+    The arguments are those of `quota_cores`.
+    """
+    limits = (_limit_of(folder) for folder in _cgroups("memory", cgroup, membership))
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
-def _cpu_cgroups(cgroup: Path, membership: Path) -> Iterator[Path]:
-    """Yield the folders of the process's cgroups for the CPU, and of those above them."""
-    yield from (cgroup, cgroup / "cpu")
+def _cgroups(controller: str, cgroup: Path, membership: Path) -> Iterator[Path]:
+    """Yield the folders of the process's cgroups for a controller, cpu or memory, and of those above them."""
+    yield from (cgroup, cgroup / controller)
     try:
         lines = membership.read_text().splitlines()
     except OSError:
@@ -81,8 +78,8 @@ def _cpu_cgroups(cgroup: Path, membership: Path) -> Iterator[Path]:
         _, controllers, own = line.split(":", 2)
         # The second version has one hierarchy, without names of controllers. A container sees the host's path here,
         # but not there; its own limit is then at the top.
-        root = cgroup if not controllers else cgroup / "cpu"
-        if not controllers or "cpu" in controllers.split(","):
+        root = cgroup if not controllers else cgroup / controller
+        if not controllers or controller in controllers.split(","):
             inner = root / own.strip("/")
             yield from (folder for folder in (inner, *inner.parents) if folder != root and root in folder.parents)
 
@@ -96,3 +93,12 @@ def _quota_of(folder: Path) -> float | None:
         return None if quota == "max" or int(quota) <= 0 else int(quota) / int(period)
     except (OSError, ValueError, ZeroDivisionError):
         return None
+
+
+def _limit_of(folder: Path) -> int | None:
+    name = "memory.max" if (folder / "memory.max").exists() else "memory.limit_in_bytes"
+    try:
+        limit = int((folder / name).read_text())
+    except (OSError, ValueError):  # "max"
+        return None
+    return limit if limit < _NO_MEMORY_LIMIT else None

@@ -28,6 +28,7 @@ BASE = "base"
 PURPOSES = {
     BASE: "translate, inspect",
     "pipeline": "all that paints, trains, exports or measures",
+    "heic": "HEIC photographs",
     "lora": "training.lora_rank",
     "metrics": "LPIPS in evaluations",
     "ray": "--runner ray",

@@ -246,9 +246,7 @@ def _refusing() -> Iterator[None]:
 
 
 def _check_size(width: int, height: int, limits: Limits) -> None:
-    """Raise Refused before anything is decoded: what an image costs follows from its pixels and its sides."""
-    if width * height > limits.max_pixels:
-        raise Refused(413, f"{width}x{height} are more than {limits.max_pixels} pixels")
+    """Refuse by the header, as the reader does for too many pixels: sides cost, too."""
     if max(width, height) > limits.max_side:
         raise Refused(413, f"{width}x{height}: a side is longer than {limits.max_side} pixels")
     if max(width, height) > limits.max_aspect * max(1, min(width, height)):

@@ -99,12 +99,13 @@ def test_a_deployment_paints_by_its_overrides(
     for rank in (1, 0):
         shares = {"url": str(tmp_path / "shared"), "overrides": overrides, "rank": rank, "world_size": 2}
         assert run_deployment(registered["synthesize/alone"], shares)[1].result() == (4, 2)[rank]
-    assert not (tmp_path / "shared" / "README.md").exists(), "only a run with all shares writes the card"
+    card = tmp_path / "shared" / "README.md"
+    assert "# Unfinished" in card.read_text(), "only a run with all shares writes the card"
     whole = run_deployment(registered["synthesize/alone"], painted | {"url": str(tmp_path / "shared")})
     assert whole[1].result() == 0
     for shard in sorted((tmp_path / "set" / "data").iterdir()):
         assert (tmp_path / "shared" / "data" / shard.name).read_bytes() == shard.read_bytes()
-    assert (tmp_path / "shared" / "README.md").exists()
+    assert "# Unfinished" not in card.read_text()
     beyond = run_deployment(registered["synthesize/alone"], shares | {"rank": 2})[1]
     assert beyond.is_failed() and "counted from 0 to 1" in beyond.message
 

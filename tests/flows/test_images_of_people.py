@@ -2,6 +2,7 @@
 
 import io
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,17 @@ from tiny_model import properties, write_model
 from distill.settings import EditSettings
 from distill.zero_shot import edit
 from flows.cli import main
+from inference.contact_sheet import ContactSheet
+from inference.inputs import Input
+from inference.results import Results
 from inference.runtime import ImageError as RuntimeImageError
 from inference.runtime import Translator
 from inference.server.app import _edit
-from inference.server.limits import Limits, Refused
+from inference.server.limits import Limits, PixelBudget, Refused
 from inference.server.uploads import Ask
-from inference.translate import Job, translate_image
-from synth.dataset.photographs import Rejected, import_photos, prepared
+from inference.translate import Edits, Outcome, translate_all
+from synth.dataset.importing import import_photos
+from synth.dataset.photographs import Rejected, prepared
 from synth.errors import ImageInputError
 from synth.images.encoding import open_image
 from synth.images.reader import ImageError, read_image, sniff_format
@@ -49,8 +54,12 @@ def command(*words: object) -> Result:
     return CliRunner().invoke(main, [str(word) for word in words])
 
 
-def ask(strength: float = 1.0) -> Ask:
-    return Ask(edit="red leather", strength=strength)
+def served(translator: Translator, content: bytes, strength: float = 1.0) -> bytes:
+    """What the server answers to an upload."""
+    limits = Limits(max_aspect=1000)
+    return _edit(
+        io.BytesIO(content), translator, Ask(edit="red leather", strength=strength), limits, PixelBudget(limits)
+    )
 
 
 def test_translate_gives_back_what_came_in(model: Path, tmp_path: Path) -> None:
@@ -187,12 +196,12 @@ def test_the_server_keeps_png_alpha_and_profile_and_no_exif(translator: Translat
     clear = photograph(64, 64).convert("RGBA")
     clear.putalpha(200)
     content = encoded(clear, "WEBP", lossless=True, icc_profile=P3, exif=exif(6).tobytes())
-    answer = _edit(io.BytesIO(content), translator, ask(), Limits())
+    answer = served(translator, content)
     made, before = read_image(answer), read_image(content)
     assert sniff_format(answer) == "PNG" and made.icc_profile == P3 and made.exif is None and b"A maker" not in answer
     assert np.array_equal(made.pixels[:, 44:], before.pixels[:, 44:]) and (made.alpha == 200).all()
     inks = encoded(photograph(64, 64).convert("CMYK"), "TIFF", icc_profile=ink_profile())
-    at_0 = read_image(_edit(io.BytesIO(inks), translator, ask(0), Limits()))
+    at_0 = read_image(served(translator, inks, strength=0.0))
     assert np.array_equal(at_0.pixels, read_image(inks).pixels) and at_0.icc_profile is None
 
 
@@ -244,6 +253,14 @@ def files(draw: st.DrawFn) -> bytes:
     return bytes(content)
 
 
+def translated(translator: Translator, path: Path, folder: Path, strength: float) -> Outcome:
+    """What `distillery translate` makes of a file, in a new folder."""
+    out, outcome = Path(tempfile.mkdtemp(dir=folder)), Outcome()
+    edits = Edits(translator, ["red leather"], strength)
+    list(translate_all(edits, [Input(path, Path("image"))], Results(out), ContactSheet(edits.names), outcome))
+    return outcome
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @settings(
     max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -252,18 +269,16 @@ def files(draw: st.DrawFn) -> bytes:
 def test_every_door_reads_the_same_pixels(translator: Translator, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "image.bin"
     path.write_bytes(content)
-    target = tmp_path / "target"
-    job = Job(path, {"red leather": target})
     try:
         photo = read_image(path)
     except ImageError as error:
         assert "\n" not in str(error) and str(path) in str(error)
         with pytest.raises(RuntimeImageError):
             translator(path, "red leather")
-        with pytest.raises(RuntimeImageError):
-            translate_image(translator, job, 1.0)
+        refused_file = translated(translator, path, tmp_path, 1.0)
+        assert not refused_file.files and len(refused_file.problems) == 1 and "\n" not in refused_file.problems[0]
         with pytest.raises(Refused) as refused:
-            _edit(io.BytesIO(content), translator, ask(), Limits(max_aspect=1000))
+            served(translator, content)
         assert refused.value.status in (413, 415, 422) and json.loads(refused.value.response().body)
         with pytest.raises(Rejected):
             prepared(content, SMALL)
@@ -274,10 +289,8 @@ def test_every_door_reads_the_same_pixels(translator: Translator, tmp_path: Path
     assert np.array_equal(open_image(path), photo.on_ground())
     square = ImageOps.fit(Image.fromarray(photo.on_ground()), (64, 64), Image.Resampling.LANCZOS)
     assert np.array_equal(prepared(content, SMALL), square)
-    answer = read_image(_edit(io.BytesIO(content), translator, ask(0), Limits(max_aspect=1000)))
+    answer = read_image(served(translator, content, strength=0.0))
     assert np.array_equal(answer.to_pil(), photo.to_pil()) and answer.exif is None
-    translate_image(translator, job, 1.0)
-    made = read_image(target)
+    made = read_image(translated(translator, path, tmp_path, 1.0).files[0])
     assert made.size == photo.size and made.icc_profile == photo.icc_profile and made.exif == photo.exif
-    translate_image(translator, job, 0.0)
-    assert target.read_bytes() == content
+    assert translated(translator, path, tmp_path, 0.0).files[0].read_bytes() == content

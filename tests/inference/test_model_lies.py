@@ -123,5 +123,5 @@ def test_an_eps_named_png_starts_no_program(tmp_path: Path) -> None:
     path = tmp_path / "image.png"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
     translator = Translator.load(write_model(tmp_path / "model.onnx", properties()))
-    with pytest.raises(ValueError, match="cannot identify"):
+    with pytest.raises(ValueError, match="it is no image"):
         translator(path, "red leather")

@@ -78,7 +78,8 @@ def test_the_limits_are_options(command_serves: Any) -> None:
     client, _ = command_serves("--max-megapixels", "0.0054", "--max-upload", "0.05")
     assert client.post("/v1/translate", params=RED, content=IMAGE).status_code == 200  # 60 x 90
     refused = client.post("/v1/translate", params=RED, content=encoded(61, 90))
-    assert (refused.status_code, refused.json()["detail"]) == (413, "90x61 are more than 5400 pixels")
+    too_large = "the image is too large: 90x61 are more than 5400 pixels; scale it down"
+    assert (refused.status_code, refused.json()["detail"]) == (413, too_large)
     refused = client.post("/v1/translate", params=RED, content=encoded(200, 200))
     assert (refused.status_code, refused.json()["detail"]) == (413, "the request is larger than 52428 bytes")
     client, _ = command_serves("--max-megapixels", "100")

@@ -83,7 +83,11 @@ def test_photographs_become_a_set(tmp_path: Path) -> None:
     for level in (40, 200):
         Image.fromarray(np.full((70, 90, 3), level, np.uint8)).save(tmp_path / "photos" / f"{level}.png")
     arguments = ["import-photos", tmp_path / "photos", "--out", tmp_path / "set"]
-    assert command(*arguments, "--size", "64").stdout == f"dataset  {tmp_path / 'set'}\n"
+    assert command(*arguments, "--size", "64").stdout.splitlines() == [
+        f"dataset  {tmp_path / 'set'}",
+        "images   2, 2 new",
+        "captions 0 of 2 images have one",
+    ]
     assert (tmp_path / "set" / "preview.html").exists()
     assert "multiple of 8" in command(*arguments, "--size", "50").stderr
 
