@@ -170,6 +170,59 @@ def scaled_to(settings: TrainingSettings, steps: int) -> TrainingSettings:
     return settings.model_copy(update={"steps": steps, **lengths})
 
 
+PIXEL_SIZES: dict[str, tuple[tuple[int, ...], int]] = {"small": ((48, 72, 96), 1), "large": ((64, 96, 128), 2)}
+"""The widths and the depth that the names of `pixel.size` stand for."""
+
+
+class PixelSettings(Settings):
+    """The pixel network: a small network from image to image, trained on what the student makes of the dataset.
+
+    It needs no VAE, so it runs live on phones, in browsers and on CPUs (`distill/pixel.py`). The defaults were chosen
+    on the miniature; nobody has run them with Stable Diffusion.
+    """
+
+    size: Literal["small", "large", "none"] = "small"
+    """`small` is 2.3 MiB and the fastest; `large` takes three times the time and the file for more detail; `none`
+    trains no pixel network."""
+    widths: Annotated[tuple[Annotated[int, Field(gt=0, le=2048)], ...], Field(min_length=2, max_length=6)] | None = (
+        None
+    )
+    """Channels of its levels, the finest first (default: those of `size`)."""
+    blocks: Annotated[int, Field(gt=0, le=32)] | None = None
+    """Residual blocks of each level (default: that of `size`)."""
+    edits_per_image: Annotated[int, Field(gt=0, le=65_536)] | Literal["all"] = 2
+    """Edits that the student makes of each image, drawn by seed: `all`, or a number, if the recipe has more. They
+    are made once, and kept on disk."""
+    steps: Annotated[int, Field(gt=0, le=100_000_000)] = 6000
+    """Steps of the optimizer."""
+    batch_size: Annotated[int, Field(gt=1, le=65_536)] = 8
+    """Pairs a step."""
+    learning_rate: Annotated[float, Field(gt=0, le=1e38)] = 2e-3
+    """Adam's at the first step; it falls to 0 along a cosine."""
+    gradient_weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
+    """Weight of the loss on differences between neighbouring pixels, beside the one on the pixels: sharp edges."""
+    feature_weight: Annotated[float, Field(ge=0, le=1e6)] = 0.5
+    """Weight of the loss on features of the teacher's VAE encoder: textures, which the other two blur. 0 leaves it
+    out, and is faster."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
+    """Decay a step of the moving average of the weights, which is what ships."""
+    seed: Seed = 0
+    """Seed of the first weights, the drawn edits, the images' order and the augmentation."""
+    checkpoint_every: Annotated[int, Field(gt=0, le=100_000_000)] = 500
+    """Steps between checkpoints: the most that a killed training repeats."""
+    sample_every: Annotated[int, Field(gt=0, le=100_000_000)] = 500
+    """Steps between sample grids."""
+
+    def shape(self) -> tuple[tuple[int, ...], int]:
+        """The widths and the depth of the network.
+
+        Raises:
+            KeyError: for the size `none`, which has no network.
+        """
+        widths, blocks = PIXEL_SIZES[self.size]
+        return self.widths or widths, self.blocks or blocks
+
+
 class EvaluationSettings(Settings):
     """What a student is measured on."""
 

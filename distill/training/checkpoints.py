@@ -1,7 +1,7 @@
 """Checkpoints of a training: a folder each, written whole or not at all, and readable without pickle.
 
     checkpoints/step_000500/
-        student/            the network as diffusers saves it
+        student/            the network as diffusers saves it: a student, or a pixel network
         averaged/           its moving average, where there is one
         adam.safetensors    Adam's moments, by the parameters' names
         state.json          the step, and what the training depends on
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
+from diffusers import ModelMixin
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -25,7 +26,7 @@ from typing_extensions import TypedDict
 from distill.students import Student, load_student
 from synth.errors import FileError, TrainingError
 from synth.files import remove_folder, remove_partials, whole_folder
-from synth.state import read_json, read_tensors, reading
+from synth.state import read_json, read_network, read_tensors, reading
 
 _REMEDY = "delete this checkpoint's folder, and the training resumes from the one before it"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -35,8 +36,8 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 def save(
     run_dir: Path,
     step: int,
-    student: Student,
-    averaged: Student | None,
+    network: ModelMixin,
+    averaged: ModelMixin | None,
     optimizer: torch.optim.Optimizer,
     depends_on: Mapping[str, Any],
     num_kept: int,
@@ -46,9 +47,9 @@ def save(
     Args:
         run_dir: the checkpoint becomes `checkpoints/step_<step>` in it.
         step: steps done.
-        student: the network in training.
+        network: the one in training: a student, or a pixel network.
         averaged: its moving average, if there is one.
-        optimizer: Adam, over all that the student learns.
+        optimizer: Adam, over all that the network learns.
         depends_on: what the weights follow from, as JSON values; `restore` compares it.
         num_kept: how many checkpoints stay.
 
@@ -64,10 +65,10 @@ def save(
         root.mkdir(parents=True, exist_ok=True)
         remove_partials(root)  # of a process that was killed while it wrote
         with whole_folder(folder) as temporary:
-            student.save_pretrained(temporary / "student")
+            network.save_pretrained(temporary / "student")
             if averaged is not None:
                 averaged.save_pretrained(temporary / "averaged")
-            save_file(_moments(student, optimizer), temporary / "adam.safetensors")
+            save_file(_moments(network, optimizer), temporary / "adam.safetensors")
             state = {"step": step, "depends_on": depends_on}
             (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n")
     except (FileError, OSError, SafetensorError) as error:
@@ -116,8 +117,8 @@ def refuse_other_data(checkpoint: Path, fingerprint: str) -> None:
 
 def restore(
     checkpoint: Path,
-    student: Student,
-    averaged: Student | None,
+    network: ModelMixin,
+    averaged: ModelMixin | None,
     optimizer: torch.optim.Optimizer,
     depends_on: Mapping[str, Any],
 ) -> int:
@@ -125,9 +126,9 @@ def restore(
 
     Args:
         checkpoint: its folder.
-        student: the network in training.
+        network: the one in training: a student, or a pixel network.
         averaged: its moving average, if there is one.
-        optimizer: Adam, over all that the student learns.
+        optimizer: Adam, over all that the network learns.
         depends_on: what the weights follow from, as `save` got it.
 
     Returns:
@@ -147,16 +148,16 @@ def restore(
                 f"{wanted.get(name)!r}; restore the setting or choose another run folder"
             )
     with reading(checkpoint, TrainingError, _REMEDY):
-        student.load_state_dict(load_student(checkpoint / "student").state_dict())
+        _load(network, checkpoint / "student")
         if averaged is not None:
-            averaged.load_state_dict(load_student(checkpoint / "averaged").state_dict())
+            _load(averaged, checkpoint / "averaged")
     adam = checkpoint / "adam.safetensors"
     moments, _ = read_tensors(adam, TrainingError, _REMEDY)
     with reading(adam, TrainingError, _REMEDY):
         # torch numbers parameters, in the order in which the optimizer got them; the file names them.
         by_number: dict[int, dict[str, Tensor]] = {}
-        shapes = {name: weight.shape for name, weight in student.named_parameters()}
-        for number, name in enumerate(_learned(student)):
+        shapes = {name: weight.shape for name, weight in network.named_parameters()}
+        for number, name in enumerate(_learned(network)):
             by_number[number] = {kind: moments[f"{kind}/{name}"] for kind in _MOMENTS}
             if any(by_number[number][kind].shape != shapes[name] for kind in ("exp_avg", "exp_avg_sq")):
                 raise ValueError(f"its moments of {name} have another shape")
@@ -176,9 +177,9 @@ def _read_state(checkpoint: Path) -> _State:
     return state
 
 
-def _moments(student: Student, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Adam's state under the parameters' names; its one group holds all that the student learns, in their order."""
-    names = _learned(student)
+def _moments(network: ModelMixin, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Adam's state under the parameters' names; its one group holds all that the network learns, in their order."""
+    names = _learned(network)
     return {
         f"{kind}/{names[number]}": tensors[kind].contiguous()
         for number, tensors in optimizer.state_dict()["state"].items()
@@ -186,9 +187,14 @@ def _moments(student: Student, optimizer: torch.optim.Optimizer) -> dict[str, Te
     }
 
 
-def _learned(student: Student) -> list[str]:
+def _load(network: ModelMixin, folder: Path) -> None:
+    """Give a network the weights in a folder, of a network of its own class."""
+    network.load_state_dict(read_network(type(network), folder, TrainingError, _REMEDY).state_dict())
+
+
+def _learned(network: ModelMixin) -> list[str]:
     """The names of the weights that are trained, in their order."""
-    return [name for name, weight in student.named_parameters() if weight.requires_grad]
+    return [name for name, weight in network.named_parameters() if weight.requires_grad]
 
 
 def _all(run_dir: Path) -> list[Path]:

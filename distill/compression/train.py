@@ -1,0 +1,176 @@
+"""Trains a pixel network on what a student makes. The loop yields; its caller logs and stops."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill.compression.augmentation import draw_augmentation, draw_crop
+from distill.compression.losses import FeatureLoss, Losses, draw_window, gradient_loss, pixel_loss
+from distill.compression.pairs import PixelPairs
+from distill.pixel import PixelNetwork, new_network
+from distill.settings import PixelSettings
+from distill.training import checkpoints
+from distill.training.objective import draw_image
+from distill.training.schedules import cosine, linear_warmup
+from synth.ema import ema_step
+from synth.errors import TrainingError
+from synth.pixels import to_float
+from synth.teacher.teacher import Teacher
+
+_WARMUP_STEPS = 50
+_KEEP_CHECKPOINTS = 2
+MAY_CHANGE = {"checkpoint_every", "sample_every"}
+"""Keys of PixelSettings that change no weight."""
+
+Autocast = Callable[[], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True)
+class PixelRecord:
+    """The metrics of a step, and the network after it."""
+
+    step: int
+    """Steps done so far, from 1 on."""
+    pixels: float
+    """Mean absolute difference to the student's images, of 2 from black to white."""
+    gradients: float
+    """The same of the differences between neighbouring pixels."""
+    features: float
+    """Relative difference of the VAE encoder's features; 0 where they have no weight."""
+    learning_rate: float
+    seconds: float
+    """Wall time of this step."""
+    network: PixelNetwork = field(repr=False, compare=False)
+    """The moving average, in evaluation mode. It keeps changing."""
+
+    def row(self) -> dict[str, float]:
+        """The metrics alone, for a log."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "network"}
+
+
+def train(
+    teacher: Teacher,
+    pairs: PixelPairs,
+    edits: Mapping[str, str],
+    settings: PixelSettings,
+    depends_on: Mapping[str, Any],
+    run_dir: Path,
+    autocast: Autocast,
+) -> Iterator[PixelRecord]:
+    """Train until `settings.steps`, resuming from the last checkpoint in `run_dir`, and yield once a step.
+
+    Checkpoints are written every `checkpoint_every` steps and at the end, before the step is yielded. Every draw
+    follows from (seed, purpose, index), so a training that was stopped and resumed gives the very weights of one that
+    was not: to the bit on a CPU with the same number of threads.
+
+    Args:
+        teacher: gives the features and the device.
+        pairs: images, and what the student made of them.
+        edits: name -> an example of the target prompt, in the order of their numbers.
+        settings: of the training.
+        depends_on: what the pairs follow from, as JSON values; `data` is the dataset's fingerprint.
+        run_dir: `checkpoints/` is written there.
+        autocast: the precision that the network runs in.
+
+    Raises:
+        TrainingError: if the checkpoint belongs to another training, or a loss is not a finite number.
+    """
+    network = new_network(edits, settings).to(teacher.device).train()
+    averaged = deepcopy(network).requires_grad_(False).eval()
+    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+    depends_on = {**depends_on, **settings.model_dump(mode="json", exclude=MAY_CHANGE), "edits": list(edits)}
+    steps_done = 0
+    if (checkpoint := checkpoints.latest(run_dir)) is not None:
+        steps_done = checkpoints.restore(checkpoint, network, averaged, optimizer, depends_on)
+    features = FeatureLoss(teacher) if settings.feature_weight else None
+
+    for step in range(steps_done, settings.steps):
+        started = time.perf_counter()
+        rate = cosine(step, settings.learning_rate, 0.0, settings.steps) * linear_warmup(step, _WARMUP_STEPS)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+        optimizer.zero_grad(set_to_none=True)
+        losses = _losses(network, pairs, settings, step, features, autocast)
+        loss = losses.pixels + settings.gradient_weight * losses.gradients + settings.feature_weight * losses.features
+        loss.backward()  # type: ignore[no-untyped-call]
+        _require_finite(step + 1, losses)
+        optimizer.step()
+        _average(averaged, network, settings.ema_decay, step)
+
+        # Before the yield: a caller that stops here finds the checkpoint of the step that it saw.
+        if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
+            checkpoints.save(run_dir, step + 1, network, averaged, optimizer, depends_on, _KEEP_CHECKPOINTS)
+        yield PixelRecord(
+            step=step + 1,
+            pixels=float(losses.pixels),
+            gradients=float(losses.gradients),
+            features=float(losses.features),
+            learning_rate=rate,
+            seconds=time.perf_counter() - started,
+            network=averaged,
+        )
+
+
+def _losses(
+    network: PixelNetwork,
+    pairs: PixelPairs,
+    settings: PixelSettings,
+    step: int,
+    features: FeatureLoss | None,
+    autocast: Autocast,
+) -> Losses:
+    """The losses of a step's batch of N pairs, each augmented; h x w is the size of the step's crops."""
+    device = network.device
+    height, width = draw_crop(settings.seed, step, *pairs.image_size)
+    positions = range(step * settings.batch_size, (step + 1) * settings.batch_size)
+    inputs, targets, edits = [], [], []
+    for position in positions:
+        image, made, edit = pairs.pair(draw_image(settings.seed, position, len(pairs)))
+        both = to_float(torch.stack([torch.from_numpy(image.copy()), torch.from_numpy(made.copy())]))  # (2, 3, H, W)
+        both = draw_augmentation(settings.seed, position).apply(both, height, width)  # (2, 3, h, w)
+        inputs.append(both[0])
+        targets.append(both[1])
+        edits.append(edit)
+    x, y = torch.stack(inputs).to(device), torch.stack(targets).to(device)  # (N, 3, h, w) each
+    with autocast():
+        translated = network(x, torch.tensor(edits, device=device), torch.ones(len(x), device=device))  # (N, 3, h, w)
+    change = (y - x).abs().sum(dim=1)  # (N, h, w)
+    windows = [draw_window(settings.seed, position, own) for position, own in zip(positions, change, strict=True)]
+
+    def cut(images: Tensor) -> Tensor:
+        """(N, 3, h, w) -> (N, 3, h / 2, w / 2)."""
+        return torch.stack([image[:, rows, columns] for image, (rows, columns) in zip(images, windows, strict=True)])
+
+    distance = torch.zeros((), device=device)
+    if features is not None:
+        with autocast():
+            distance = features(cut(translated), cut(y))
+    return Losses(pixel_loss(translated, y), gradient_loss(translated, y), distance)
+
+
+def _average(averaged: PixelNetwork, network: PixelNetwork, decay: float, step: int) -> None:
+    """Move the average towards the network: its weights, and the statistics of its normalizations."""
+    theirs = network.state_dict()
+    ours = averaged.state_dict()
+    floats = [name for name, tensor in ours.items() if tensor.is_floating_point()]
+    ema_step([ours[name] for name in floats], [theirs[name] for name in floats], decay, step)
+    for name in ours.keys() - set(floats):  # counts of batches
+        ours[name].copy_(theirs[name])
+
+
+def _require_finite(step: int, losses: Losses) -> None:
+    for name, value in vars(losses).items():
+        if not math.isfinite(float(value.detach())):
+            raise TrainingError(
+                f"the loss on {name} is {float(value)} at step {step} of the pixel network: lower "
+                "pixel.learning_rate, and repeat the command"
+            )
