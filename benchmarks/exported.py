@@ -36,8 +36,8 @@ from distill.students import CompactStudent, load_student
 from distill.zero_shot import edit
 from flows.run.folder import RunFolder
 from flows.shared_teacher import open_teacher
-from inference.export.files import ExportModule
 from inference.export.formats import INPUTS, open_file, read_metadata
+from inference.export.modules import ExportModule
 from inference.settings import EVERY_KIND
 from synth.teacher.teacher import Teacher
 

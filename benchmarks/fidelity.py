@@ -30,8 +30,8 @@ from distill.evaluation.metrics import Images
 from distill.students import load_student
 from flows.run.folder import RunFolder
 from flows.shared_teacher import open_teacher
-from inference.export.files import ExportModule
 from inference.export.formats import open_file
+from inference.export.modules import ExportModule
 from inference.settings import EVERY_KIND
 from synth.images.encoding import tile_images
 from synth.pixels import to_float, to_uint8

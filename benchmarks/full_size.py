@@ -45,8 +45,9 @@ from distill.optimization import optimize
 from distill.settings import EditSettings, TrainingSettings
 from distill.students import CompactStudent, Student, UNetStudent
 from distill.training.train import train
-from inference.export.files import ExportModule, export_files
+from inference.export.files import export_files
 from inference.export.formats import INPUTS
+from inference.export.modules import ExportModule
 from inference.runtime import Translator
 from inference.settings import MAIN, Kind, ModelMetadata
 from synth.cpu import keep_freed_memory

@@ -1,6 +1,6 @@
 """The pixel network: image in, edited image out, in one pass without a VAE; it learns from what a student makes.
 
-    edited = image + gate (colour - image),    translated = image + strength (edited - image).
+    whole = image + gate (colour - image),    translated = image + strength (whole - image).
 
 The network proposes a colour for every pixel, and a gate that says how much of the image it replaces. Where the gate
 is 0, the image keeps its own bits. So one small network does what a latent student needs encoder, U-Net and two
@@ -20,15 +20,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from distill.settings import PixelSettings
 from synth.errors import TrainingError
+from synth.pixels import to_float, to_uint8
 from synth.seeds import derive_seed
 from synth.state import read_network
 
@@ -181,8 +184,8 @@ def translated(image: Tensor, colour: Tensor, gate: Tensor, strength: Tensor) ->
         float (N, 3, H, W) in [-1, 1].
     """
     amount = strength[:, None, None, None]  # (N, 1, 1, 1)
-    edited = image + gate * (colour - image)
-    result = (image + amount * (edited - image)).clamp(-1.0, 1.0)
+    whole = image + gate * (colour - image)
+    result = (image + amount * (whole - image)).clamp(-1.0, 1.0)
     # Exact by construction, as in the student's file: whatever the network proposed, a NaN included.
     return torch.where(amount == 0, image, result)
 
@@ -193,6 +196,14 @@ def padded(image: Tensor, multiple: int) -> Tensor:
     # So written, an exporter's solver sees that the new sides divide by the multiple.
     below, right = ((side + multiple - 1) // multiple * multiple - side for side in (height, width))
     return F.pad(image, (0, right, 0, below), mode="replicate")
+
+
+@torch.no_grad()
+def edited(network: PixelNetwork, images: NDArray[np.uint8], edit: int) -> NDArray[np.uint8]:
+    """Make one edit in images, uint8 (N, H, W, 3) -> the same shape, by a network in evaluation mode."""
+    x = to_float(torch.from_numpy(images)).to(network.device)  # (N, 3, H, W)
+    numbers = torch.full((len(x),), edit, device=network.device)  # (N,)
+    return to_uint8(network(x, numbers, torch.ones(len(x), device=network.device)))
 
 
 def new_network(edits: Mapping[str, str], settings: PixelSettings) -> PixelNetwork:

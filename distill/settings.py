@@ -173,6 +173,9 @@ def scaled_to(settings: TrainingSettings, steps: int) -> TrainingSettings:
 PIXEL_SIZES: dict[str, tuple[tuple[int, ...], int]] = {"small": ((48, 72, 96), 1), "large": ((64, 96, 128), 2)}
 """The widths and the depth that the names of `pixel.size` stand for."""
 
+PIXEL_LOG_KEYS = {"checkpoint_every", "sample_every"}
+"""Keys of PixelSettings that change no weight."""
+
 
 class PixelSettings(Settings):
     """The pixel network: a small network from image to image, trained on what the student makes of the dataset.

@@ -20,11 +20,11 @@ from synth.urls import redact
 logger = logging.getLogger(__name__)
 
 _RUN_FILES = re.compile(
-    r"README\.md|model\.onnx|model\.onnx\.data|grid\.png|recipe\.toml|evaluation\.json"
-    r"|student/[A-Za-z0-9_-][A-Za-z0-9_.-]*\.(json|safetensors)"
+    r"README\.md|model(\.pixel)?\.onnx|model\.onnx\.data|grid(-pixel)?\.png|recipe\.toml|evaluation\.json"
+    r"|(student|pixel/network)/[A-Za-z0-9_-][A-Za-z0-9_.-]*\.(json|safetensors)"
 )
 _DATASET_FILES = re.compile(r"README\.md|grid\.png|preview\.html|(data|rejects)/train-[0-9]{5,}\.parquet")
-_FOLDERS = ("", "student", "data", "rejects")
+_FOLDERS = ("", "student", "pixel/network", "data", "rejects")
 
 
 def publish(folder: Path, to: str, private: bool = False) -> str:

@@ -24,6 +24,11 @@ class Kind(NamedTuple):
         """`model.onnx`, `model-float16.pt2`."""
         return f"model{'' if self.precision == 'float32' else f'-{self.precision}'}.{self.format}"
 
+    @property
+    def pixel_file_name(self) -> str:
+        """The same of a pixel network: `model.pixel.onnx`, `model.pixel-float16.pt2`."""
+        return f"model.pixel{self.file_name.removeprefix('model')}"
+
 
 MAIN = Kind("onnx", "float32")
 """The file that is always written: a run's metrics are measured on it, and the runtime runs it everywhere."""
@@ -70,6 +75,8 @@ class ModelMetadata(Settings):
     """Each edit's name and an example of its target prompt, in the order of the student's contexts."""
     training_size: Annotated[int, Field(gt=0, le=8192)]
     """Side of the square images that the student was trained on, in pixels."""
+    network: str = "student"
+    """What computes the edits, for readers, such as "pixel network, small"."""
     teacher: str
     """The teacher's id, for readers."""
     licence: str

@@ -16,7 +16,7 @@ from distill.compression.augmentation import draw_augmentation, draw_crop
 from distill.compression.losses import FeatureLoss, Losses, draw_window, gradient_loss, pixel_loss
 from distill.compression.pairs import PixelPairs
 from distill.pixel import PixelNetwork, new_network
-from distill.settings import PixelSettings
+from distill.settings import PIXEL_LOG_KEYS, PixelSettings
 from distill.training import checkpoints
 from distill.training.objective import draw_image
 from distill.training.schedules import cosine, linear_warmup
@@ -27,8 +27,6 @@ from synth.teacher.teacher import Teacher
 
 _WARMUP_STEPS = 50
 _KEEP_CHECKPOINTS = 2
-MAY_CHANGE = {"checkpoint_every", "sample_every"}
-"""Keys of PixelSettings that change no weight."""
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -86,7 +84,7 @@ def train(
     network = new_network(edits, settings).to(teacher.device).train()
     averaged = deepcopy(network).requires_grad_(False).eval()
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
-    depends_on = {**depends_on, **settings.model_dump(mode="json", exclude=MAY_CHANGE), "edits": list(edits)}
+    depends_on = {**depends_on, **settings.model_dump(mode="json", exclude=PIXEL_LOG_KEYS), "edits": list(edits)}
     steps_done = 0
     if (checkpoint := checkpoints.latest(run_dir)) is not None:
         steps_done = checkpoints.restore(checkpoint, network, averaged, optimizer, depends_on)

@@ -120,8 +120,9 @@ def evaluate_edits(
     num_no_op_scenes: int = 25,
     size: int = 128,
     method: str = "student",
+    others: Mapping[str, Translate] | None = None,
 ) -> list[EditMetrics]:
-    """Measure `translate` beside the two baselines.
+    """Measure `translate` beside the two baselines, and other methods on the same images.
 
     Args:
         translate: uint8 (N, size, size, 3) and an edit's name -> the edited images, of the same shape.
@@ -132,23 +133,25 @@ def evaluate_edits(
         num_no_op_scenes: how many of `scenes` are also shown to the student as they look after the edit.
         size: side of the images in pixels; the miniature's reader knows 128 alone.
         method: the name of the rows of `translate`.
+        others: further methods, by the names of their rows.
 
     Returns:
-        For each edit a row for `method`, "do nothing" and "vae ceiling" on edited scenes, then the same on those of
-        them that are held out, if there are any, and on no-op scenes.
+        For each edit a row for each method, "do nothing" and "vae ceiling" on edited scenes, then the same on those
+        of them that are held out, if there are any, and on no-op scenes.
     """
     rows = []
+    methods = {method: translate, **(others or {})}
     for edit, factors in edits.items():
         after = [scene.replace(**factors) for scene in scenes]
         changed = [(old, new) for old, new in zip(scenes, after, strict=True) if old != new]
         unchanged = [(new, new) for new in after[:num_no_op_scenes]]
         for kind, pairs in (("edited", changed), ("no-op", unchanged)):
-            tables: dict[str, list[dict[str, float]]] = {method: [], DO_NOTHING: [], VAE_CEILING: []}
+            tables: dict[str, list[dict[str, float]]] = {name: [] for name in (*methods, DO_NOTHING, VAE_CEILING)}
             # In chunks: images of all scenes by all methods would not fit into memory.
             for start in range(0, len(pairs), _CHUNK):
                 inputs, truths, masks = _draw(pairs[start : start + _CHUNK], list(factors), size)
                 results = {
-                    method: translate(inputs, edit),
+                    **{name: by(inputs, edit) for name, by in methods.items()},
                     DO_NOTHING: inputs,
                     VAE_CEILING: vae_roundtrip(truths),
                 }

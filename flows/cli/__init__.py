@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from flows.cli.make.compress import compress
 from flows.cli.make.distill import distill
 from flows.cli.make.export import export
 from flows.cli.make.import_photos import import_photos
@@ -94,7 +95,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-_MAKE = (init, preview, run, synthesize, import_photos, distill, export, publish)
+_MAKE = (init, preview, run, synthesize, import_photos, distill, compress, export, publish)
 _USE = (translate, inspect, serve, edit, doctor)
 _MEASURE = (study, evaluate)
 for verb in (*_MAKE, *_USE, *_MEASURE):

@@ -45,13 +45,16 @@ def print_outcome(outcome: "Outcome") -> None:
 def print_results(out: Path) -> None:
     """Print the metrics of the run in `out`, and where its grid, report and model file are."""
     from flows.reports.tables import text_table
+    from flows.run.compressed import pixel_model
     from flows.run.folder import RunFolder
 
     folder = RunFolder(out)
     if (evaluation := folder.read_evaluation()) is not None:
         print_text(f"\n{text_table(evaluation)}\n")
-    for name, path in (("grid", folder.grid), ("report", folder.report), ("model", folder.model)):
-        if path.exists():
+    pixel = pixel_model(folder.load_recipe(), folder)
+    found = (("grid", folder.grid), ("report", folder.report), ("model", folder.model), ("pixel", pixel))
+    for name, path in found:
+        if path is not None and path.exists():
             print_line(f"{name:7}{path}")
 
 

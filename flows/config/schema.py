@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
-from distill.settings import PRESETS, EvaluationSettings, TrainingSettings
+from distill.settings import PRESETS, EvaluationSettings, PixelSettings, TrainingSettings
 from flows.config.naming import edit_name
 from flows.config.operations import OperationSettings
 from inference.settings import ExportSettings
@@ -46,6 +46,8 @@ class Recipe(Settings):
     `photos.source`."""
     training: TrainingSettings
     """How the student is trained."""
+    pixel: PixelSettings = PixelSettings()
+    """The small network from image to image that the student is compressed into."""
     export: ExportSettings = ExportSettings()
     """Which model files to write."""
     evaluation: EvaluationSettings = EvaluationSettings()

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -10,9 +12,10 @@ from tqdm import tqdm
 
 from flows.config.naming import digest
 from flows.config.schema import Recipe
+from flows.run.compressed import pixel_model
 from flows.run.folder import RunFolder
 from flows.run.lock import exclusive_folder
-from flows.run.records import Evaluation, Metrics
+from flows.run.records import Evaluation, FileFacts, Metrics
 from flows.shared_teacher import open_teacher
 from synth.errors import RecipeError, RunError
 from synth.files import write_bytes, write_text
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _NUM_GRID_ROWS = 6
+_NUM_TIMED = 5  # calls of a model file, of which the fastest counts
+METHODS = ("student", "pixel network")
+"""The names of the rows of the two model files."""
 _MEASURE_AT = 128  # px; the only size that the factor readers know, while a model file takes any
 
 
@@ -46,18 +52,20 @@ class Measured:
     """What a model file was measured to be, not yet kept in its run folder."""
 
     evaluation: Evaluation
-    grid: bytes
-    """A PNG: input, edit and true counterfactual."""
+    grids: tuple[bytes, ...]
+    """A PNG for each file: input, edit and true counterfactual."""
     suffix: str
     """Of the files' names; "" for the recipe's own split."""
+    models: tuple[Path, ...]
+    """The files that were measured: the student's and, if the run has one, the pixel network's."""
     exported: str
-    """The fingerprint of the model file's export."""
+    """The fingerprint of their exports."""
     made_from: str
     """The fingerprint of all that the metrics follow from."""
 
 
 def evaluate_model(recipe: Recipe, out: Path, reader: "Reader | None" = None) -> Path:
-    """Measure the run's model file on the recipe's own split, and write evaluation.json and grid.png.
+    """Measure the run's model files on the recipe's own split, and write evaluation.json and grid.png.
 
     Args:
         recipe: the run's recipe.
@@ -85,7 +93,9 @@ def measure_model(
     split: str | None = None,
     num_scenes: int | None = None,
 ) -> Measured | None:
-    """Measure the run's model file on unseen drawn scenes. Nothing is written, so another command may be at work.
+    """Measure the run's model files on unseen drawn scenes. Nothing is written, so another command may be at work.
+
+    The pixel network's is measured on the same images as the student's, if the run has one.
 
     Args:
         recipe: the run's recipe.
@@ -114,22 +124,24 @@ def measure_model(
         settings = settings.model_copy(update={"num_scenes": num_scenes})
     suffix = "" if split in (None, settings.split) else f"-{split}"
     split = split or settings.split
-    exported = run.fingerprint_of("export")
+    pixel = pixel_model(recipe, run)
+    models = (run.model,) if pixel is None else (run.model, pixel)
+    exported = _exported(run, models)
     made_from = digest(exported, settings.model_dump(mode="json"), split)
     if run.is_done(f"evaluate{suffix}", made_from, *run.evaluation_files(suffix)):
         logger.info(f"{run.model} is measured already")
         return None
     scenes = choose_scenes(recipe.edits, settings.num_scenes, split, settings.given)
-    translator = Translator.load(run.model)
+    translators = [Translator.load(model) for model in models]
     teacher = open_teacher(recipe.teacher)
-    # The progress bar counts the images that go through the model.
+    # The progress bar counts the images that go through the student.
     num_edited = sum(scene.replace(**edit) != scene for edit in recipe.edits.values() for scene in scenes)
     num_no_op = len(recipe.edits) * min(settings.num_no_op_scenes, len(scenes))
     with tqdm(total=num_edited + num_no_op, desc="measuring", unit="image", leave=False) as bar:
 
         def translate(images: "Images", edit: str) -> "Images":
             bar.update(len(images))
-            return translator(images, edit)
+            return translators[0](images, edit)
 
         rows = evaluate_edits(
             translate,
@@ -139,6 +151,7 @@ def measure_model(
             reader or FactorReader.load(),
             settings.num_no_op_scenes,
             _MEASURE_AT,
+            others=dict(zip(METHODS[1:], translators[1:], strict=False)),
         )
     means = average(rows)
     evaluation: Evaluation = {
@@ -147,9 +160,45 @@ def measure_model(
         "given": settings.given,
         "edits": [cast("Metrics", asdict(row)) for row in rows],
         "means": [cast("Metrics", asdict(row)) for row in means],
+        "files": [_facts(method, model) for method, model in zip(METHODS, models, strict=False)],
     }
-    grid = png_bytes(grid_image(translator, recipe.edits, scenes[:_NUM_GRID_ROWS], _MEASURE_AT))
-    return Measured(evaluation, grid, suffix, exported, made_from)
+    grids = [
+        png_bytes(grid_image(translator, recipe.edits, scenes[:_NUM_GRID_ROWS], _MEASURE_AT))
+        for translator in translators
+    ]
+    return Measured(evaluation, tuple(grids), suffix, models, exported, made_from)
+
+
+def _exported(run: RunFolder, models: Sequence[Path]) -> str:
+    """The fingerprint of the exports of model files: of the student's, or of both."""
+    student, *others = [
+        run.fingerprint_of("export"),
+        *(run.fingerprint_of(f"export {model.name}") for model in models[1:]),
+    ]
+    return digest(student, *others) if others else student
+
+
+def _facts(method: str, model: Path) -> FileFacts:
+    """Weigh a model file, and time it on one thread."""
+    import numpy as np
+
+    from inference.runtime import Translator
+
+    files = [path for path in (model, model.with_name(f"{model.name}.data")) if path.exists()]
+    translator = Translator.load(model, ["cpu"], num_threads=1)
+    side, edit = translator.metadata["training_size"], next(iter(translator.edits))
+    image = np.zeros((side, side, 3), np.uint8)
+    seconds = []
+    for _ in range(1 + _NUM_TIMED):  # the first call prepares memory
+        started = time.perf_counter()
+        translator(image, edit)
+        seconds.append(time.perf_counter() - started)
+    return {
+        "method": method,
+        "file": model.name,
+        "mebibytes": sum(path.stat().st_size for path in files) / 2**20,
+        "milliseconds": 1000 * min(seconds[1:]),
+    }
 
 
 def keep(run: RunFolder, measured: Measured) -> None:
@@ -167,12 +216,15 @@ def keep(run: RunFolder, measured: Measured) -> None:
     evaluation, suffix = measured.evaluation, measured.suffix
     file, grid = run.evaluation_files(suffix)
     with exclusive_folder(run.path):
-        if run.fingerprint_of("export") != measured.exported:
+        gone = not all(model.exists() for model in measured.models)
+        if gone or _exported(run, measured.models) != measured.exported:
             raise RunError(f"{run.model} was replaced while it was measured: measure it again")
-        write_bytes(grid, measured.grid)
+        for path, content in zip((grid, run.pixel_grid(suffix)), measured.grids, strict=False):
+            write_bytes(path, content)
         write_text(file, json.dumps(evaluation, indent=2) + "\n")
         if not suffix:
-            record_metrics(run.model, {"split": evaluation["split"], "means": evaluation["means"]})
+            for model in measured.models:
+                record_metrics(model, {"split": evaluation["split"], "means": evaluation["means"]})
         run.mark_done(f"evaluate{suffix}", measured.made_from)
 
 

@@ -8,13 +8,15 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from flows.config.schema import Recipe
-from flows.reports.tables import markdown_table, scenes_of
+from flows.reports.tables import file_cells, markdown_table, scenes_of
+from flows.run.compressed import pixel_model
 from flows.run.folder import RunFolder
 from synth.files import write_text
 from synth.markdown import code, python_string, table
 from synth.templates import hub_licence, render_card
 from synth.words import ascii_slug
 
+_NUM_WORDS = 2  # columns of the table of files that are text
 _NETWORKS = {"unet": "the teacher's own U-Net, distilled", "compact": "a small convolutional U-Net"}
 
 
@@ -31,6 +33,7 @@ def write_model_card(recipe: Recipe, out: Path, repo: str = "") -> Path:
     run = RunFolder(out)
     metadata = Translator.load(run.model, ["cpu"]).metadata
     evaluation = run.read_evaluation()
+    files = [] if evaluation is None else file_cells(evaluation)
     lora = f", trained by LoRA of rank {recipe.training.lora_rank}" if recipe.training.lora_rank else ""
     page = render_card(
         "flows.reports",
@@ -40,6 +43,10 @@ def write_model_card(recipe: Recipe, out: Path, repo: str = "") -> Path:
         metadata=metadata,
         edits=metadata["edits"],
         edits_table=table(("edit", "as in"), [(code(name), prompt) for name, prompt in metadata["edits"].items()]),
+        has_pixel_model=pixel_model(recipe, run) is not None,
+        files_table=table(list(files[0]), [list(row.values()) for row in files], _NUM_WORDS)
+        if len(files) > 1
+        else "",
         has_grid=run.grid.exists(),
         images="photographs" if recipe.scenes is None else f"{recipe.scenes.count} painted images",
         num_steps=recipe.training.steps,

@@ -14,7 +14,7 @@ from flows.config.schema import Recipe
 from flows.config.toml import to_toml
 from flows.reports.charts import training_charts
 from flows.reports.html import CaptionedImage, Wipe, captioned, render_page, wipe
-from flows.reports.tables import scenes_of, table_cells
+from flows.reports.tables import file_cells, scenes_of, table_cells
 from flows.run.excerpt import Excerpt, read_excerpt
 from flows.run.folder import RunFolder
 from flows.run.promotion import read_verdict
@@ -47,6 +47,7 @@ def write_report(recipe: Recipe, out: Path) -> Path:
         grid=captioned(run.grid.read_bytes(), "input, translated, true counterfactual")
         if run.grid.exists()
         else None,
+        pixel_grid=_pixel_grid(run),
         samples=_samples(recipe, run),
         num_painted=excerpt.num_images,
         painted=[
@@ -70,6 +71,7 @@ def _metrics(run: RunFolder) -> dict[str, Any] | None:
         return None
     return {
         "scenes": scenes_of(evaluation),
+        "files": file_cells(evaluation),
         "means": table_cells({**evaluation, "edits": []}, short=False),
         "edits": table_cells({**evaluation, "means": []}, short=False),
     }
@@ -102,6 +104,14 @@ def _image_for(recipe: Recipe, run: RunFolder, excerpt: Excerpt, index: int) -> 
         changed = [scene for scene in scenes if scene.replace(**edit) != scene] or scenes
         return Image.fromarray(render(changed[index % len(changed)]).image)
     return Image.fromarray(excerpt.images[index % len(excerpt.images)])
+
+
+def _pixel_grid(run: RunFolder) -> CaptionedImage | None:
+    """The unseen scenes by the pixel network, if it was measured."""
+    evaluation, grid = run.read_evaluation(), run.pixel_grid("")
+    if evaluation is None or len(evaluation.get("files", [])) < 2 or not grid.exists():
+        return None
+    return captioned(grid.read_bytes(), "input, translated by the pixel network, true counterfactual")
 
 
 def _samples(recipe: Recipe, run: RunFolder) -> CaptionedImage | None:

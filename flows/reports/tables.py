@@ -18,6 +18,10 @@ _COLUMNS = {
 }
 
 
+_OF_FILES = ("factor right", "PSNR", "inside", "outside to input", "SSIM")
+"""The columns by which two model files are compared."""
+
+
 def text_table(evaluation: Mapping[str, Any]) -> str:
     """The metrics for a terminal: the student's on each edit, then all means."""
     # The names may come from somebody else's run folder: no escape sequence reaches the terminal.
@@ -40,6 +44,22 @@ def markdown_table(evaluation: Mapping[str, Any]) -> Markdown:
     return table(header, rows, _NUM_TEXT)
 
 
+def file_cells(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What each measured model file is worth, side by side: quality, speed, size; none in older evaluations."""
+    means = {row["method"]: row for row in evaluation["means"] if row["scenes"] == "edited"}
+    return [
+        {
+            "file": facts["file"],
+            "network": facts["method"],
+            **{name: cell for name, cell in _named(means[facts["method"]]) if name in _OF_FILES},
+            "sharpness inside": _cell(means[facts["method"]]["sharpness_inside"], "{:.2f}"),
+            "an image, one thread": f"{facts['milliseconds']:.1f} ms",
+            "size": f"{facts['mebibytes']:.1f} MiB",
+        }
+        for facts in evaluation.get("files", [])
+    ]
+
+
 def scenes_of(evaluation: Mapping[str, Any]) -> str:
     """Which scenes were measured, in one phrase."""
     given = ", ".join(f"{factor} {value}" for factor, value in evaluation["given"].items())
@@ -59,5 +79,14 @@ def table_cells(evaluation: Mapping[str, Any], short: bool) -> list[list[str]]:
 
 
 def _metrics(row: Mapping[str, Any]) -> Iterator[str]:
-    for name, form in _COLUMNS.values():
-        yield "-" if row[name] is None else form.format(row[name])
+    return (cell for _, cell in _named(row))
+
+
+def _named(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The cells of a row of metrics, each with its column's name."""
+    for column, (name, form) in _COLUMNS.items():
+        yield column, _cell(row[name], form)
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)

@@ -13,7 +13,9 @@ training.gif        the samples as an animation
 best/               the best student so far, by its step
 development.json    the metrics by which the best student was chosen
 student/            the distilled network, in diffusers' format
-model.onnx          what ships
+pairs/              what the student makes of the dataset's images
+pixel/              the pixel network in network/, and its trainings with checkpoints, metrics and samples
+model.onnx          what ships; model.pixel.onnx is the pixel network
 evaluation.json     the metrics of the model file
 grid.png            input, edit, true counterfactual
 report.html         all of it on one page
@@ -44,13 +46,13 @@ from synth.urls import is_url
 from synth.words import slug
 
 if TYPE_CHECKING:
-    from distill.students import Student
+    from diffusers import ModelMixin
 
 RUNS = Path("runs")  # in the working directory
 _MAY_GROW = ("scenes.count", "training.steps")  # more images can be painted, a training can continue
 _OF_THE_TRAINING = ("training.", "edits.", "photos.")  # free until training starts: no painted image depends on them
 _MAY_CHANGE = (
-    *("validated_on", "teacher.device", "teacher.allow_cpu", "export.", "evaluation.", "operations."),
+    *("validated_on", "teacher.device", "teacher.allow_cpu", "pixel.", "export.", "evaluation.", "operations."),
     *("training.checkpoint_every", "training.keep_checkpoints", "training.sample_every", "training.micro_batch_size"),
     *("training.gradient_checkpointing", "training.tracker", "training.patience"),
     "training.preset",  # its values are compared instead
@@ -71,7 +73,11 @@ class RunFolder:
         self.student = path / "student"
         self.best = path / "best"
         self.development = path / "development.json"
+        self.pairs = path / "pairs"
+        self.pixel = path / "pixel"
+        self.pixel_network = self.pixel / "network"
         self.model = path / "model.onnx"
+        self.pixel_model = path / "model.pixel.onnx"
         self.evaluation = path / "evaluation.json"
         self.grid = path / "grid.png"
         self.report = path / "report.html"
@@ -188,10 +194,14 @@ class RunFolder:
         """The evaluation and the grid of a split: without a suffix for the recipe's own, else such as "-shifted"."""
         return self.evaluation.with_stem(f"evaluation{suffix}"), self.grid.with_stem(f"grid{suffix}")
 
+    def pixel_grid(self, suffix: str) -> Path:
+        """The grid of the pixel network on a split, beside that of the student."""
+        return self.grid.with_stem(f"grid-pixel{suffix}")
+
     def drop_metrics(self) -> bool:
         """Delete the evaluations and grids of a replaced model file; return whether there were any."""
         suffixes = ["", *(f"-{split}" for split in get_args(Split))]
-        files = [file for suffix in suffixes for file in self.evaluation_files(suffix)]
+        files = [file for suffix in suffixes for file in (*self.evaluation_files(suffix), self.pixel_grid(suffix))]
         outdated = [file for file in files if file.exists()]
         for file in outdated:
             file.unlink()
@@ -278,8 +288,8 @@ class RunFolder:
             )
 
 
-def save_student(student: "Student", folder: Path) -> None:
-    """Write the student's folder, whole or not at all; it replaces an older one."""
+def save_network(network: "ModelMixin", folder: Path) -> None:
+    """Write the folder of a student or a pixel network, whole or not at all; it replaces an older one."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as temporary:
-        student.save_pretrained(temporary)
+        network.save_pretrained(temporary)

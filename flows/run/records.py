@@ -1,5 +1,7 @@
 """What the evaluations in a run folder hold, checked when they are read."""
 
+from typing import NotRequired
+
 from pydantic import FiniteFloat
 from typing_extensions import TypedDict
 
@@ -22,6 +24,18 @@ class Metrics(TypedDict):
     right: FiniteFloat | None
 
 
+class FileFacts(TypedDict):
+    """What a model file costs."""
+
+    method: str
+    """The name of its rows of metrics."""
+    file: str
+    mebibytes: FiniteFloat
+    """With the weights beside it, if there are any."""
+    milliseconds: FiniteFloat
+    """An image of the training size, on one thread of the CPU that measured it."""
+
+
 class Evaluation(TypedDict):
     """The content of evaluation.json."""
 
@@ -31,3 +45,5 @@ class Evaluation(TypedDict):
     edits: list[Metrics]
     means: list[Metrics]
     """Over the edits."""
+    files: NotRequired[list[FileFacts]]
+    """Older evaluations have none."""

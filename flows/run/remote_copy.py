@@ -40,8 +40,8 @@ logger = logging.getLogger(__name__)
 _INDEX = "index.json"
 _STATE = ".remote_copy.json"
 _LAST = "stages.json"
-_LEFT_OUT = ("dataset", "latents")
-_STEP = re.compile(r"(checkpoints|best)/step_([0-9]+)/")
+_LEFT_OUT = ("dataset", "latents", "pairs")
+_STEP = re.compile(r"((?:pixel/training-[0-9a-f]{16}/)?checkpoints|best)/step_([0-9]+)/")
 _SHOWN = 5  # files in a message
 
 

@@ -8,15 +8,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _STEP = r"step_[0-9]{1,9}"
+_TRAINING = r"pixel/training-[0-9a-f]{16}"
 _WEIGHTS = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\.(json|safetensors)"
 _RUN_FILE = re.compile(
     "|".join(
         (
             r"recipe\.toml|stages\.json|timings\.json|promotion\.json|development\.json|dataset\.url|README\.md|excerpt\.parquet",
             r"metrics\.jsonl|training\.gif|report\.html|evaluation[a-z0-9-]*\.json|grid[a-z0-9-]*\.png",
-            r"model[a-z0-9-]{0,40}\.(onnx|onnx\.data|torchscript|pt2)|processes-[A-Za-z0-9_.-]{1,100}\.log",
+            r"model(\.pixel)?[a-z0-9-]{0,40}\.(onnx|onnx\.data|torchscript|pt2)|processes-[A-Za-z0-9_.-]{1,100}\.log",
             rf"samples/{_STEP}\.png|student/{_WEIGHTS}|best/({_STEP}/)?{_WEIGHTS}",
-            rf"checkpoints/{_STEP}/(state\.json|adam\.safetensors|(student|averaged)/{_WEIGHTS})",
+            rf"pixel/network/{_WEIGHTS}|{_TRAINING}/(metrics\.jsonl|samples/{_STEP}\.png)",
+            rf"({_TRAINING}/)?checkpoints/{_STEP}/(state\.json|adam\.safetensors|(student|averaged)/{_WEIGHTS})",
         )
     )
 )

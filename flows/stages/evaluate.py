@@ -1,4 +1,4 @@
-"""Fourth stage: measure the model file on drawn scenes, whose true counterfactuals are known."""
+"""Fifth stage: measure the model files on drawn scenes, whose true counterfactuals are known."""
 
 from pathlib import Path
 

@@ -16,6 +16,7 @@ from flows.reports.tables import markdown_table
 from flows.run.promotion import promote as promote_model
 from flows.run.promotion import read_verdict
 from flows.run.retention import clear_old_runs
+from flows.stages.compress import compress
 from flows.stages.distill import distill
 from flows.stages.evaluate import evaluate
 from flows.stages.export import export
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 def pipeline(
     recipe: RecipeParameter, out: Path | None = None, data: str | None = None, overrides: tuple[str, ...] = ()
 ) -> Path:
-    """Paint, distil, export, measure, promote and report, resuming from what is on disk.
+    """Paint, distil, compress, export, measure, promote and report, resuming from what is on disk.
 
     Args:
         recipe: the teacher, the scenes, the edits, and their settings.
@@ -48,6 +49,8 @@ def pipeline(
         announce(run.recipe, run.folder)
         synthesize(run)
         distill(run)
+        if run.recipe.pixel.size != "none":
+            compress(run)
         export(run)
         if has_true_answers(run.recipe):
             evaluate(run)
@@ -59,12 +62,12 @@ def pipeline(
 
 
 def promote(run: OpenRun) -> None:
-    """Fifth stage: point the recipe's `latest` to this run's model if it is good enough."""
+    """Sixth stage: point the recipe's `latest` to this run's model if it is good enough."""
     logger.info(promote_model(run.recipe, run.folder.path).why)
 
 
 def report(run: OpenRun) -> None:
-    """Sixth stage: write the run's report and the model card, unless nothing has changed."""
+    """Seventh stage: write the run's report and the model card, unless nothing has changed."""
     folder = run.folder
     if not run.has_worked and folder.report.exists():
         logger.info(f"nothing to do: the run in {folder.path} is complete")

@@ -22,7 +22,7 @@ from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
 
 from flows.config.schema import Recipe
-from flows.run.folder import RunFolder, save_student
+from flows.run.folder import RunFolder, save_network
 from synth.errors import TrainingError
 from synth.files import write_text
 from synth.state import read_json, reading
@@ -125,7 +125,7 @@ class EarlyStopping:
             self._rows.append(row)
             # The student goes first: a row that calls it the best must find it in its folder.
             if row["better"]:
-                save_student(student.merged(), self._folder(step))
+                save_network(student.merged(), self._folder(step))
             write_text(self._run.development, json.dumps(self._rows, indent=2) + "\n")
             for folder in self._run.best.glob("step_*"):
                 if folder != self.best and re.fullmatch(r"step_[0-9]+", folder.name):  # a copy is a person's

@@ -61,7 +61,7 @@ class TrainingLog:
 
         from distill.composition import translated
 
-        _append_row(self._run.metrics, record.row(), self._is_first_step)
+        append_row(self._run.metrics, record.row(), self._is_first_step)
         self._is_first_step = False
         if self._tracker is not None:
             self._tracker.log(record.row(), step=record.step)
@@ -139,7 +139,7 @@ def open_tracker(recipe: Recipe, run: RunFolder) -> Any:
     return tracker
 
 
-def _append_row(path: Path, row: dict[str, float], is_first: bool) -> None:
+def append_row(path: Path, row: dict[str, float], is_first: bool) -> None:
     """Append one line to the log.
 
     A killed run may have logged steps after its last checkpoint, which the resumed run repeats. The first line that a

@@ -12,7 +12,7 @@ from flows.config.schema import Recipe
 from flows.orchestration.progress import Bar, open_progress
 from flows.run.dataset_link import same_dataset
 from flows.run.excerpt import keep_excerpt
-from flows.run.folder import RunFolder, save_student
+from flows.run.folder import RunFolder, save_network
 from flows.run.remote_copy import upload
 from flows.shared_teacher import open_teacher
 from flows.training.early_stopping import EarlyStopping
@@ -138,7 +138,7 @@ class _Observer:
             newest = checkpoints.latest(self._run.path)
             assert newest is not None, "a training ends with a checkpoint"
             student = checkpoints.restore_student(newest)
-        save_student(student, self._run.student)
+        save_network(student, self._run.student)
 
 
 def join_processes(recipe: Recipe) -> "PartialState":

@@ -124,14 +124,14 @@ def test_killed_and_resumed_stages_make_the_same_student(
 
     import flows.training.log
 
-    append_row = flows.training.log._append_row
+    append_row = flows.training.log.append_row
 
     def die_at_step_3(path: Path, row: dict[str, float], is_first: bool) -> None:
         append_row(path, row, is_first)
         if row["step"] == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(flows.training.log, "_append_row", die_at_step_3)
+    monkeypatch.setattr(flows.training.log, "append_row", die_at_step_3)
     assert command(*distill).exit_code == 1
     assert not (out / "student").exists()
     assert f"error: {out} has no student yet: `distillery distill RECIPE" in command("export", out).stderr

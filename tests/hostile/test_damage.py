@@ -22,13 +22,13 @@ from flows.config.naming import digest
 from flows.evaluation.studies import run_study
 from flows.reports.tables import markdown_table, text_table
 from flows.run.excerpt import keep_excerpt, read_excerpt
-from flows.run.folder import RunFolder, save_student
+from flows.run.folder import RunFolder, save_network
 from flows.run.promotion import latest_model, promote, read_verdict
 from flows.run.records import Metrics
 from flows.run.remote_copy import RemoteCopy
 from flows.training.early_stopping import EarlyStopping
 from flows.training.launcher import _last_step
-from flows.training.log import _append_row
+from flows.training.log import append_row
 from inference.export.formats import read_metadata
 from inference.export.tiny_vae import open_tiny_vae
 from inference.runtime import ModelFileError, Translator
@@ -121,7 +121,7 @@ def whole(tiny_sd_folder: Path, tiny_teacher: Teacher, tmp_path_factory: pytest.
     student(torch.randn(1, 4, 8, 8), torch.tensor([0])).square().sum().backward()
     optimizer.step()
     checkpoints.save(run.path, 4, student, student, optimizer, DEPENDS_ON, 1)
-    save_student(student, run.student)
+    save_network(student, run.student)
     run.metrics.write_text("".join(json.dumps({"step": step, "loss": 0.5}) + "\n" for step in (1, 2, 3)))
     rows = [{"step": 3, "better": True, "said": "well", "psnr": 20.0, "moved": 3.0}]
     run.development.write_text(json.dumps(rows))
@@ -163,7 +163,7 @@ READERS: dict[str, Callable[[Place], object]] = {
     "run/metrics.jsonl": lambda place: (
         place.run.read_metrics(),
         _last_step(place.run.metrics),
-        _append_row(place.run.metrics, {"step": 9}, is_first=True),
+        append_row(place.run.metrics, {"step": 9}, is_first=True),
     ),
     "run/.remote_copy.json": lambda place: place.remote(),
     "copy/run/index.json": lambda place: place.remote().download(),

@@ -17,8 +17,9 @@ from torch import nn
 from distill.composition import change_of_pixels
 from distill.students import CompactStudent, UNetStudent
 from inference.export import files as export
-from inference.export.files import ExportModule, export_files
+from inference.export.files import export_files
 from inference.export.formats import open_file, read_metadata, record_metrics
+from inference.export.modules import ExportModule
 from inference.export.parity import MAX_DIFFERENCE, ParityReport
 from inference.runtime import Translator
 from inference.settings import MAIN, ExportSettings, Kind, ModelMetadata

@@ -32,7 +32,7 @@ def export(folder: Path, formats: str | None, precisions: str | None, vae: str |
     """Write the model files of the run in FOLDER from its student.
 
     Always writes model.onnx in float32, and beside it each format in each precision that the options name (int8 for
-    onnx only). Refuses a file whose output differs from PyTorch's, and says by how much.
+    onnx only); of the pixel network too, if there is one. Refuses a file whose output differs from PyTorch's, and says by how much.
 
     \b
     distillery export runs/sofas
@@ -48,9 +48,14 @@ def export(folder: Path, formats: str | None, precisions: str | None, vae: str |
     recipe = with_overrides(trusted_recipe_of(folder, trust), overrides)
     prepare()
     import flows.stages.export
+    from flows.run.compressed import has_pixel_network
+    from flows.run.folder import RunFolder
     from flows.stages.frame import open_run
 
     with open_run("export {name} in {out}", recipe, folder, adopt=False) as run:
         flows.stages.export.export(run)
-    for kind in recipe.export.kinds():
+    kinds = recipe.export.kinds()
+    for kind in kinds:
         print_line(f"model  {folder / kind.file_name}")
+    for kind in kinds if has_pixel_network(recipe, RunFolder(folder)) else []:
+        print_line(f"pixel  {folder / kind.pixel_file_name}")

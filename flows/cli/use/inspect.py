@@ -29,7 +29,9 @@ def inspect(model: str, as_json: bool) -> None:
     print_line("edits")
     for name, prompt in metadata.pop("edits").items():
         print_line(f"  {name}: {prompt}")
-    for line in _metrics_lines(metadata.pop("metrics", {})):
+    print_line(f"network: {metadata.get('network', 'student')}")
+    method = "pixel network" if str(metadata.pop("network", "")).startswith("pixel network") else "student"
+    for line in _metrics_lines(metadata.pop("metrics", {}), method):
         print_line(line)
     for key, value in metadata.items():
         if isinstance(value, str | int | float):
@@ -38,11 +40,11 @@ def inspect(model: str, as_json: bool) -> None:
             print_line(f"{key}: {len(value or ())} entries, which --json prints")
 
 
-def _metrics_lines(metrics: Any) -> Iterator[str]:
-    """A line for each row that was measured on the student; one line for a table in another form."""
+def _metrics_lines(metrics: Any, method: str) -> Iterator[str]:
+    """A line for each row that was measured on what the file holds; one line for a table in another form."""
     try:
         for row in metrics.get("means", []):
-            if row["method"] == "student":
+            if row["method"] == method:
                 right = f"{row['right']:.0%} right" if row.get("right") is not None else "not read"
                 yield f"{row['scenes']} scenes, unseen: {right}, PSNR to the truth {row['psnr_all']:.1f} dB"
     except (AttributeError, KeyError, TypeError, ValueError):

@@ -58,7 +58,8 @@ def translate(
 
     edits = Edits(translator, names, strength, check_format(format) if format else None)
     inputs, results = list_inputs(images, out), Results(out)
-    print_line(f"{len(inputs.images)} images, {len(names)} edits, on {translator.providers[0]}", err=True)
+    holds = translator.metadata.get("network", "student")
+    print_line(f"{len(inputs.images)} images, {len(names)} edits, on {translator.providers[0]} ({holds})", err=True)
     sheet, outcome = ContactSheet(names), Outcome(problems=inputs.problems, notes=inputs.notes)
     work = translate_all(edits, inputs.images, results, sheet, outcome)
     for _ in tqdm(work, total=len(inputs.images), unit="image", disable=len(inputs.images) < 2):
