@@ -171,10 +171,8 @@ def measure_model(
 
 def _exported(run: RunFolder, models: Sequence[Path]) -> str:
     """The fingerprint of the exports of model files: of the student's, or of both."""
-    student, *others = [
-        run.fingerprint_of("export"),
-        *(run.fingerprint_of(f"export {model.name}") for model in models[1:]),
-    ]
+    student = run.fingerprint_of("export")
+    others = [run.fingerprint_of(f"export {model.name}") for model in models[1:]]
     return digest(student, *others) if others else student
 
 

@@ -29,10 +29,10 @@ from flows.orchestration.environment import prepare
     help="Use a small VAE, a folder or a Hub id, instead of the teacher's; `teacher` goes back to it.",
 )
 def export(folder: Path, formats: str | None, precisions: str | None, vae: str | None, trust: bool) -> None:
-    """Write the model files of the run in FOLDER from its student.
+    """Write the model files of the run in FOLDER from its student, and from its pixel network if there is one.
 
     Always writes model.onnx in float32, and beside it each format in each precision that the options name (int8 for
-    onnx only); of the pixel network too, if there is one. Refuses a file whose output differs from PyTorch's, and says by how much.
+    onnx only). Refuses a file whose output differs from PyTorch's, and says by how much.
 
     \b
     distillery export runs/sofas
