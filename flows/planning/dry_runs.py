@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 from flows.config.schema import Recipe
 from flows.planning.estimates import EXTRAS_FACTOR, checkpoints_of
+from flows.run.folder import RunFolder
 from flows.shared_teacher import open_teacher
 from flows.training.student import check_size
 
@@ -49,6 +50,60 @@ def dry_run_painting(recipe: Recipe) -> str:
         "rejects not counted",
         f"disk      {gigabytes:.2g} GB",
         *(f"prompt {scene.index}  {scene.prompt}" for scene in scenes[:5]),
+    ]
+    return "\n".join(lines)
+
+
+def dry_run_compression(recipe: Recipe, out: Path) -> str:
+    """Make a few pairs and steps of the recipe's pixel network, time them, and extrapolate.
+
+    Args:
+        recipe: with the settings of the network.
+        out: the run folder, whose student is trained.
+
+    Returns:
+        Lines for people.
+
+    Raises:
+        DatasetError: if there is no dataset.
+        RunError: if there is no student, or the recipe wants no pixel network.
+        TrainingError: if the training cannot start.
+    """
+    from distill.compression.pairs import make_pairs
+    from distill.compression.train import train
+    from distill.training.objective import autocast_of
+    from flows.training.pixel import open_student
+    from synth.dataset.image_dataset import ImageDataset
+
+    run, settings = RunFolder(out), recipe.pixel
+    teacher = open_teacher(recipe.teacher)
+    student, identity = open_student(recipe, run, teacher)
+    dataset = ImageDataset(run.dataset)
+    few = dataset.first(_MIN_IMAGES)
+    # The dry run ends before the last step, which would write a checkpoint.
+    steps = max(settings.steps, _NUM_STEPS + 1)
+    short = settings.model_copy(update={"checkpoint_every": steps, "steps": steps})
+    with TemporaryDirectory(prefix="distillery-dry-run-") as folder:
+        place = Path(folder)
+        started = time.perf_counter()
+        pairs = make_pairs(teacher, student, identity, few, settings, place / "latents", place / "pairs")
+        seconds_of_pairs = (time.perf_counter() - started) / len(few) * len(dataset)
+        records = train(
+            teacher, pairs, student.edits, short, {"data": ""}, place, autocast_of(recipe.training, teacher.device)
+        )
+        first, *later = islice(records, _NUM_STEPS)
+    seconds = min(record.seconds for record in later)
+    num_weights = sum(weight.numel() for weight in first.network.parameters())
+    height, width = pairs.image_size
+    gigabytes = len(dataset) * (1 + len(pairs) / len(few)) * 3 * height * width / 1e9
+    lines = [
+        f"student   {run.student}, by {teacher.name} on {teacher.device}",
+        f"network   {settings.size}, {num_weights / 1e6:.2f}M weights, {4 * num_weights / 2**20:.1f} MiB in float32",
+        f"pairs     {len(pairs) // len(few)} of each of {len(dataset)} images, in at most "
+        f"{timedelta(seconds=round(seconds_of_pairs))}",
+        f"time      {timedelta(seconds=round(seconds * settings.steps))} for {settings.steps} steps of "
+        f"{seconds:.2g} s; grids not counted",
+        f"disk      {gigabytes:.2g} GB of pairs",
     ]
     return "\n".join(lines)
 

@@ -16,7 +16,6 @@ from flows.stages.evaluate import evaluate
 from flows.stages.export import export
 from flows.stages.frame import OpenRun, open_run, run_task, stage, upload_task
 from flows.training.pixel import train_pixel_network
-from synth.errors import RunError
 from synth.markdown import escape
 
 
@@ -42,8 +41,6 @@ def compress_run(out: Path, recipe: Recipe, overrides: tuple[str, ...] = ()) -> 
         RunError: if the recipe wants no pixel network, or the run has no student.
     """
     with open_run("compress {name} in {out}", recipe, out, overrides, adopt=False) as run:
-        if run.recipe.pixel.size == "none":
-            raise RunError(f"the recipe of {out} has pixel.size = none: choose one with --set pixel.size=small")
         compress(run)
         export(run)
         if has_true_answers(run.recipe):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from distill.compression.train import PixelRecord
+    from distill.students import Student
+    from synth.teacher.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
@@ -42,24 +44,18 @@ def train_pixel_network(recipe: Recipe, run: RunFolder) -> Path:
         The network's folder.
 
     Raises:
-        RunError: if there is no student.
+        RunError: if there is no student, or the recipe wants no pixel network.
         DatasetError: if there is no dataset.
         TrainingError: if the training cannot start or resume.
     """
     from distill.compression.pairs import make_pairs
     from distill.compression.train import train
     from distill.pixel import PixelNetwork
-    from distill.students import load_student
     from distill.training.checkpoints import latest
     from distill.training.objective import autocast_of
     from synth.dataset.image_dataset import ImageDataset
     from synth.state import read_network
-    from synth.teacher.identity import identify
 
-    if not run.student.exists():
-        raise RunError(
-            f"{run.path} has no student yet: `distillery distill RECIPE --data DATASET --out {run.path}` trains one"
-        )
     settings = recipe.pixel
     made_from = fingerprint_of_network(recipe, run)
     if run.is_done("compress", made_from, run.pixel_network):
@@ -68,8 +64,7 @@ def train_pixel_network(recipe: Recipe, run: RunFolder) -> Path:
 
     dataset = ImageDataset(run.dataset)
     teacher = open_teacher(recipe.teacher)
-    student = load_student(run.student).to(teacher.device)
-    identity = identify(str(run.student), TrainingError, "train it again")
+    student, identity = open_student(recipe, run, teacher)
     logger.info(f"compressing the student into a pixel network, {settings.size}, on {teacher.device}")
     with Bar("pairs", len(dataset), "image", artifact=open_progress("pairs", recipe.name), leave=False) as bar:
         pairs = make_pairs(teacher, student, identity, dataset, settings, run.path / "latents", run.pairs, bar)
@@ -103,6 +98,26 @@ def train_pixel_network(recipe: Recipe, run: RunFolder) -> Path:
         if former != folder and former.is_dir():
             remove_folder(former)
     return run.pixel_network
+
+
+def open_student(recipe: Recipe, run: RunFolder, teacher: "Teacher") -> "tuple[Student, str]":
+    """Load the run's student on the teacher's device, with what tells it from any other.
+
+    Raises:
+        RunError: if there is none, or the recipe wants no pixel network.
+        TrainingError: if it is damaged.
+    """
+    from distill.students import load_student
+    from synth.teacher.identity import identify
+
+    if recipe.pixel.size == "none":
+        raise RunError(f"the recipe of {run.path} has pixel.size = none: choose one with --set pixel.size=small")
+    if not run.student.exists():
+        raise RunError(
+            f"{run.path} has no student yet: `distillery distill RECIPE --data DATASET --out {run.path}` trains one"
+        )
+    student: Student = load_student(run.student).to(teacher.device).eval()
+    return student, identify(str(run.student), TrainingError, f"delete {run.student}, and distil again")
 
 
 class _Observer:
