@@ -109,8 +109,7 @@ class PixelNetwork(ModelMixin, ConfigMixin):  # type: ignore[misc]
             x = level(x, vector)
         colour = F.pixel_shuffle(self.colour(x), _PATCH)[..., :height, :width]  # (N, 48, h, w) -> (N, 3, H, W)
         gate = F.pixel_shuffle(self.gate(x), _PATCH)[..., :height, :width]  # (N, 16, h, w) -> (N, 1, H, W)
-        # Stretched and cut, so that the gate reaches 0 and 1 themselves: what nobody edits keeps its bits.
-        return colour, (torch.sigmoid(gate) * (1 + 2 * _STRETCH) - _STRETCH).clamp(0.0, 1.0)
+        return colour, opened(torch.sigmoid(gate))
 
     @property
     def multiple(self) -> int:
@@ -169,6 +168,15 @@ class _Block(nn.Module):
         scale, shift = self.film(vector)[:, :, None, None].chunk(2, dim=1)  # (N, W, 1, 1) each
         y = F.relu(self.conv1(x) * (1 + scale) + shift)  # (N, W, h, w)
         return F.relu(x + self.conv2(y))
+
+
+def opened(gate: Tensor) -> Tensor:
+    """Stretch a gate beyond (0, 1) and cut it there, so that it reaches both ends: what nobody edits keeps its bits.
+
+    The gradient passes as if nothing were cut: otherwise a gate that closed too early could never open again.
+    """
+    cut = (gate * (1 + 2 * _STRETCH) - _STRETCH).clamp(0.0, 1.0)
+    return gate + (cut - gate).detach() if gate.requires_grad else cut
 
 
 def translated(image: Tensor, colour: Tensor, gate: Tensor, strength: Tensor) -> Tensor:

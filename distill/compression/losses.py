@@ -1,10 +1,12 @@
-"""What a pixel network minimizes: the distance between its images and the student's, in three kinds of numbers.
+"""What a pixel network minimizes: the distance between its images x and the student's, y, in four terms.
 
-    |x - y|  +  gradient_weight |grad x - grad y|  +  feature_weight |f(x) - f(y)| / |f(y)|
+    |x - y|  +  change_weight |x - y|_c  +  gradient_weight |grad x - grad y|  +  feature_weight |f(x) - f(y)| / |f|
 
-The first alone blurs what differs from image to image, such as pleats and buttons. The second keeps edges sharp. The
-third compares textures: f are the first features of the teacher's own VAE encoder, which needs no download and knows
-what the teacher's images are made of.
+The first alone has a trap: where an edit changes little of an image, doing nothing is nearly right. So the second is
+the mean over what the edit changes, each pixel weighted by how much, c = |y - input|. Both blur what differs from
+image to image, such as pleats and buttons: the third keeps edges sharp, and the last compares textures. Its f are the
+first features of the teacher's own VAE encoder, which needs no download and knows what the teacher's images are made
+of.
 
 Shapes: N samples, H x W an image.
 """
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from distill.settings import PixelSettings
 from synth.seeds import derive_seed
 from synth.teacher.teacher import Teacher
 
@@ -23,16 +26,37 @@ _MIN_SIZE = 1e-4  # of a feature map, before it divides
 
 @dataclass(frozen=True)
 class Losses:
-    """The parts of a step's loss, each a mean over all elements."""
+    """The terms of a step's loss, each a mean."""
 
     pixels: Tensor
+    change: Tensor
     gradients: Tensor
     features: Tensor
+
+    def weighted(self, settings: PixelSettings) -> Tensor:
+        """What a step minimizes: their sum, by the settings' weights."""
+        total: Tensor = (
+            self.pixels
+            + settings.change_weight * self.change
+            + settings.gradient_weight * self.gradients
+            + settings.feature_weight * self.features
+        )
+        return total
+
+    def values(self) -> dict[str, float]:
+        """The terms as numbers, by their names."""
+        return {name: float(term.detach()) for name, term in vars(self).items()}
 
 
 def pixel_loss(x: Tensor, y: Tensor) -> Tensor:
     """L1, a mean over all elements: float (N, 3, H, W) twice -> ()."""
     return (x - y).abs().mean()
+
+
+def change_loss(x: Tensor, y: Tensor, image: Tensor) -> Tensor:
+    """L1 over what the edit changes: float (N, 3, H, W) three times -> (); 0 where it changes nothing at all."""
+    change = (y - image).abs()
+    return ((x - y).abs() * change).sum() / change.sum().clamp(min=_MIN_SIZE)
 
 
 def gradient_loss(x: Tensor, y: Tensor) -> Tensor:

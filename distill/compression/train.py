@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from distill.compression.augmentation import draw_augmentation, draw_crop
-from distill.compression.losses import FeatureLoss, Losses, draw_window, gradient_loss, pixel_loss
+from distill.compression.losses import FeatureLoss, Losses, change_loss, draw_window, gradient_loss, pixel_loss
 from distill.compression.pairs import PixelPairs
 from distill.pixel import PixelNetwork, new_network
 from distill.settings import PIXEL_LOG_KEYS, PixelSettings
@@ -39,8 +39,10 @@ class PixelRecord:
     """Steps done so far, from 1 on."""
     pixels: float
     """Mean absolute difference to the student's images, of 2 from black to white."""
+    change: float
+    """The same over what the edits change, each pixel weighted by how much."""
     gradients: float
-    """The same of the differences between neighbouring pixels."""
+    """The first of the differences between neighbouring pixels."""
     features: float
     """Relative difference of the VAE encoder's features; 0 where they have no weight."""
     learning_rate: float
@@ -98,9 +100,9 @@ def train(
 
         optimizer.zero_grad(set_to_none=True)
         losses = _losses(network, pairs, settings, step, features, autocast)
-        loss = losses.pixels + settings.gradient_weight * losses.gradients + settings.feature_weight * losses.features
-        loss.backward()  # type: ignore[no-untyped-call]
-        _require_finite(step + 1, losses)
+        losses.weighted(settings).backward()  # type: ignore[no-untyped-call]
+        metrics = losses.values()
+        _require_finite(step + 1, metrics)
         optimizer.step()
         _average(averaged, network, settings.ema_decay, step)
 
@@ -109,9 +111,10 @@ def train(
             checkpoints.save(run_dir, step + 1, network, averaged, optimizer, depends_on, _KEEP_CHECKPOINTS)
         yield PixelRecord(
             step=step + 1,
-            pixels=float(losses.pixels),
-            gradients=float(losses.gradients),
-            features=float(losses.features),
+            pixels=metrics["pixels"],
+            change=metrics["change"],
+            gradients=metrics["gradients"],
+            features=metrics["features"],
             learning_rate=rate,
             seconds=time.perf_counter() - started,
             network=averaged,
@@ -152,7 +155,7 @@ def _losses(
     if features is not None:
         with autocast():
             distance = features(cut(translated), cut(y))
-    return Losses(pixel_loss(translated, y), gradient_loss(translated, y), distance)
+    return Losses(pixel_loss(translated, y), change_loss(translated, y, x), gradient_loss(translated, y), distance)
 
 
 def _average(averaged: PixelNetwork, network: PixelNetwork, decay: float, step: int) -> None:
@@ -165,10 +168,10 @@ def _average(averaged: PixelNetwork, network: PixelNetwork, decay: float, step: 
         ours[name].copy_(theirs[name])
 
 
-def _require_finite(step: int, losses: Losses) -> None:
-    for name, value in vars(losses).items():
-        if not math.isfinite(float(value.detach())):
+def _require_finite(step: int, metrics: Mapping[str, float]) -> None:
+    for name, value in metrics.items():
+        if not math.isfinite(value):
             raise TrainingError(
-                f"the loss on {name} is {float(value)} at step {step} of the pixel network: lower "
+                f"the loss on {name} is {value} at step {step} of the pixel network: lower "
                 "pixel.learning_rate, and repeat the command"
             )

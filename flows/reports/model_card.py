@@ -11,6 +11,7 @@ from flows.config.schema import Recipe
 from flows.reports.tables import file_cells, markdown_table, scenes_of
 from flows.run.compressed import pixel_model
 from flows.run.folder import RunFolder
+from flows.run.records import Evaluation
 from synth.files import write_text
 from synth.markdown import code, python_string, table
 from synth.templates import hub_licence, render_card
@@ -33,7 +34,6 @@ def write_model_card(recipe: Recipe, out: Path, repo: str = "") -> Path:
     run = RunFolder(out)
     metadata = Translator.load(run.model, ["cpu"]).metadata
     evaluation = run.read_evaluation()
-    files = [] if evaluation is None else file_cells(evaluation)
     lora = f", trained by LoRA of rank {recipe.training.lora_rank}" if recipe.training.lora_rank else ""
     page = render_card(
         "flows.reports",
@@ -44,9 +44,7 @@ def write_model_card(recipe: Recipe, out: Path, repo: str = "") -> Path:
         edits=metadata["edits"],
         edits_table=table(("edit", "as in"), [(code(name), prompt) for name, prompt in metadata["edits"].items()]),
         has_pixel_model=pixel_model(recipe, run) is not None,
-        files_table=table(list(files[0]), [list(row.values()) for row in files], _NUM_WORDS)
-        if len(files) > 1
-        else "",
+        files_table=_files_table(evaluation),
         has_grid=run.grid.exists(),
         images="photographs" if recipe.scenes is None else f"{recipe.scenes.count} painted images",
         num_steps=recipe.training.steps,
@@ -59,6 +57,12 @@ def write_model_card(recipe: Recipe, out: Path, repo: str = "") -> Path:
     card = out / "README.md"
     write_text(card, page)
     return card
+
+
+def _files_table(evaluation: Evaluation | None) -> str:
+    """Both model files side by side, if two were measured."""
+    files = [] if evaluation is None else file_cells(evaluation)
+    return table(list(files[0]), [list(row.values()) for row in files], _NUM_WORDS) if len(files) > 1 else ""
 
 
 def _front_matter(recipe: Recipe, metadata: Mapping[str, Any]) -> ModelCardData:

@@ -19,7 +19,7 @@ SMALL = [
         "training.checkpoint_every=2",
         "training.sample_every=4",
     ),
-    *("evaluation.num_scenes=2", "evaluation.num_no_op_scenes=1"),
+    *("evaluation.num_scenes=2", "evaluation.num_no_op_scenes=1", "pixel.size=none"),
 ]
 
 

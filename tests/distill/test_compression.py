@@ -1,0 +1,343 @@
+"""From a student to a pixel network: the pairs on disk, the draws, the losses, the loop and its resumption."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from agreement import assert_agrees, assert_same_pixels
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import distill.compression.pairs
+from distill.composition import translated
+from distill.compression.augmentation import draw_augmentation, draw_crop
+from distill.compression.losses import FeatureLoss, change_loss, draw_window, gradient_loss, pixel_loss
+from distill.compression.pairs import PixelPairs, draw_edits, make_pairs
+from distill.compression.train import PixelRecord, train
+from distill.pixel import edited
+from distill.settings import PixelSettings, TrainingSettings
+from distill.students import Student, new_student
+from distill.training import checkpoints
+from synth.dataset.building import synthesize
+from synth.dataset.image_dataset import ImageDataset
+from synth.errors import TrainingError
+from synth.psnr import psnr_from_mse
+from synth.settings import SceneSettings
+from synth.teacher.teacher import Teacher
+
+EDITS = {"red": "a red sofa", "blue": "a blue sofa", "green": "a green sofa"}
+TINY = PixelSettings(widths=(8, 12), steps=6, batch_size=4, checkpoint_every=2, learning_rate=1e-3)
+
+
+@pytest.fixture(scope="module")
+def dataset(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> ImageDataset:
+    folder = tmp_path_factory.mktemp("painted")
+    scenes = SceneSettings(
+        template="a {color} sofa",
+        slots={"color": ["red", "blue", "green", "grey", "white"]},
+        count=5,
+        image_size=64,
+        num_inference_steps=1,
+        guidance_scale=1.5,
+        batch_size=5,
+    )
+    synthesize(tiny_teacher, scenes, folder, progress=False)
+    return ImageDataset(folder)
+
+
+@pytest.fixture(scope="module")
+def student(tiny_teacher: Teacher) -> Student:
+    """One that changes what it is shown, each edit in its own way."""
+    made = new_student(tiny_teacher, EDITS, TrainingSettings(preset="short", student="compact"))
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        for weight in made.unet.last.parameters():
+            nn.init.normal_(weight, std=0.5)
+    return made.eval()
+
+
+def pairs_of(
+    teacher: Teacher, student: Student, dataset: ImageDataset, place: Path, identity: str = "one", **changed: Any
+) -> PixelPairs:
+    settings = TINY.model_copy(update=changed)
+    return make_pairs(teacher, student, identity, dataset, settings, place / "latents", place / "pairs")
+
+
+def test_pairs_are_what_the_student_makes(
+    tiny_teacher: Teacher, student: Student, dataset: ImageDataset, tmp_path: Path
+) -> None:
+    pairs = pairs_of(tiny_teacher, student, dataset, tmp_path)
+    assert len(pairs) == 2 * len(dataset) and pairs.image_size == (64, 64)
+    for number in range(len(pairs)):
+        image, made, edit = pairs.pair(number)
+        own = dataset.image(number // 2)
+        assert np.array_equal(image, own)
+        assert edit == draw_edits(TINY, number // 2, len(EDITS))[number % 2]
+        assert_same_pixels(made, translated(tiny_teacher, student, own[None], edit)[0])
+        assert not np.array_equal(made, own)
+
+
+def test_all_edits_of_each_image(
+    tiny_teacher: Teacher, student: Student, dataset: ImageDataset, tmp_path: Path
+) -> None:
+    pairs = pairs_of(tiny_teacher, student, dataset, tmp_path, edits_per_image="all")
+    assert [pairs.pair(number)[2] for number in range(len(pairs))] == [0, 1, 2] * len(dataset)
+
+
+def test_edits_of_an_image_are_drawn_by_seed_and_place() -> None:
+    drawn = [draw_edits(TINY, index, 6) for index in range(600)]
+    assert all(len(set(own)) == 2 and own == sorted(own) for own in drawn)
+    share = np.bincount(np.ravel(drawn)) / 1200
+    assert share.min() > 1 / 6 - 0.05 and share.max() < 1 / 6 + 0.05
+    assert draw_edits(TINY, 599, 6) == drawn[599]
+    assert [draw_edits(TINY.model_copy(update={"seed": 1}), index, 6) for index in range(600)] != drawn
+    assert draw_edits(TINY, 0, 1) == [0], "a recipe with fewer edits than asked for has all of them made"
+
+
+def test_made_pairs_are_kept_and_a_lost_shard_is_remade(
+    tiny_teacher: Teacher, student: Student, dataset: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distill.compression.pairs, "SHARD_SIZE", 2)
+    first = pairs_of(tiny_teacher, student, dataset, tmp_path)
+    (place,) = (tmp_path / "pairs").iterdir()
+    shards = sorted(place.iterdir())
+    assert [shard.name for shard in shards] == ["00000.npy", "00001.npy", "00002.npy"]
+    contents = [shard.read_bytes() for shard in shards]
+    times = [shard.stat().st_mtime_ns for shard in shards]
+    shards[1].unlink()
+    (place / ".00001.npy.0123456789abcdef.part").write_bytes(b"half")
+    again = pairs_of(tiny_teacher, student, dataset, tmp_path)
+    assert [shard.read_bytes() for shard in shards] == contents
+    assert [shard.stat().st_mtime_ns == time for shard, time in zip(shards, times, strict=True)] == [
+        True,
+        False,
+        True,
+    ]
+    assert sorted(place.iterdir()) == shards
+    assert all(np.array_equal(first.pair(n)[1], again.pair(n)[1]) for n in range(len(first)))
+
+
+def test_a_killed_work_goes_on_after_its_last_shard(
+    tiny_teacher: Teacher, student: Student, dataset: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distill.compression.pairs, "SHARD_SIZE", 2)
+
+    class DiesAfter:
+        def __init__(self, num_images: int) -> None:
+            self.left = num_images
+
+        def update(self, n: int = 1) -> None:
+            self.left -= n
+            if self.left < 0:
+                raise KeyboardInterrupt
+
+    arguments = (tiny_teacher, student, "one", dataset, TINY, tmp_path / "latents", tmp_path / "pairs")
+    with pytest.raises(KeyboardInterrupt):
+        make_pairs(*arguments, DiesAfter(3))
+    (place,) = (tmp_path / "pairs").iterdir()
+    assert [path.name for path in place.iterdir()] == ["00000.npy"]
+    assert len(make_pairs(*arguments, DiesAfter(5))) == 10, "images that are on disk count too"
+
+
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"edits_per_image": 1}, {"identity": "another"}])
+def test_pairs_of_something_else_are_never_read(
+    tiny_teacher: Teacher, student: Student, dataset: ImageDataset, tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    pairs_of(tiny_teacher, student, dataset, tmp_path)
+    (before,) = (tmp_path / "pairs").iterdir()
+    (tmp_path / "pairs" / "my notes").mkdir()
+    pairs_of(tiny_teacher, student, dataset, tmp_path, **changed)
+    names = {path.name for path in (tmp_path / "pairs").iterdir()}
+    assert len(names) == 2 and "my notes" in names and before.name not in names, "only its own former ones go"
+
+
+def test_a_damaged_shard_is_named(
+    tiny_teacher: Teacher, student: Student, dataset: ImageDataset, tmp_path: Path
+) -> None:
+    pairs_of(tiny_teacher, student, dataset, tmp_path)
+    (shard,) = tmp_path.glob("pairs/*/*.npy")
+    shard.write_bytes(shard.read_bytes()[:1000])
+    with pytest.raises(TrainingError, match=r"00000.npy.*delete .*00000.npy, and it is made again"):
+        pairs_of(tiny_teacher, student, dataset, tmp_path)
+
+
+def test_augmentation_treats_both_sides_alike() -> None:
+    generator = torch.Generator().manual_seed(0)
+    before = torch.rand(3, 20, 30, generator=generator) - 0.5
+    both = torch.stack([before, before + 0.1])
+    seen = set()
+    for position in range(30):
+        drawn = draw_augmentation(0, position)
+        assert drawn == draw_augmentation(0, position) != draw_augmentation(1, position)
+        x, y = drawn.apply(both, 15, 22)
+        assert x.shape == (3, 15, 22)
+        assert torch.allclose(y - x, torch.full_like(x, 0.1 * drawn.gain), atol=1e-6)
+        assert 0.9 <= drawn.gain <= 1.1 and abs(drawn.offset) <= 0.05
+        top, left = round(drawn.top * 5), round(drawn.left * 8)
+        crop = before[:, top : top + 15, left : left + 22]
+        expected = (crop.flip(-1) if drawn.is_mirrored else crop) * drawn.gain + drawn.offset
+        assert torch.allclose(x, expected, atol=1e-6)
+        seen |= {drawn.is_mirrored, ("top", top), ("left", left)}
+    assert {True, False, ("top", 0), ("top", 5), ("left", 0), ("left", 8)} <= seen
+
+
+def test_crops_are_whole_or_of_any_size() -> None:
+    sizes = [draw_crop(0, step, 64, 48) for step in range(200)]
+    assert 70 < sizes.count((64, 48)) < 130
+    assert all(48 <= height <= 64 and 36 <= width <= 48 for height, width in sizes)
+    assert any(height % 4 for height, _ in sizes), "some need padding"
+
+
+def test_losses_have_their_values() -> None:
+    x = torch.zeros(1, 3, 4, 4)
+    y = torch.zeros(1, 3, 4, 4)
+    y[..., 2:] = 0.5  # an edge: a quarter of the values lie at it
+    assert float(pixel_loss(x, y)) == pytest.approx(0.25)
+    assert float(gradient_loss(x, y)) == pytest.approx(0.5 / 3), "one of three differences along a row, none down"
+    assert float(gradient_loss(x + 1, x)) == 0
+    image = y.clone()
+    image[..., 0] = 0.5  # the edit changes the first column by 0.5, in y; x is right there, and wrong in the last two
+    assert float(change_loss(x, y, image)) == 0
+    image[..., 3] = -0.5  # and the last one by 1, where x is off by 0.5: two thirds of all change
+    assert float(change_loss(x, y, image)) == pytest.approx(0.5 * 2 / 3)
+    assert float(change_loss(x, y, y)) == 0, "nothing was to change"
+
+
+def test_features_are_those_of_the_teachers_encoder(tiny_teacher: Teacher) -> None:
+    distance = FeatureLoss(tiny_teacher)
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.rand(2, 3, 32, 32, generator=generator) * 2 - 1 for _ in range(2))
+    assert float(distance(x, x)) == 0
+    encoder = tiny_teacher.vae.encoder
+    f_x, f_y, expected = x, y, []
+    for stage in (encoder.conv_in, *encoder.down_blocks[:2]):
+        f_x, f_y = stage(f_x), stage(f_y)
+        expected.append((f_x - f_y).abs().mean() / f_y.abs().mean())
+    assert_agrees(distance(x, y), torch.stack(expected).mean())
+    x.requires_grad_()
+    y.requires_grad_()
+    distance(x, y).backward()
+    assert x.grad is not None and x.grad.abs().sum() > 0 and y.grad is None
+
+
+def test_windows_lie_where_the_edit_is() -> None:
+    change = torch.zeros(40, 60)
+    change[30:34, 50:55] = 1
+    for position in range(20):
+        rows, columns = draw_window(0, position, change)
+        assert (rows.stop - rows.start, columns.stop - columns.start) == (20, 30)
+        assert rows.start >= 0 and rows.stop <= 40 and columns.start >= 0 and columns.stop <= 60
+        assert change[rows, columns].sum() > 0
+    anywhere = {draw_window(0, position, torch.zeros(40, 60))[0].start for position in range(20)}
+    assert len(anywhere) > 5
+
+
+def painted_pairs(num: int, side: int = 32) -> PixelPairs:
+    """Rooms with a square: edit 0 turns it red, edit 1 leaves all as it is."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for _ in range(num):
+        image: NDArray[np.uint8] = np.full((side, side, 3), rng.integers(150, 250, 3), np.uint8)
+        top, left = rng.integers(2, side - 14, 2)
+        image[top : top + 12, left : left + 12] = rng.integers(0, 60, 3)
+        red = image.copy()
+        red[top : top + 12, left : left + 12] = (220, 20, 20)
+        rows.append(np.stack([image, red, image]))
+    return PixelPairs([np.stack(rows)], [[0, 1]] * num)
+
+
+def run(
+    teacher: Teacher, pairs: PixelPairs, run_dir: Path, killed_at: int | None = None, **changed: Any
+) -> list[PixelRecord]:
+    """Train, to the end or to a step at which the process is killed."""
+    settings = TINY.model_copy(update=changed)
+    edits = dict(islice(EDITS.items(), 2))
+    records = train(teacher, pairs, edits, settings, {"data": "squares"}, run_dir, nullcontext)
+    return list(islice(records, killed_at))
+
+
+def test_it_learns_to_edit_squares_it_never_saw(tiny_teacher: Teacher, tmp_path: Path) -> None:
+    shown, unseen = painted_pairs(48), painted_pairs(60)
+    last = run(
+        tiny_teacher,
+        shown,
+        tmp_path,
+        steps=250,
+        batch_size=8,
+        learning_rate=5e-3,
+        ema_decay=0.9,
+        checkpoint_every=300,
+    )[-1]
+
+    def psnr(edit: int, of: Any) -> float:
+        errors = []
+        for number in range(2 * 48 + edit, len(unseen), 2):
+            image, made, _ = unseen.pair(number)
+            errors.append(float(np.square(of(image).astype(float) - made).mean()))
+        return float(psnr_from_mse(float(np.mean(errors)), peak=255.0))
+
+    by_network = {edit: psnr(edit, lambda image, e=edit: edited(last.network, image[None], e)[0]) for edit in (0, 1)}
+    assert by_network[0] > psnr(0, lambda image: image) + 8, "the square turns red"
+    assert by_network[1] > 30, "the other edit leaves the image alone"
+
+
+def weights_of(checkpoint: Path) -> dict[str, Tensor]:
+    files = sorted(checkpoint.rglob("*.safetensors"))
+    return {f"{file.parent.name}/{name}": tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def test_a_killed_training_resumes_to_the_bit(tiny_teacher: Teacher, tmp_path: Path) -> None:
+    pairs = painted_pairs(6)
+    straight = run(tiny_teacher, pairs, tmp_path / "straight")
+    first = run(tiny_teacher, pairs, tmp_path / "killed", killed_at=3)  # the checkpoint is of step 2
+    second = run(tiny_teacher, pairs, tmp_path / "killed")
+    assert [record.step for record in first + second] == [1, 2, 3, 3, 4, 5, 6]
+    for ours, theirs in zip(straight[2:], second, strict=True):
+        assert {**ours.row(), "seconds": 0} == {**theirs.row(), "seconds": 0}
+    a, b = (checkpoints.latest(tmp_path / name) for name in ("straight", "killed"))
+    assert a is not None and b is not None and a.name == b.name == "step_000006"
+    ours, theirs = weights_of(a), weights_of(b)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert "averaged/first.norm.running_mean" in ours, "the average has statistics of its own"
+    assert sorted(path.name for path in a.parent.iterdir()) == ["step_000004", "step_000006"]
+    assert run(tiny_teacher, pairs, tmp_path / "killed") == [], "nothing is left to do"
+
+
+def test_records_follow_the_schedule(tiny_teacher: Teacher, tmp_path: Path) -> None:
+    records = run(tiny_teacher, painted_pairs(4), tmp_path, feature_weight=0.0)
+    rates = [record.learning_rate for record in records]
+    wanted = [1e-3 * (step + 1) / 50 * (1 + np.cos(np.pi * step / 6)) / 2 for step in range(6)]
+    assert rates == pytest.approx(wanted)
+    assert all(record.features == 0 and record.pixels > 0 and record.gradients > 0 for record in records)
+    assert set(records[0].row()) == {"step", "pixels", "change", "gradients", "features", "learning_rate", "seconds"}
+
+
+def test_other_settings_do_not_resume(tiny_teacher: Teacher, tmp_path: Path) -> None:
+    pairs = painted_pairs(4)
+    run(tiny_teacher, pairs, tmp_path)
+    with pytest.raises(TrainingError, match=r"its gradient_weight is 1.0, this one's is 2.0"):
+        run(tiny_teacher, pairs, tmp_path, gradient_weight=2.0)
+    assert run(tiny_teacher, pairs, tmp_path, sample_every=3) == [], "how often it is looked at changes no weight"
+
+
+def test_a_loss_that_is_not_finite_stops_it(tiny_teacher: Teacher, tmp_path: Path) -> None:
+    with pytest.raises(
+        TrainingError, match=r"is (nan|inf) at step \d of the pixel network: lower pixel.learning_rate"
+    ):
+        run(tiny_teacher, painted_pairs(4), tmp_path, learning_rate=1e30, checkpoint_every=100)
+    assert checkpoints.latest(tmp_path) is None
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """To the bit means with the same number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
