@@ -17,6 +17,7 @@ from torch import nn
 from distill.composition import change_of_pixels
 from distill.students import CompactStudent, UNetStudent
 from inference.export import files as export
+from inference.export import tracing
 from inference.export.files import export_files
 from inference.export.formats import open_file, read_metadata, record_metrics
 from inference.export.modules import ExportModule
@@ -309,7 +310,7 @@ def test_large_weights_lie_beside_the_file(tmp_path, monkeypatch, capfd):
     files = {MAIN: path, Kind("onnx", "float16"): half, Kind("onnx", "int8"): eight}
     gentle = make_gentle_vae(), ConvStudent(), SMALL
     with monkeypatch.context() as patch:
-        patch.setattr(export, "MAX_INLINE_BYTES", 0)
+        patch.setattr(tracing, "MAX_INLINE_BYTES", 0)
         assert len(list(export_files(*gentle, files, smooth_images(1, 32, 32), smooth_images(4, 32, 32)))) == 3
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "eight.onnx",  # keeps all weights inside: its tensors are smaller than a kilobyte
