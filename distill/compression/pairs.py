@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distill.composition import change_of_pixels
-from distill.settings import PixelSettings
+from distill.settings import PixelSettings, pixel_edits_of_an_image
 from distill.students import Student
 from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.latents import encode
@@ -124,7 +124,7 @@ def make_pairs(
 
 def draw_edits(settings: PixelSettings, index: int, num_known: int) -> list[int]:
     """Choose the edits that the image of this index is taken through, as their numbers, ascending."""
-    count = num_known if settings.edits_per_image == "all" else min(settings.edits_per_image, num_known)
+    count = pixel_edits_of_an_image(settings, num_known)
     generator = torch.Generator().manual_seed(derive_seed(settings.seed, "pixel edits", index))
     return sorted(torch.randperm(num_known, generator=generator)[:count].tolist())
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -119,6 +120,22 @@ def train(
             seconds=time.perf_counter() - started,
             network=averaged,
         )
+
+
+def seconds_of_step(teacher: Teacher, settings: PixelSettings, side: int, autocast: Autocast) -> float:
+    """Time a step of a training on images of `side` x `side` pixels, which are drawn for it and thrown away."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (1, 2, side, side, 3), np.uint8)  # an image and its edit
+    network = new_network({"edit": ""}, settings).to(teacher.device).train()
+    features = FeatureLoss(teacher) if settings.feature_weight else None
+    seconds = []
+    for step in range(3):  # the first one prepares kernels
+        started = time.perf_counter()
+        losses = _losses(network, PixelPairs([image], [[0]]), settings, step, features, autocast)
+        losses.weighted(settings).backward()  # type: ignore[no-untyped-call]
+        losses.values()  # waits for a GPU
+        seconds.append(time.perf_counter() - started)
+    return min(seconds[1:])
 
 
 def _losses(

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from distill.settings import edits_of_an_image
+from distill.settings import edits_of_an_image, pixel_edits_of_an_image
 from flows.config.schema import Recipe
 from flows.evaluation.scenes import has_true_answers
 from flows.planning.estimates import duration, passes_per_image
+from flows.run.compressed import has_pixel_network
 from flows.run.folder import RunFolder
 from flows.shared_teacher import open_teacher
 
@@ -39,6 +40,8 @@ class Speed:
     """The same in the batches and the precision of the training."""
     seconds_per_decode: float
     """One image through the VAE's decoder."""
+    seconds_per_pixel_step: float = 0.0
+    """One step of the pixel network's training; 0 where the recipe wants none."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +54,20 @@ class Work:
     """To train."""
     measured: int
     """Images that go through the model file to measure it; 0 where no true answer is known."""
+    pixel_steps: int = 0
+    """To train of the pixel network; its pairs are made before."""
 
 
 def announce(recipe: Recipe, run: RunFolder) -> None:
     """Log the stages that lie before a run, each with its estimate on this machine.
 
-    A run whose student is trained gets none, since what is left takes minutes, and so does one that other machines
+    A run whose networks are trained gets none, since what is left takes minutes, and so does one that other machines
     paint or other processes train: this process's speed says nothing about theirs.
     """
     from synth.dataset.generate import completed
 
-    if run.student.exists() or recipe.operations.runner == "ray" or recipe.operations.processes > 1:
+    compressed = recipe.pixel.size == "none" or has_pixel_network(recipe, run)
+    if (run.student.exists() and compressed) or recipe.operations.runner == "ray" or recipe.operations.processes > 1:
         return
     if recipe.scenes is not None:
         scenes = completed(recipe.scenes, open_teacher(recipe.teacher))
@@ -90,7 +96,9 @@ def work_left(recipe: Recipe, run: RunFolder) -> Work:
     settings = recipe.evaluation
     scenes = settings.num_scenes + min(settings.num_no_op_scenes, settings.num_scenes)
     measured = len(recipe.edits) * scenes if has_true_answers(recipe) else 0
-    return Work(images, max(0, recipe.training.steps - done), measured)
+    to_compress = recipe.pixel.size != "none" and not has_pixel_network(recipe, run)
+    pixel_steps = recipe.pixel.steps if to_compress else 0
+    return Work(images, max(0, recipe.training.steps - done), measured, pixel_steps)
 
 
 def seconds_of_stages(recipe: Recipe, work: Work, speed: Speed) -> dict[str, float]:
@@ -109,6 +117,10 @@ def seconds_of_stages(recipe: Recipe, work: Work, speed: Speed) -> dict[str, flo
     edits = edits_of_an_image(recipe.training, len(recipe.edits))
     passes = work.steps * recipe.training.batch_size * passes_per_image(edits)
     seconds["training"] = _STEP_OVERHEAD * passes * speed.seconds_per_training_pass
+    if work.pixel_steps:
+        num_images = recipe.scenes.count if recipe.scenes is not None else 0
+        decodes = num_images * (1 + pixel_edits_of_an_image(recipe.pixel, len(recipe.edits)))  # the plain one, too
+        seconds["compress"] = decodes * speed.seconds_per_decode + work.pixel_steps * speed.seconds_per_pixel_step
     seconds["export"] = _PASSES_EXPORTED * _BATCH * speed.seconds_per_painting_pass
     if work.measured:
         seconds["measuring"] = work.measured * _DECODES_MEASURED * speed.seconds_per_decode
@@ -123,6 +135,7 @@ def measure_speed(recipe: Recipe) -> Speed:
     """
     import torch
 
+    from distill.compression.train import seconds_of_step
     from distill.training.objective import autocast_of
 
     teacher = open_teacher(recipe.teacher)
@@ -138,7 +151,12 @@ def measure_speed(recipe: Recipe) -> Speed:
     with autocast_of(recipe.training, teacher.device)():
         edits = edits_of_an_image(recipe.training, len(recipe.edits))
         training = in_batches_of(recipe.training.batch_size * edits)
-    return Speed(painting, training, _timed(lambda: teacher.decode(latent)))
+    pixel_step = 0.0
+    if recipe.pixel.size != "none":
+        pixel_step = seconds_of_step(
+            teacher, recipe.pixel, teacher.vae_scale_factor * side, autocast_of(recipe.training, teacher.device)
+        )
+    return Speed(painting, training, _timed(lambda: teacher.decode(latent)), pixel_step)
 
 
 def table(seconds: Mapping[str, float], details: Mapping[str, str] | None = None) -> list[str]:
@@ -152,6 +170,7 @@ def _details(recipe: Recipe, work: Work) -> dict[str, str]:
     return {
         "painting": f"{work.images} images",
         "training": f"{work.steps} steps of {recipe.training.batch_size} images, {edits} edits each",
+        "compress": f"{work.pixel_steps} steps of {recipe.pixel.batch_size} pairs, after what the student makes",
         "measuring": f"{work.measured} images, whose true answers are known",
     }
 
