@@ -159,11 +159,6 @@ def edits_of_an_image(settings: TrainingSettings, num_edits: int) -> int:
     return num_edits if settings.edits_per_image == "all" else min(settings.edits_per_image, num_edits)
 
 
-def pixel_edits_of_an_image(settings: PixelSettings, num_edits: int) -> int:
-    """How many of a recipe's `num_edits` edits the student makes of an image, for a pixel network."""
-    return num_edits if settings.edits_per_image == "all" else min(settings.edits_per_image, num_edits)
-
-
 def scaled_to(settings: TrainingSettings, steps: int) -> TrainingSettings:
     """Scale a training to another number of steps, the length of each schedule alike.
 
@@ -232,6 +227,11 @@ class PixelSettings(Settings):
         """
         widths, blocks = PIXEL_SIZES[self.size]
         return self.widths or widths, self.blocks or blocks
+
+
+def pixel_edits_of_an_image(settings: PixelSettings, num_edits: int) -> int:
+    """How many of a recipe's `num_edits` edits the student makes of an image, for a pixel network."""
+    return num_edits if settings.edits_per_image == "all" else min(settings.edits_per_image, num_edits)
 
 
 class EvaluationSettings(Settings):
