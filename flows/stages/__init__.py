@@ -1,1 +1,1 @@
-"""The stages of a run as Prefect flows and tasks: paint, distil, export, measure."""
+"""The stages of a run as Prefect flows and tasks: paint, distil, compress, export, measure."""

@@ -30,7 +30,7 @@ def run(
     data: str | None,
     **short: Any,
 ) -> None:
-    """Paint, distill, export and measure: RECIPE in, model file out.
+    """Paint, distill, compress, export and measure: RECIPE in, model file out.
 
     RECIPE is `sofas`, `demo` or a TOML file. What an earlier run that was killed left in --out is kept. With --data,
     the run takes the dataset that `synthesize` painted for the recipe, and paints more if it is too small.
