@@ -341,3 +341,20 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("family", ["xl", "3"])
+def test_any_family_and_a_compact_student_will_do(
+    family: str, dataset: ImageDataset, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Latents with a shift, other numbers of channels, no U-Net: the pairs are still what the student makes."""
+    teacher: Teacher = request.getfixturevalue(f"tiny_{family}_teacher")
+    settings = TrainingSettings(preset="short", student="compact")
+    made = new_student(teacher, EDITS, settings).eval()
+    for weight in made.unet.last.parameters():
+        nn.init.normal_(weight, std=0.5, generator=torch.Generator().manual_seed(0))
+    pairs = pairs_of(teacher, made, dataset, tmp_path)
+    image, answer, edit = pairs.pair(0)
+    assert_same_pixels(answer, translated(teacher, made, image[None].copy(), edit)[0])
+    records = list(train(teacher, pairs, EDITS, TINY, {"data": dataset.fingerprint}, tmp_path / "run", nullcontext))
+    assert [record.step for record in records] == [1, 2, 3, 4, 5, 6] and records[-1].features > 0
