@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from distill.settings import edits_of_an_image
+from distill.settings import edits_of_an_image, pixel_edits_of_an_image
 from flows.config.schema import Recipe
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class Sizes:
 
     image: float
     """One encoded image."""
+    pixels: int
+    """One image without compression."""
     latent: int
     """One image's latent, in float32."""
     teacher: int
@@ -131,8 +133,11 @@ def memory_of(recipe: Recipe, sizes: Sizes) -> int:
 
 
 def disk_of(recipe: Recipe, sizes: Sizes, num_images: int) -> int:
-    """Estimate the bytes of the dataset, its latents, the kept checkpoints, the student and its model file."""
-    images = num_images * (EXTRAS_FACTOR * sizes.image + sizes.latent)
+    """Estimate the bytes of the dataset, its latents and pairs, the checkpoints, the student and its model file."""
+    pairs = 0
+    if recipe.pixel.size != "none":  # uncompressed: the image, and what the student makes of it
+        pairs = sizes.pixels * (1 + pixel_edits_of_an_image(recipe.pixel, len(recipe.edits)))
+    images = num_images * (EXTRAS_FACTOR * sizes.image + sizes.latent + pairs)
     return round(images + checkpoints_of(recipe, sizes.student, sizes.learned) + 2 * sizes.student + sizes.vae)
 
 
@@ -201,6 +206,7 @@ def _sizes(teacher: "Teacher", recipe: Recipe, examples: "Sequence[Example]") ->
     num_all, num_learned = num_weights(teacher, prompts, recipe.training)
     return Sizes(
         image=sum(len(png_bytes(example.pil_image)) for example in examples) / len(examples),
+        pixels=3 * height * width,
         latent=4 * teacher.latent_channels * (height // factor) * (width // factor),
         teacher=sum(p.numel() * p.element_size() for module in modules for p in module.parameters()),
         student=4 * num_all,

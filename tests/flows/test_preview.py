@@ -105,11 +105,14 @@ def test_costs_equal_those_computed_by_hand() -> None:
     assert cost.painting_seconds == 5000 * 2
     assert cost.training_seconds == pytest.approx(125_000 * 2 * (2 + 5 * 6) * 0.01)
     assert cost.dollars == pytest.approx((cost.painting_seconds + cost.training_seconds) / 1000)
-    sizes = Sizes(image=400_000, latent=65_536, teacher=2_000, student=1_000, learned=1_000, vae=10)
+    sizes = Sizes(image=400_000, pixels=786_432, latent=65_536, teacher=2_000, student=1_000, learned=1_000, vae=10)
     assert memory_of(PAPER, sizes) == 2_000 + 4 * 1_000
     averaged = load_recipe("sofas", ["training.ema_decay=0.9"])
     assert memory_of(averaged, sizes) == 2_000 + 5 * 1_000
-    assert disk_of(PAPER, sizes, 5000) == 5000 * (440_000 + 65_536) + 3 * 3 * 1_000 + 2 * 1_000 + 10
+    without = 5000 * (440_000 + 65_536) + 3 * 3 * 1_000 + 2 * 1_000 + 10
+    plain = PAPER.model_copy(update={"pixel": PAPER.pixel.model_copy(update={"size": "none"})})
+    assert disk_of(plain, sizes, 5000) == without
+    assert disk_of(PAPER, sizes, 5000) == without + 5000 * (1 + 2) * 786_432, "an image and what is made of it"
 
 
 def test_a_named_device_reproduces_its_assumptions() -> None:
@@ -131,6 +134,6 @@ def test_disk_is_near_what_a_run_takes(finished: Path, tiny_teacher: Teacher) ->
     ]
     assert found[0] == pytest.approx(student, rel=0.2)
     estimated = disk_of(
-        recipe, Sizes(image=0, latent=0, teacher=0, student=student, learned=student, vae=0), num_images=6
+        recipe, Sizes(image=0, pixels=0, latent=0, teacher=0, student=student, learned=student, vae=0), num_images=6
     )
     assert found[1] <= estimated <= 2 * (found[0] + found[1])
