@@ -9,6 +9,7 @@ import click
 from synth.errors import printable
 
 if TYPE_CHECKING:
+    from inference.runtime import Translator
     from inference.translate import Outcome
 
 
@@ -26,6 +27,12 @@ def print_text(text: str) -> None:
 def print_error(message: str) -> None:
     """Print an error in one line to stderr."""
     print_line(f"error: {' '.join(message.split())}", err=True)
+
+
+def network_of(translator: "Translator") -> str:
+    """What a model file says that it holds, to be put behind a device; nothing of an older file, which does not."""
+    network = translator.metadata.get("network")
+    return f"; {network}" if isinstance(network, str) else ""
 
 
 def print_outcome(outcome: "Outcome") -> None:

@@ -1,6 +1,7 @@
 """What a run says before, between and after its stages."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,11 @@ def test_estimates_count_passes_and_decodes() -> None:
     edits = recipe.training.edits_per_image
     assert isinstance(edits, int) and edits < len(recipe.edits)
     assert seconds["training"] == pytest.approx(1.25 * 100 * 4 * (2 + 5 * edits) * 0.02)
+    small = Work(images=0, steps=0, measured=0, pixel_steps=50)
+    speed = replace(SPEED, seconds_per_pixel_step=0.3)
+    after = seconds_of_stages(recipe, small, speed)
+    assert list(after) == ["compress", "export"], "the student is trained"
+    assert after["compress"] == pytest.approx(200 * (1 + 6) * 0.1 + 50 * 0.3), "a plain decode, and all six edits"
     all_edits = load_recipe("demo", ["training.edits_per_image=all"])
     whole = seconds_of_stages(all_edits, Work(0, 100, 0), SPEED)
     assert list(whole) == ["training", "export"]
@@ -36,7 +42,8 @@ def test_what_is_done_is_not_counted_again(tiny_sd_folder: Path, tmp_path: Path)
     (run.checkpoints / "step_000003").mkdir(parents=True)
     assert work_left(recipe, run) == Work(images=2, steps=1, measured=0)
     demo = load_recipe("demo", ["evaluation.num_scenes=7", "evaluation.num_no_op_scenes=9"])
-    assert work_left(demo, RunFolder(tmp_path / "none")).measured == 6 * (7 + 7)
+    left = work_left(demo, RunFolder(tmp_path / "none"))
+    assert left.measured == 6 * (7 + 7) and left.pixel_steps == demo.pixel.steps
 
 
 def test_the_speed_is_measured(tiny_sd_folder: Path) -> None:
@@ -44,6 +51,8 @@ def test_the_speed_is_measured(tiny_sd_folder: Path) -> None:
     assert 0 < speed.seconds_per_painting_pass < 1
     assert 0 < speed.seconds_per_training_pass < 1
     assert 0 < speed.seconds_per_decode < 1
+    assert speed.seconds_per_pixel_step == 0, "the recipe wants no pixel network"
+    assert 0 < measure_speed(small_recipe(tiny_sd_folder, "pixel.size=small")).seconds_per_pixel_step < 10
 
 
 def test_a_table_ends_with_the_sum() -> None:

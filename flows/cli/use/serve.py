@@ -5,7 +5,7 @@ import os
 import click
 
 from flows.cli.options import provider_option
-from flows.cli.results import print_line
+from flows.cli.results import network_of, print_line
 
 
 @click.command()
@@ -109,9 +109,8 @@ def serve(
         translators = load_models(models, [provider] if provider else None, threads or num_threads())
         app = create_app(translators, limits, token, [host, *allowed_hosts], allowed_origins)
         for name, translator in translators.items():
-            holds = translator.metadata.get("network", "student")
             edits = ", ".join(translator.edits)
-            print_line(f"{name}: {edits} (on {translator.providers[0]}; {holds})", err=True)
+            print_line(f"{name}: {edits} (on {translator.providers[0]}{network_of(translator)})", err=True)
         if token is None and host not in ("127.0.0.1", "localhost", "::1"):
             print_line("warning: open to the network without a token: set DISTILLERY_TOKEN", err=True)
         answer(app, listener, lambda line: print_line(line, err=True))

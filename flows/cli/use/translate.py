@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from flows.cli.options import OUT_FOLDER, provider_option
-from flows.cli.results import print_line, print_outcome
+from flows.cli.results import network_of, print_line, print_outcome
 
 
 @click.command()
@@ -58,8 +58,8 @@ def translate(
 
     edits = Edits(translator, names, strength, check_format(format) if format else None)
     inputs, results = list_inputs(images, out), Results(out)
-    holds = translator.metadata.get("network", "student")
-    print_line(f"{len(inputs.images)} images, {len(names)} edits, on {translator.providers[0]} ({holds})", err=True)
+    runs_on = f"{translator.providers[0]}{network_of(translator)}"
+    print_line(f"{len(inputs.images)} images, {len(names)} edits, on {runs_on}", err=True)
     sheet, outcome = ContactSheet(names), Outcome(problems=inputs.problems, notes=inputs.notes)
     work = translate_all(edits, inputs.images, results, sheet, outcome)
     for _ in tqdm(work, total=len(inputs.images), unit="image", disable=len(inputs.images) < 2):
