@@ -63,6 +63,7 @@ def _private_prefect() -> None:
     if not _names_server():
         _lock_private_server()
         os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_ENABLED", "true")  # some profiles switch it off
+        os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")  # a slow laptop takes that long
     if prefect_profiles().exists() or "PREFECT_API_URL" in os.environ or "PREFECT_HOME" in os.environ:
         return
     home = tempfile.mkdtemp(prefix="distillery-prefect-")
@@ -70,7 +71,6 @@ def _private_prefect() -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _exit_cleanly)
     os.environ["PREFECT_HOME"] = home
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")  # a slow laptop takes that long
     os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")  # the server ends with the run
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # the command shows bars, and errors in one line
 

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from numpy.typing import NDArray
+from peoples_images import encoded, exif, photograph
 from PIL import Image
 from tiny_model import noise, properties, write_model
 
@@ -25,6 +27,7 @@ from inference.server.models import load_models
 from inference.server.page import WEB
 from inference.server.run import listen, make_server
 from inference.server.web import fetch
+from synth.images.reader import read_image
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TOKEN = "open-sesame-open-sesame"
@@ -152,6 +155,11 @@ class Browser:
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.call("DOM.setFileInputFiles", files=[str(path)], nodeId=node)
 
+    def pixels_of(self, canvas: str) -> NDArray[np.uint8]:
+        """A canvas's pixels, uint8 (H, W, 3)."""
+        url = self.evaluate(f"document.getElementById({json.dumps(canvas)}).toDataURL('image/png')")
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"))
+
     def wait_for(self, state: str) -> None:
         def reached() -> bool:
             now, text = self.evaluate("[document.body?.dataset.state, document.body?.innerText]")
@@ -218,11 +226,42 @@ def test_in_a_browser_it_paints_the_runtime_s_pixels(
                 document.getElementById("strength").dispatchEvent(new Event("input"));"""
             )
             browser.wait_for("done")
-            url = browser.evaluate("document.getElementById('after').toDataURL('image/png')")
-            painted = np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"))
+            painted = browser.pixels_of("after")
             expected = np.asarray(translator(image, edit, strength))
             assert painted.shape == expected.shape
             assert np.abs(painted.astype(int) - expected).max() <= (1 if strength else 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.skipif(not fetch.is_there(), reason="`make web` puts onnxruntime-web beside the page")
+def test_in_a_browser_an_image_is_read_as_by_the_reader(address: str, browser: Browser, tmp_path: Path) -> None:
+    """What people bring, in sRGB: upright, and within two levels of the one reader's pixels."""
+    upright = photograph(90, 140)
+    turned = {turn: encoded(upright, "JPEG", quality=95, exif=exif(turn).tobytes()) for turn in (1, 6, 7)}
+    deep = (np.asarray(upright.convert("L")).astype(np.uint16) * 257).astype(np.uint16)
+    files = {
+        **{f"turned-{turn}.jpg": content for turn, content in turned.items()},
+        "plain.webp": encoded(upright, "WEBP", lossless=True),
+        "grey.jpg": encoded(upright.convert("L"), "JPEG", quality=95),
+        "palette.png": encoded(upright.convert("P"), "PNG"),
+        "deep.png": encoded(Image.fromarray(deep), "PNG"),
+        "bilevel.png": encoded(upright.convert("1"), "PNG"),
+        "frames.gif": encoded(upright, "GIF", save_all=True, append_images=[Image.new("RGB", upright.size)]),
+        "a.bmp": encoded(upright, "BMP"),
+        "wrong-name.png": encoded(upright, "JPEG", quality=95),
+    }
+    browser.call("Page.navigate", url=f"{address}/")
+    browser.wait_for("waiting")
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        browser.evaluate("document.body.dataset.state = 'asked'")
+        browser.put_file("#image", tmp_path / name)
+        browser.wait_for("done")
+        expected = read_image(content).srgb().astype(int)
+        painted = browser.pixels_of("before")
+        assert painted.shape == expected.shape, name
+        assert np.abs(painted - expected).max() <= 2, name
 
 
 @pytest.mark.slow
