@@ -26,7 +26,7 @@ from inference.settings import MAIN, ExportSettings, Kind, ModelMetadata
 from synth.errors import ExportError, first_line
 from synth.files import scratch_folder
 
-GRAPH = 2
+GRAPH = 3
 """Version of what the graph computes. Raise it with each change, so that older files are exported again."""
 MAX_INLINE_BYTES = 1536 * 2**20  # a protobuf file is limited to 2 GiB; PyTorch's exporter stays well below, too
 TRACE_LATENTS = (17, 25)  # height and width: odd, and odd again when halved and rounded up; see `_Tracer`
@@ -55,6 +55,8 @@ class ExportModule(nn.Module):
         self.scale = float(vae.config.scaling_factor)
         self.shift = float(vae.config.shift_factor or 0.0)
         self.dtype = dtype
+        # Pixels a side of a latent: each level of the VAE but the last halves the sides.
+        self.cell = 2 ** (len(vae.config.block_out_channels) - 1)
 
     def forward(self, image: Tensor, edit: Tensor, strength: Tensor) -> Tensor:
         """image (N, 3, H, W) in [-1, 1], edit int64 (N,), strength float (N,) -> translated (N, 3, H, W)."""
@@ -70,7 +72,8 @@ class ExportModule(nn.Module):
         plain = decoded[: image.shape[0]].float()  # (N, 3, H, W)
         edited = decoded[image.shape[0] :].float()  # (N, 3, H, W)
         # The change is computed first: (image + edited) - plain would round away the image's last bits.
-        translated = (image + change_of_pixels(image, edited, plain, strength)).clamp(-1.0, 1.0)  # (N, 3, H, W)
+        change = change_of_pixels(image, edited, plain, self.cell, strength)  # (N, 3, H, W)
+        translated = (image + change).clamp(-1.0, 1.0)
         # Strength 0 is exact by construction: a matrix product may round the rows of a batch differently.
         return torch.where(amount == 0, image, translated)
 
@@ -136,12 +139,10 @@ def export_files(
     if any(kind.precision == "int8" for kind in files) and len(calibration_images) == 0:
         raise ExportError("int8 needs images for its calibration, in addition to those of the check: synthesize more")
     opset = (settings or ExportSettings()).opset
-    # Each level of the VAE but the last halves the sides.
-    size_multiple = 2 ** (len(vae.config.block_out_channels) - 1)
     reference = ExportModule(vae, student)
     refused = []
     with tempfile.TemporaryDirectory(prefix="distillery-export-") as scratch:
-        tracer = _Tracer(reference, Path(scratch), size_multiple, len(metadata.edits), opset)
+        tracer = _Tracer(reference, Path(scratch), reference.cell, len(metadata.edits), opset)
         for kind, path in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             with scratch_folder(path) as folder:
@@ -156,7 +157,7 @@ def export_files(
                         parity_images,
                         len(metadata.edits),
                         metadata.training_size,
-                        size_multiple,
+                        reference.cell,
                     )
                 except ParityError as error:  # stops no other file: all of them are raised at the end
                     refused.append(str(error))
@@ -164,7 +165,7 @@ def export_files(
                 # Only a file that has passed the check is described and moved to its place.
                 properties = metadata.model_dump(mode="json") | {
                     "schema_version": SCHEMA_VERSION,
-                    "size_multiple": size_multiple,
+                    "size_multiple": reference.cell,
                     **({"opset": opset} if kind.format == "onnx" else {"torch": torch.__version__}),
                     "precision": kind.precision,
                     "parity_max_difference": report.max_difference,
