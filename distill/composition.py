@@ -1,23 +1,25 @@
 """From two decoded latents back to an image: an edit ends where its object ends, and the rest keeps its own pixels.
 
     translated = image + matte (decode(z) - base),    base = (1 - m) decode(z_hat) + m image,
-    m = min(1, |change| / REPLACED),
-    matte = max(2 G(ramp(|change|; FAINT, CLEAR)) - 1/2, ramp(|change|; LARGE, CERTAIN)), within 0 and 1,
+    m = min(1, |change| / REPLACED),    change = decode(z) - decode(z_hat),
 
-where change = decode(z) - decode(z_hat), its size is that of its largest channel over |strength| in the matte, a ramp
-rises from 0 to 1 between its two values, and G is the guided filter with the image as its guide
-(`distill.guided_filter`).
+where the size of a change is that of its largest channel. A VAE loses detail. Where an edit changes little (m near
+0), the difference of the two decodes is added to the image, which keeps the detail that the VAE lost. Where it
+changes much (m = 1), the decode replaces the image: the lost detail belongs to what is no longer there, and would
+shine through, stripes through velvet.
 
-A VAE loses detail. Where an edit changes little (m near 0), the difference of the two decodes is added to the image,
-which keeps the detail that the VAE lost. Where it changes much (m = 1), the decode replaces the image: the lost
-detail belongs to what is no longer there, and would shine through, stripes through velvet.
+The matte says where the edit is. A latent is a cell of 8 x 8 pixels, so that an edit bleeds over the outline of its
+object: a haze around a sofa. The image knows the outline, and a guided filter G along its edges finds it
+(`distill.guided_filter`):
 
-A latent is a cell of 8 x 8 pixels, so that an edit bleeds over the outline of its object: a haze around a sofa. The
-image knows the outline. The guided filter moves the ends of the change to the image's own edges, and doubling the
-contrast around a half makes them sharp. A new shape has edges that the image lacks, a bloom before a plain wall, and
-the filter would fade its rim: a change that is too large for a haze stands by itself. What changes by next to nothing
-all around is undone: nobody asked for it. The ramps follow the strength, or half an edit would lose more than half of
-what the whole one has.
+    matte = max(2 G(image, ramp(|change| / s; FAINT, CLEAR)) - 1/2, ramp(|change|; LARGE, CERTAIN)), within 0 and 1,
+
+where a ramp rises from 0 to 1 between two sizes. The first term doubles the filter's contrast around a half, which
+makes edges sharp. Haze is faint beside what it comes from, while an edit may be faint everywhere, such as a sunset: s
+is the largest change within a cell's distance, over NEAR, at least LEAST and at most 1. The second term is for new
+shapes, whose edges the image lacks, a bloom before a plain wall: a change that is too large for a haze stands by
+itself. At a strength other than 1 the matte is that of the change over |strength|, or half an edit would lose more
+than half of what the whole one has.
 """
 
 from typing import TYPE_CHECKING
@@ -26,6 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from distill.guided_filter import guided_filter
 from synth.pixels import to_float, to_uint8
@@ -34,19 +37,19 @@ if TYPE_CHECKING:
     from distill.students import Student
     from synth.teacher.teacher import Teacher
 
-# All were chosen on development scenes. Changes are of 2, from black to white.
+# All were chosen on development scenes (docs/method.md). Changes are of 2, from black to white.
 REPLACED = 0.4
 """The change at which nothing of the image is left."""
-FAINT = 0.1
-"""The change at strength 1, 13 of 255 grey levels, that no edit is asked for."""
-CLEAR = 0.3
-"""The change at strength 1 from which on it belongs to the edit, with its surroundings."""
-LARGE, CERTAIN = 0.6, 1.0
-"""The changes at strength 1 between which it belongs to the edit more and more, whatever lies around it."""
-RADIUS = 0.75
-"""Of the guided filter's windows, in cells of the latents: they reach as far as an edit bleeds."""
+FAINT, CLEAR = 0.1, 0.3
+"""Beside a large change: the one that no edit is asked for, and the one that belongs to the edit."""
+NEAR = 0.4
+"""The largest change around at which the two hold; around a smaller one they are smaller in proportion."""
+LEAST = 0.25
+"""Of FAINT and CLEAR: what they come down to. A change of less than FAINT LEAST, 3 of 255, is always undone."""
+LARGE, CERTAIN = 0.8, 1.2
+"""The changes between which one belongs to the edit more and more, whatever lies around it."""
 EPS = 4e-3
-"""The guide's contrasts with a variance far below this count as flat: about 8 of 255 grey levels."""
+"""The guide's contrasts with a variance far below this count as flat: 8 of 255 grey levels."""
 _MIN_STRENGTH = 1e-3  # before it divides
 
 
@@ -80,11 +83,13 @@ def matte(image: Tensor, size: Tensor, cell: int, strength: Tensor | float = 1.0
         strength: of the edit, a number or float (N,).
 
     Returns:
-        float (N, 1, H, W) in [0, 1]; 0 where nothing changes within two radii.
+        float (N, 1, H, W) in [0, 1].
     """
     amount = torch.as_tensor(strength, dtype=size.dtype, device=size.device).abs().clamp(min=_MIN_STRENGTH)
-    size = size / amount.reshape(-1, 1, 1, 1)
-    smooth = guided_filter(image, _ramp(size, FAINT, CLEAR), max(1, round(RADIUS * cell)), EPS)  # (N, 1, H, W)
+    size = size / amount.reshape(-1, 1, 1, 1)  # (N, 1, H, W)
+    around = max_pool2d(max_pool2d(size, (2 * cell + 1, 1), 1, (cell, 0)), (1, 2 * cell + 1), 1, (0, cell))
+    share = _ramp(size / (around / NEAR).clamp(LEAST, 1.0), FAINT, CLEAR)  # (N, 1, H, W)
+    smooth = guided_filter(image, share, cell, EPS)  # (N, 1, H, W)
     return torch.maximum((2.0 * smooth - 0.5).clamp(0.0, 1.0), _ramp(size, LARGE, CERTAIN))
 
 

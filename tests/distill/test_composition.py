@@ -5,7 +5,7 @@ from agreement import assert_agrees
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distill.composition import CERTAIN, CLEAR, FAINT, LARGE, REPLACED, change_of_pixels, matte
+from distill.composition import CERTAIN, CLEAR, FAINT, LARGE, LEAST, REPLACED, change_of_pixels, matte
 
 CELL = 8
 
@@ -18,7 +18,7 @@ def test_what_is_not_edited_keeps_the_images_own_pixels() -> None:
     torch.manual_seed(0)
     image, plain = torch.rand(2, 2, 3, 16, 16) * 2 - 1
     assert torch.equal(change_of_pixels(image, plain, plain, CELL), torch.zeros_like(image))
-    nearly = plain + FAINT * 0.99  # a student's remaining error
+    nearly = plain + 0.99 * FAINT * LEAST  # a student's remaining error
     assert torch.equal(change_of_pixels(image, nearly, plain, CELL), torch.zeros_like(image))
 
 
@@ -80,18 +80,27 @@ def test_a_new_shape_keeps_its_own_edges(strength: float) -> None:
 
 
 def test_a_faint_new_shape_fades_at_its_rim() -> None:
-    image, edited = flat(64, 64), flat(64, 64)
-    edited[..., 16:48, 16:48] += LARGE
+    image, edited = flat(96, 96), flat(96, 96)
+    edited[..., 24:72, 24:72] += LARGE
     added = change_of_pixels(image, edited, image, CELL)
-    assert_agrees(added[..., 22:42, 22:42], edited[..., 22:42, 22:42], steps=1000)
-    assert 0.8 * LARGE < added[..., 16:48, 16:48].mean() < LARGE
+    inner = slice(24 + 2 * CELL, 72 - 2 * CELL)
+    assert_agrees(added[..., inner, inner], edited[..., inner, inner], steps=1000)
+    assert 0.7 * LARGE < added[..., 24:72, 24:72].mean() < LARGE
 
 
 def test_a_faint_edit_of_the_whole_image_stands() -> None:
     """A sunset changes everything a little: nothing is held back for being everywhere."""
     torch.manual_seed(0)
     image = torch.rand(1, 3, 32, 32) * 2 - 1
-    assert torch.all(matte(image, torch.full((1, 1, 32, 32), CLEAR), CELL) > 0.999)
+    assert torch.all(matte(image, torch.full((1, 1, 32, 32), CLEAR * LEAST), CELL) > 0.999)
+
+
+def test_what_is_faint_beside_a_large_change_is_haze() -> None:
+    image, size = flat(32, 96, -0.8), torch.full((1, 1, 32, 96), CLEAR * LEAST)
+    image[..., :16] = 0.8
+    size[..., :16] = CERTAIN
+    alpha = matte(image, size, CELL)
+    assert alpha[..., :16].min() == 1 and alpha[..., 16:18].max() < 0.01 and alpha[..., 48:].min() > 0.999
 
 
 @pytest.mark.parametrize("cell", [1, 2, 8])
