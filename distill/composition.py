@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import max_pool2d
+from torch.nn.functional import interpolate, max_pool2d
 
 from distill.guided_filter import guided_filter
 from synth.pixels import to_float, to_uint8
@@ -59,7 +59,7 @@ def change_of_pixels(
     """Compute what an edit adds to an image: exactly nothing where both decodes are the same.
 
     Args:
-        image: x, float (N, 3, H, W) in [-1, 1].
+        image: x, float (N, 3, H, W) in [-1, 1], H and W multiples of a cell.
         edited: decode(z), the same shape.
         plain: decode(z_hat), the same shape.
         cell: pixels a side of a latent, the VAE's scale factor.
@@ -87,9 +87,12 @@ def matte(image: Tensor, size: Tensor, cell: int, strength: Tensor | float = 1.0
     """
     amount = torch.as_tensor(strength, dtype=size.dtype, device=size.device).abs().clamp(min=_MIN_STRENGTH)
     size = size / amount.reshape(-1, 1, 1, 1)  # (N, 1, H, W)
-    around = max_pool2d(max_pool2d(size, (2 * cell + 1, 1), 1, (cell, 0)), (1, 2 * cell + 1), 1, (0, cell))
+    step = max(1, cell // 2)  # of the grid on which what is around is looked at
+    reach = cell // step  # as far as an edit bleeds
+    coarse = max_pool2d(max_pool2d(size, step), 2 * reach + 1, stride=1, padding=reach)  # (N, 1, h, w)
+    around = interpolate(coarse, scale_factor=float(step), mode="nearest")  # (N, 1, H, W)
     share = _ramp(size / (around / NEAR).clamp(LEAST, 1.0), FAINT, CLEAR)  # (N, 1, H, W)
-    smooth = guided_filter(image, share, cell, EPS)  # (N, 1, H, W)
+    smooth = guided_filter(image, share, reach, EPS, step)  # (N, 1, H, W)
     return torch.maximum((2.0 * smooth - 0.5).clamp(0.0, 1.0), _ramp(size, LARGE, CERTAIN))
 
 

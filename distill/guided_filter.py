@@ -1,4 +1,6 @@
-"""The guided filter: smooth one image along the edges of another (He, Sun, Tang: Guided Image Filtering, TPAMI 2013).
+"""The fast guided filter: smooth one image along the edges of another.
+
+He, Sun, Tang: Guided Image Filtering, TPAMI 2013; He, Sun: Fast Guided Filter, arXiv 1505.00996, 2015.
 
 In every window the result is a linear function of the guide, so that it has an edge where the guide has one:
 
@@ -7,32 +9,40 @@ In every window the result is a linear function of the guide, so that it has an 
     b_k = mean_k(p) - a_k . mean_k(I),                                                              (equation 15)
 
 where I is the guide, in color, p what is filtered, mean_k the mean over window k and Sigma_k the guide's covariance
-there, 3 x 3. All is written as average pools and products, so that it goes into a traced graph.
+there, 3 x 3. The means of a_k and b_k over windows vary slowly, so the fast filter computes them on a coarser grid
+and interpolates them; the guide of equation 8 stays as fine as it is, and with it the edges. All is written as
+average pools and products, so that it goes into a traced graph.
 """
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, interpolate
 
 
-def guided_filter(guide: Tensor, image: Tensor, radius: int, eps: float) -> Tensor:
+def guided_filter(guide: Tensor, image: Tensor, radius: int, eps: float, step: int = 1) -> Tensor:
     """Smooth an image where the guide is flat, and keep its edges where the guide has some.
 
     Args:
         guide: I, float (N, 3, H, W).
         image: p, float (N, 1, H, W).
-        radius: of the windows, in pixels: they are squares of 2 radius + 1, cut at the image's border.
+        radius: of the windows, in steps: they are squares of 2 radius + 1, cut at the image's border.
         eps: contrasts of the guide with a variance far below this are taken for flat; in the guide's units, squared.
+        step: pixels between the grid's points, each the mean of its square; 1 is the filter of 2013. H and W are
+            multiples of it.
 
     Returns:
         q, float (N, 1, H, W). It may leave the range of p a little.
     """
-    mean_guide = _box_mean(guide, radius)  # (N, 3, H, W)
-    mean_image = _box_mean(image, radius)  # (N, 1, H, W)
-    covariance = _box_mean(guide * image, radius) - mean_guide * mean_image  # (N, 3, H, W)
-    slope = _solve_symmetric(_covariances(guide, mean_guide, radius), eps, covariance)  # a_k, (N, 3, H, W)
-    offset = mean_image - (slope * mean_guide).sum(dim=1, keepdim=True)  # b_k, (N, 1, H, W)
-    q: Tensor = (_box_mean(slope, radius) * guide).sum(dim=1, keepdim=True) + _box_mean(offset, radius)
+    coarse, values = avg_pool2d(guide, step), avg_pool2d(image, step)  # (N, 3, h, w), (N, 1, h, w)
+    mean_guide = _box_mean(coarse, radius)  # (N, 3, h, w)
+    mean_image = _box_mean(values, radius)  # (N, 1, h, w)
+    covariance = _box_mean(coarse * values, radius) - mean_guide * mean_image  # (N, 3, h, w)
+    slope = _solve_symmetric(_covariances(coarse, mean_guide, radius), eps, covariance)  # a_k, (N, 3, h, w)
+    offset = mean_image - (slope * mean_guide).sum(dim=1, keepdim=True)  # b_k, (N, 1, h, w)
+    both = _box_mean(torch.cat([slope, offset], dim=1), radius)  # (N, 4, h, w)
+    if step > 1:
+        both = interpolate(both, scale_factor=float(step), mode="bilinear")  # (N, 4, H, W)
+    q: Tensor = (both[:, :3] * guide).sum(dim=1, keepdim=True) + both[:, 3:]
     return q
 
 

@@ -63,7 +63,8 @@ def _private_prefect() -> None:
     if not _names_server():
         _lock_private_server()
         os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_ENABLED", "true")  # some profiles switch it off
-        os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")  # a slow laptop takes that long
+        # A slow laptop takes that long.
+        os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     if prefect_profiles().exists() or "PREFECT_API_URL" in os.environ or "PREFECT_HOME" in os.environ:
         return
     home = tempfile.mkdtemp(prefix="distillery-prefect-")

@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 import torch
 from agreement import assert_agrees
 from numpy.typing import NDArray
+from torch.nn.functional import interpolate
 
 from distill.guided_filter import guided_filter
 
@@ -51,15 +53,27 @@ def test_a_flat_guide_leaves_two_box_means() -> None:
     assert_agrees(result, twice, steps=10)
 
 
-def test_a_blurred_edge_becomes_the_guides_edge() -> None:
+@pytest.mark.parametrize("step", [1, 2, 4])
+@pytest.mark.parametrize("edge", [16, 18])
+def test_a_blurred_edge_becomes_the_guides_edge(step: int, edge: int) -> None:
     guide = torch.zeros(1, 3, 8, 32)
-    guide[:, 0, :, 16:] = 1.0  # an edge in one channel alone: a grey guide would see a third of it
+    guide[:, 0, :, edge:] = 1.0  # an edge in one channel alone: a grey guide would see a third of it
     blurred = torch.linspace(0, 1, 9)
-    image = torch.cat([torch.zeros(12), blurred, torch.ones(11)]).expand(1, 1, 8, 32)
-    result = guided_filter(guide, image, radius=6, eps=1e-4)
+    image = torch.cat([torch.zeros(edge - 4), blurred, torch.ones(27 - edge)]).expand(1, 1, 8, 32)
+    result = guided_filter(guide, image, radius=8 // step, eps=1e-4, step=step)
     steps = (result - result.roll(1, dims=3))[..., 1:]
-    assert steps[..., 15].min() > 0.5  # between columns 15 and 16; the image's own step there is 0.125
-    assert steps[..., :15].max() < 0.05 and steps[..., 16:].max() < 0.05
+    assert steps[..., edge - 1].min() > 0.5  # at the guide's edge; the image's own step there is 0.125
+    assert steps[..., : edge - 1].max() < 0.05 and steps[..., edge:].max() < 0.05
+
+
+def test_a_coarser_grid_changes_little() -> None:
+    generator = torch.Generator().manual_seed(0)
+    guide = interpolate(torch.rand(1, 3, 8, 8, generator=generator), scale_factor=8.0, mode="bilinear")
+    image = interpolate(torch.rand(1, 1, 8, 8, generator=generator), scale_factor=8.0, mode="bilinear")
+    fine = guided_filter(guide, image, radius=8, eps=1e-2)
+    coarse = guided_filter(guide, image, radius=2, eps=1e-2, step=4)
+    assert (coarse - fine).abs().max() < 0.1 and (coarse - fine).abs().mean() < 0.02
+    assert (fine - image).abs().mean() > 0.05, "it does filter"
 
 
 def test_float32_stays_close_where_the_guide_is_nearly_flat() -> None:
