@@ -148,7 +148,7 @@ def test_structure_is_computed_as_the_published_code_does(tmp_path: Path) -> Non
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
     def similarity(image: np.ndarray) -> torch.Tensor:
-        x = torch.from_numpy(image).float().permute(2, 0, 1)[None]
+        x = torch.tensor(image).float().permute(2, 0, 1)[None]
         x = torch.nn.functional.interpolate(x, (224, 224), mode="bilinear", align_corners=False)
         x = (x - mean.view(3, 1, 1)) / std.view(3, 1, 1)  # of 0 to 255, as there
         kept = []

@@ -61,7 +61,7 @@ async function fetchModel() {
 async function useModel(bytes) {
   report("Loading the model ...");
   loaded = false;
-  const { metadata } = await ask({ bytes }, [bytes.buffer]);
+  const { metadata, threads } = await ask({ bytes }, [bytes.buffer]);
   loaded = true;
   const edits = [...metadata.get("edits")]; // a Map, in the model's order
   const chosen = $("edit").value;
@@ -71,6 +71,7 @@ async function useModel(bytes) {
   $("about").textContent = ["teacher", "licence", "validated_on"]
     .filter((key) => metadata.has(key))
     .map((key) => `${key.replace("_", " ")}: ${metadata.get(key)}`)
+    .concat(crossOriginIsolated ? `threads: ${threads}` : "one thread, as this page's server does not isolate it")
     .join(" · ");
   await refresh();
 }

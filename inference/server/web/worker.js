@@ -10,8 +10,10 @@ async function load(bytes) {
   });
   ort.env.wasm.wasmPaths = { wasm: new URL("vendor/ort-wasm-simd-threaded.wasm", import.meta.url).href };
   ort.env.logLevel = "error";
+  // A browser shares memory between threads for an isolated page alone.
+  ort.env.wasm.numThreads = crossOriginIsolated ? Math.min(4, Math.ceil(navigator.hardwareConcurrency / 2)) : 1;
   translator = await Translator.load(ort, bytes);
-  return { metadata: translator.metadata };
+  return { metadata: translator.metadata, threads: ort.env.wasm.numThreads };
 }
 
 async function edit({ rgba, width, height, edit, strength }) {
