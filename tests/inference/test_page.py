@@ -18,9 +18,9 @@ from tiny_model import noise, properties, write_model
 
 from inference.runtime import Translator
 from inference.server.app import create_app
-from inference.server.models import load_models
 from inference.server.page import WEB
 from inference.server.run import listen, make_server
+from inference.server.served import load_models
 from inference.server.web import fetch
 
 TOKEN = "open-sesame-open-sesame"
