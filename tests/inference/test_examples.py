@@ -1,6 +1,7 @@
 """The examples, run as a reader runs them, against the runtime's output."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -145,3 +146,38 @@ def test_node(model: Path, tmp_path: Path, size: tuple[int, int], bound: int) ->
     subprocess.run(["node", *arguments], check=True, capture_output=True)
     expected = Translator.load(model, num_threads=1)(image, "blue fabric", 0.7).astype(int)
     assert np.abs(np.asarray(Image.open(target)) - expected).max() <= bound
+
+
+def test_the_comfyui_node_keeps_comfyuis_contract(tmp_path: Path) -> None:
+    """Three files copied as the docs say, in a process where nothing of the project can be imported."""
+    root = EXAMPLES.parent
+    node, models = tmp_path / "custom_nodes" / "dds_distillery", tmp_path / "models" / "dds_distillery"
+    shutil.copytree(EXAMPLES / "comfyui", node, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("inference/runtime.py", "synth/images/reader.py"):
+        shutil.copy(root / file, node)
+    models.mkdir(parents=True)
+    model = write_model(models / "sofas.onnx", properties())
+    (models / "broken.onnx").write_bytes(b"no model")
+    (models / "notes.txt").write_text("no model either")
+    images = np.random.default_rng(0).random((3, 70, 90, 3), np.float32)
+    np.save(tmp_path / "images.npy", images)
+    support = Path(__file__).parents[1] / "support"
+    environment = {**os.environ, "COMFYUI_OF_THE_TEST": str(tmp_path), "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
+    program = [sys.executable, support / "comfyui_program.py", node, tmp_path / "images.npy", tmp_path / "out.npz"]
+    ran = subprocess.run(program, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    warned, widgets, answers = ran.stdout.splitlines()
+    assert warned.startswith("dds_distillery: ") and "broken.onnx" in warned
+    assert json.loads(widgets) == {
+        "image": "IMAGE",
+        "model": ["broken.onnx", "sofas.onnx"],
+        "edit": ["red leather", "blue fabric"],
+        "strength": "FLOAT",
+        "mask": "MASK",
+    }
+    assert json.loads(answers) == [True, "sofas.onnx has no edit 'green': it has red leather, blue fabric"]
+    pixels = np.rint(images * 255).astype(np.uint8)
+    change = Translator.load(model, num_threads=1)(pixels, "blue fabric", 0.7).astype(np.float32) - pixels
+    edited = np.load(tmp_path / "out.npz")["edited"]
+    np.testing.assert_allclose(edited, np.clip(images + change / 255, 0, 1), atol=1e-6)
+    assert np.array_equal(edited[:, :, 60:], images[:, :, 60:]) and (edited != images).any()
