@@ -13,6 +13,7 @@ from flows.config.schema import Recipe
 from flows.page import Contents, page_contents
 from flows.run.folder import RunFolder
 from flows.run.lock import exclusive_folder
+from flows.viewable import check_viewable
 from synth.errors import RunError, first_line
 from synth.state import read_json
 from synth.templates import public_name
@@ -43,6 +44,7 @@ def publish(folder: Path, to: str, private: bool = False, as_space: bool = False
 
     Raises:
         RunError: for an unusable address or folder, before anything is sent; or if the Hub refuses.
+        DatasetError: for a dataset that the Hub's viewer would not show.
     """
     address = re.fullmatch(r"hf://(datasets/)?([\w.-]+/[\w.-]+)", to)
     if address is None:
@@ -115,6 +117,7 @@ def _check(folder: Path, is_dataset: bool) -> None:
 
         if not shard_names(Store(folder)):
             raise RunError(f"{folder} is not a dataset: `distillery synthesize RECIPE --out {folder}` paints one")
+        check_viewable(folder)
         return
     run = RunFolder(folder)
     run.load_recipe()

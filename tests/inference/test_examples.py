@@ -1,5 +1,6 @@
 """The examples, run as a reader runs them, against the runtime's output."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -146,6 +147,33 @@ def test_node(model: Path, tmp_path: Path, size: tuple[int, int], bound: int) ->
     subprocess.run(["node", *arguments], check=True, capture_output=True)
     expected = Translator.load(model, num_threads=1)(image, "blue fabric", 0.7).astype(int)
     assert np.abs(np.asarray(Image.open(target)) - expected).max() <= bound
+
+
+@pytest.mark.parametrize("size", [(64, 64), (90, 140), (400, 30)])
+def test_python_with_openvino(model: Path, tmp_path: Path, size: tuple[int, int]) -> None:
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("OpenVINO is not installed: pip install --no-deps openvino")
+    source, target = tmp_path / "room.png", tmp_path / "edited.png"
+    Image.fromarray(noise(*size)).save(source)
+    program = [sys.executable, EXAMPLES / "python_openvino.py", model, source, "red leather", target, "0.7"]
+    subprocess.run(program, check=True, capture_output=True)
+    expected = np.asarray(Translator.load(model, num_threads=1)(source, "red leather", 0.7)).astype(int)
+    assert np.abs(np.asarray(Image.open(target)) - expected).max() <= 1
+
+
+@pytest.mark.slow
+def test_openvino_in_a_clean_environment(model: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    pip = [python, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, "--no-deps", "openvino"], check=True, capture_output=True)
+    subprocess.run([*pip, *(f"{name}=={version(name)}" for name in ("numpy", "Pillow"))], check=True)
+    source, target = tmp_path / "room.png", tmp_path / "edited.png"
+    Image.fromarray(noise(90, 140)).save(source)
+    program = [python, EXAMPLES / "python_openvino.py", model, source, "red leather", target]
+    subprocess.run(program, check=True, capture_output=True)
+    expected = np.asarray(Translator.load(model, num_threads=1)(source, "red leather")).astype(int)
+    assert np.abs(np.asarray(Image.open(target)) - expected).max() <= 1
 
 
 def test_the_comfyui_node_keeps_comfyuis_contract(tmp_path: Path) -> None:
