@@ -5,8 +5,8 @@
     python benchmarks/pie_bench_scenes.py FOLDER --num 40 --out OUT --model runs/demo/model.onnx
 
 The folder is what `distillery evaluate pie-bench` reads, with the true answers in `truth/` beside. Without
---write-only the script runs the methods of `distillery evaluate edits` on it, each at its own best setting, and a
-model file if there is one; then it says for each metric and each pair of methods which one the metric prefers, and
+--write-only the script runs methods of `distillery evaluate edits` on it, each at its own best setting, and a model
+file if there is one; then it says for each metric and each pair of methods which one the metric prefers, and
 whether the truth agrees. A preference counts where its 95 % interval, over the same images, excludes zero.
 """
 
@@ -183,6 +183,7 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=40)
     parser.add_argument("--write-only", action="store_true")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--method", action="append", choices=METHODS, help=f"default: {', '.join(NAMES)}")
     parser.add_argument("--model", type=Path, help="a model file of the recipe sofas, or the demo's")
     given = parser.parse_args()
     if not given.folder.exists():
@@ -192,7 +193,7 @@ def main() -> None:
     if given.out is None:
         parser.error("--out says where the results go")
     teacher = open_teacher(TeacherSettings())
-    methods = [of_method(name, METHODS[name], teacher) for name in NAMES]
+    methods = [of_method(name, METHODS[name], teacher) for name in given.method or NAMES]
     methods += [of_model(STUDENT, given.model)] if given.model else []
     cases = read_cases(given.folder)
     measured = run_pie_bench(cases, methods, JudgeNames(), given.out)

@@ -4,8 +4,8 @@
     python python_openvino.py model.onnx room.jpg red-leather edited.png [strength] [device]
 
 OpenVINO reads the ONNX file itself, metadata included. `--no-deps` leaves out its telemetry, which calls home as soon
-as it is imported; this program blocks it, too. On CPUs with bfloat16 OpenVINO rounds to it by itself: 0.6 of the time,
-and up to 7 levels of 255 away. Here it is told to compute in float32.
+as it is imported; this program blocks it, too. On CPUs with bfloat16 OpenVINO rounds to it by itself, in 0.6 of the
+time and up to 7 levels of 255 away. Here it is told to compute in float32.
 """
 
 import json

@@ -60,6 +60,9 @@ def page_contents(folder: Path, repo: str = "") -> Contents:
     run = RunFolder(folder)
     recipe = run.load_recipe()
     model = _model_of(run)
+    for file in (model, run.grid):
+        if file.is_symlink():  # it may lead anywhere, and what a page holds is for everybody
+            raise RunError(f"{file} is a symlink: put the file itself there to make a page of it")
     if not fetch.is_there(WEB / "vendor"):
         raise RunError("onnxruntime-web is not beside the page: `make web` in the project puts it there")
     metadata = Translator.load(model, ["cpu"]).metadata
@@ -104,4 +107,4 @@ def _check_out(out: Path, contents: Contents) -> None:
         name = path.relative_to(out).as_posix()
         is_model = path.parent == out / "models" and path.suffix == ".onnx"
         if path.is_symlink() or not (path.is_dir() or name in ours or is_model or is_junk(path.name)):
-            raise RunError(f"{out} holds {name}, which is no part of a page: choose another folder")
+            raise RunError(f"{out} holds {name}, which is not part of a page: choose another folder")

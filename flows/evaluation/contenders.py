@@ -91,7 +91,7 @@ def of_method(name: str, method: "Method", teacher: "Teacher | None") -> Contend
 
 
 def of_model(name: str, model: Path) -> Contender:
-    """A model file: it takes the cases whose edited words name one of its edits.
+    """A model file, or the pointer to one: it takes the cases whose edited words name one of its edits.
 
     Raises:
         TranslatorError: if the file cannot be opened.
@@ -100,8 +100,10 @@ def of_model(name: str, model: Path) -> Contender:
 
     import numpy as np
 
+    from inference.pointer import resolved
     from inference.runtime import Translator
 
+    model = Path(resolved(str(model)))
     translator = Translator.load(model)
     with model.open("rb") as file:
         identity = file_digest(file, "sha256").hexdigest()

@@ -100,7 +100,7 @@ def test_a_page_is_replaced_and_nothing_else_is(run: Path, web: Path, tmp_path: 
     assert new.name != old.name
     (site / "photo.jpg").write_bytes(b"mine")
     result = command("page", run, "--out", site)
-    assert result.exit_code == 2 and "holds photo.jpg, which is no part of a page" in result.output
+    assert result.exit_code == 2 and "holds photo.jpg, which is not part of a page" in result.output
     assert (site / "photo.jpg").read_bytes() == b"mine" and new.exists()
 
 
@@ -111,6 +111,10 @@ def test_what_makes_no_page_is_refused(run: Path, web: Path, tmp_path: Path) -> 
     (run / "model.onnx.data").unlink()
     (web / "vendor" / next(iter(fetch.FILES))).unlink()
     with pytest.raises(RunError, match="onnxruntime-web is not beside the page: `make web`"):
+        page_contents(run)
+    (run / "grid.png").rename(run / "other.png")
+    (run / "grid.png").symlink_to(run / "other.png")
+    with pytest.raises(RunError, match=r"grid\.png is a symlink: put the file itself there"):
         page_contents(run)
     (run / "model.onnx").unlink()
     for folder, message in ((run, "has no model file yet"), (tmp_path / "web", "is not a run folder")):
@@ -173,8 +177,9 @@ def test_any_web_host_serves_it(run: Path, browser: Browser, tmp_path: Path) -> 
 
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Isolating, directory=str(site))) as isolating:
         threading.Thread(target=isolating.serve_forever, daemon=True).start()
+        browser.call("Emulation.setHardwareConcurrencyOverride", hardwareConcurrency=8)
         painted = edit_in(browser, f"http://127.0.0.1:{isolating.server_port}/", image)
         assert np.abs(painted - want).max() <= 1
         assert browser.evaluate("crossOriginIsolated")
-        assert "threads: " in browser.evaluate("document.getElementById('about').textContent")
+        assert "threads: 4" in browser.evaluate("document.getElementById('about').textContent")
         isolating.shutdown()
