@@ -60,9 +60,9 @@ def page_contents(folder: Path, repo: str = "") -> Contents:
     run = RunFolder(folder)
     recipe = run.load_recipe()
     model = _model_of(run)
-    for file in (model, run.grid):
-        if file.is_symlink():  # it may lead anywhere, and what a page holds is for everybody
-            raise RunError(f"{file} is a symlink: put the file itself there to make a page of it")
+    for path in (model, run.grid):
+        if path.is_symlink():  # it may lead anywhere, and what a page holds is for everybody
+            raise RunError(f"{path} is a symlink: put the file itself there to make a page of it")
     if not fetch.is_there(WEB / "vendor"):
         raise RunError("onnxruntime-web is not beside the page: `make web` in the project puts it there")
     metadata = Translator.load(model, ["cpu"]).metadata
