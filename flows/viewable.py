@@ -1,7 +1,10 @@
 """What the Hub's viewer wants of a dataset, checked offline, before anything is uploaded, by the packages it uses."""
 
 import json
+from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -29,10 +32,10 @@ def check_viewable(folder: Path) -> None:
     patterns = _patterns_of(card)
     for place in ("data", "rejects"):
         shards = shard_names(store, place)
-        if shards and f"{place}/train-*.parquet" not in patterns:
-            raise DatasetError(f"{card} names no configuration for {place}/: {_CARD_REMEDY}")
         known = None
         for name in shards:
+            if not any(fnmatch(name, pattern) for pattern in patterns):
+                raise DatasetError(f"{card} names no configuration for {name}: {_CARD_REMEDY}")
             features = _features_of(folder / name)
             if known is not None and features != known:
                 raise DatasetError(f"{folder / name} has other columns than the shards before it: {_CARD_REMEDY}")
@@ -45,10 +48,21 @@ def _patterns_of(card: Path) -> set[str]:
     from huggingface_hub import DatasetCard
 
     with reading(card, DatasetError, _CARD_REMEDY):
-        data = DatasetCard.load(card).data
+        data = DatasetCard(card.read_text(encoding="utf-8")).data
         configs = MetadataConfigs.from_dataset_card_data(data)
         _check_sizes(data.to_dict().get("size_categories"))
-        return {item["path"] for config in configs.values() for item in config["data_files"]}
+        return {pattern for config in configs.values() for pattern in _flat(config.get("data_files", []))}
+
+
+def _flat(data_files: Any) -> Iterator[str]:
+    """The patterns of one configuration, in any of the forms that a card may have."""
+    if isinstance(data_files, str):
+        yield data_files
+    elif isinstance(data_files, dict):
+        yield from _flat(data_files["path"])
+    else:
+        for item in data_files:
+            yield from _flat(item)
 
 
 def _check_sizes(given: object) -> None:

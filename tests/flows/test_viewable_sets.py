@@ -53,7 +53,11 @@ def copied(painted: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("path: data/train-*.parquet", "path: elsewhere/*.parquet", "names no configuration for data/"),
+        (
+            "path: data/train-*.parquet",
+            "path: elsewhere/*.parquet",
+            r"names no configuration for data/train-00000\.parquet",
+        ),
         ("split: train", "split: a-b", "cannot be read"),
         ("n<1K", "a few", "no size category 'a few'"),
         ("configs:", "configs: [", "cannot be read"),
@@ -66,6 +70,20 @@ def test_a_card_that_the_viewer_cannot_use_is_refused(copied: Path, old: str, ne
     with pytest.raises(DatasetError, match=message) as error:
         publish(copied, "hf://datasets/me/x")
     assert str(card) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_card_may_name_its_files_in_other_forms(copied: Path) -> None:
+    card = copied / "README.md"
+    body = card.read_text().split("---\n", 2)[2]
+    for files in ("data/*.parquet", '["data/*.parquet"]', "[{split: train, path: [data/a.parquet, data/t*]}]"):
+        card.write_text(f"---\nconfigs:\n- config_name: default\n  data_files: {files}\n---\n{body}")
+        check_viewable(copied)
+    card.write_text(body)
+    with pytest.raises(DatasetError, match="names no configuration for"):
+        check_viewable(copied)
+    card.unlink()
+    with pytest.raises(DatasetError, match=r"README\.md cannot be read"):
+        check_viewable(copied)
 
 
 def test_shards_that_do_not_belong_together_are_refused(copied: Path) -> None:
