@@ -12,7 +12,9 @@ import webdataset
 
 def main(folder: str, tars: str, images_per_tar: str = "1000") -> None:
     """Write the set in `folder` into `tars`, a folder that exists."""
-    rows = datasets.load_dataset(folder, split="train").cast_column("image", datasets.Image(decode=False))
+    # Streamed, for the cache of `datasets` knows a local set by its folder's name alone.
+    rows = datasets.load_dataset(folder, split="train", streaming=True)
+    rows = rows.cast_column("image", datasets.Image(decode=False))
     with webdataset.ShardWriter(f"{tars}/%05d.tar", maxcount=int(images_per_tar), verbose=0) as writer:
         for number, row in enumerate(rows):
             image = row.pop("image")["bytes"]  # the very bytes: nothing is encoded anew
