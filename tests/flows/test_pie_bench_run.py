@@ -1,12 +1,15 @@
 """`distillery evaluate pie-bench`: from the benchmark's folder to the table, with a student and zero-shot edits."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from small_runs import command
 from tiny_judges import save_tiny_clip, save_tiny_dino
 from tiny_model import OFFSETS, properties, write_model
@@ -135,3 +138,21 @@ def test_a_prompt_too_long_is_refused_before_any_edit(tmp_path: Path, tiny_teach
 def test_methods_spend_equally_many_network_calls() -> None:
     calls = {name: Optimized(EditSettings(**ZERO_SHOT[name])).calls for name in METHODS[1:-1]}
     assert set(calls.values()) == {800}
+
+
+def test_drawn_scenes_come_in_the_benchmarks_format(tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "pie_bench_scenes.py"
+    program = [sys.executable, script, tmp_path / "drawn", "--num", "6", "--write-only"]
+    subprocess.run(program, check=True, capture_output=True, cwd=script.parents[1])
+    cases = read_cases(tmp_path / "drawn")
+    assert [case.category for case in cases] == [1, 4, 6, 7, 7, 8]
+    assert {"red", "leather"} in [case.edited_words for case in cases]
+    for case in cases:
+        example = case.example()
+        truth = np.asarray(Image.open(tmp_path / "drawn" / "truth" / f"{case.key}.png"))
+        assert example.mask is not None and 0 < example.mask.mean() < 1
+        assert np.array_equal(truth[~example.mask], example.image[~example.mask])  # nothing else has changed
+        assert (truth != example.image).any()
+        assert "[" not in case.prompt and case.prompt != case.source_prompt
+    again = subprocess.run([*program, "--write-only"], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr  # it is there: nothing is written over it
