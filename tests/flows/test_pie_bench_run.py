@@ -140,6 +140,7 @@ def test_methods_spend_equally_many_network_calls() -> None:
     assert set(calls.values()) == {800}
 
 
+@pytest.mark.slow
 def test_drawn_scenes_come_in_the_benchmarks_format(tmp_path: Path) -> None:
     script = Path(__file__).parents[2] / "benchmarks" / "pie_bench_scenes.py"
     program = [sys.executable, script, tmp_path / "drawn", "--num", "6", "--write-only"]
