@@ -148,9 +148,9 @@ def preference(rows: Sequence[dict[str, Any]], one: str, other: str, metric: str
     return sign * (int(low > 0) - int(high < 0))
 
 
-def ranking(measured: Sequence[dict[str, Any]], true: Sequence[dict[str, Any]]) -> str:
-    """Say for each metric of the benchmark how often it prefers what the truth prefers."""
-    names = list(dict.fromkeys(row["method"] for row in true))
+def ranking(measured: Sequence[dict[str, Any]], true: Sequence[dict[str, Any]], without: str = "") -> str:
+    """Say for each metric of the benchmark how often it prefers what the truth prefers, over all pairs of methods."""
+    names = [name for name in dict.fromkeys(row["method"] for row in true) if name != without]
     header = ["metric", *(f"{truth}: agrees, against, no verdict" for truth in TRUTHS)]
     lines = [f"| {' | '.join(header)} |", f"|---|{'---:|' * len(TRUTHS)}"]
     for metric, sign in PROXIES.items():
@@ -204,6 +204,8 @@ def main() -> None:
         truth_table(true),
         "As the truth ranks them?",
         ranking(measured, true),
+        "Without doing nothing",
+        ranking(measured, true, NAMES[0]),
     ]
     text = "\n\n".join([*parts, *JudgeNames().missing()])
     write_text(given.out / "truth.md", f"{text}\n")
