@@ -1,35 +1,30 @@
 """The browser's page: its resizing beside Pillow's, its routes, and the whole of it in a real Chromium."""
 
-import base64
 import hashlib
-import io
 import json
+import re
 import shutil
 import subprocess
 import threading
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, Browser
 from fastapi.testclient import TestClient
-from numpy.typing import NDArray
 from peoples_images import encoded, exif, photograph
 from PIL import Image
 from tiny_model import noise, properties, write_model
 
 from inference.runtime import Translator
 from inference.server.app import create_app
-from inference.server.models import load_models
 from inference.server.page import WEB
 from inference.server.run import listen, make_server
+from inference.server.served import load_models
 from inference.server.web import fetch
 from synth.images.reader import read_image
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TOKEN = "open-sesame-open-sesame"
 AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -113,74 +108,6 @@ def test_the_page_names_nothing_that_is_elsewhere() -> None:
             assert "http://" not in path.read_text() and "https://" not in path.read_text(), path.name
 
 
-class Browser:
-    """A page in a headless Chromium, over its DevTools protocol."""
-
-    def __init__(self, profile: Path):
-        from websockets.sync.client import connect
-
-        assert CHROMIUM is not None
-        flags = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--remote-debugging-port=0",
-            "--disable-dev-shm-usage",
-        ]
-        command = [CHROMIUM, *flags, f"--user-data-dir={profile}", "about:blank"]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        port_file = profile / "DevToolsActivePort"
-        _wait(lambda: port_file.exists() and port_file.read_text().count("\n") >= 1, "Chromium to start", 90)
-        port = port_file.read_text().splitlines()[0]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list") as answer:
-            (tab,) = [tab for tab in json.load(answer) if tab["type"] == "page"]
-        self._socket = connect(tab["webSocketDebuggerUrl"], max_size=None)
-        self._last = 0
-
-    def call(self, method: str, **parameters: Any) -> Any:
-        self._last += 1
-        self._socket.send(json.dumps({"id": self._last, "method": method, "params": parameters}))
-        while (answer := json.loads(self._socket.recv(60))).get("id") != self._last:
-            pass
-        assert "error" not in answer, answer["error"]
-        return answer["result"]
-
-    def evaluate(self, expression: str) -> Any:
-        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in result, result
-        return result["result"].get("value")
-
-    def put_file(self, selector: str, path: Path) -> None:
-        root = self.call("DOM.getDocument")["root"]["nodeId"]
-        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
-        self.call("DOM.setFileInputFiles", files=[str(path)], nodeId=node)
-
-    def pixels_of(self, canvas: str) -> NDArray[np.uint8]:
-        """A canvas's pixels, uint8 (H, W, 3)."""
-        url = self.evaluate(f"document.getElementById({json.dumps(canvas)}).toDataURL('image/png')")
-        return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"))
-
-    def wait_for(self, state: str) -> None:
-        def reached() -> bool:
-            now, text = self.evaluate("[document.body?.dataset.state, document.body?.innerText]")
-            assert now != "error" or state == "error", text
-            return bool(now == state)
-
-        _wait(reached, f"the page to be {state}", 60)
-
-    def close(self) -> None:
-        self._socket.close()
-        self._process.terminate()
-        self._process.wait()
-
-
-def _wait(reached: Any, what: str, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < end, f"waited {seconds} s for {what}"
-        time.sleep(0.05)
-
-
 @pytest.fixture
 def address(model: Path) -> Iterator[str]:
     with listen("127.0.0.1", 0) as listener:
@@ -208,6 +135,7 @@ def test_in_a_browser_it_paints_the_runtime_s_pixels(
     browser.call("Page.navigate", url=f"{address}/")
     browser.wait_for("waiting")
     assert browser.evaluate("crossOriginIsolated")
+    assert re.search(r"threads: [1-4]$", browser.evaluate("document.getElementById('about').textContent"))
     assert browser.evaluate("[...document.querySelectorAll('#edit option')].map(o => o.value)") == [
         *("red leather", "blue fabric")
     ]
@@ -226,7 +154,7 @@ def test_in_a_browser_it_paints_the_runtime_s_pixels(
                 document.getElementById("strength").dispatchEvent(new Event("input"));"""
             )
             browser.wait_for("done")
-            painted = browser.pixels_of("after")
+            painted = browser.painted()
             expected = np.asarray(translator(image, edit, strength))
             assert painted.shape == expected.shape
             assert np.abs(painted.astype(int) - expected).max() <= (1 if strength else 0)
@@ -259,7 +187,7 @@ def test_in_a_browser_an_image_is_read_as_by_the_reader(address: str, browser: B
         browser.put_file("#image", tmp_path / name)
         browser.wait_for("done")
         expected = read_image(content).srgb().astype(int)
-        painted = browser.pixels_of("before")
+        painted = browser.painted("before")
         assert painted.shape == expected.shape, name
         assert np.abs(painted - expected).max() <= 2, name
 
