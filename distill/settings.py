@@ -81,7 +81,9 @@ class TrainingSettings(Settings):
     take turns, in an order that is drawn anew in each step. Fewer edits make a step shorter and its gradient
     noisier; an edit then wants more steps."""
     micro_batch_size: Annotated[int, Field(gt=0, le=65_536)] | None = None
-    """Images that are held in memory at once (default: all of `batch_size`). Fewer is slower, and trains the same."""
+    """Pairs of an image and an edit that are held in memory at once (default: all of a step's, images times edits).
+    Fewer need less memory, are slower, and train the same. Where a GPU's memory is too small, the number is
+    halved once, and the log says so."""
     learning_rate: Annotated[float, Field(gt=0, le=1e38)] = 1e-5
     """Adam's."""
     learning_rate_end: Annotated[float, Field(gt=0, le=1e38)] = 1e-5

@@ -19,7 +19,7 @@ from distill.scores import Score, shared_source_dds
 from distill.settings import ROUNDING_KEYS, TrainingSettings
 from distill.students import Student, new_student
 from distill.training import checkpoints
-from distill.training.memory import peak_memory_bytes
+from distill.training.memory import explained, peak_memory_bytes, release_memory
 from distill.training.objective import Objective
 from distill.training.pairs import prepare_pairs, report_captions
 from distill.training.schedules import cosine, linear_warmup
@@ -101,10 +101,14 @@ def train(
         if processes.is_main_process:
             report_captions(pairs, run_dir)
 
-    student = new_student(teacher, dict(zip(edits, pairs.target_prompts[0], strict=True)), settings)
+    release_memory(teacher.device)  # of a painting before
+    with explained(settings, "before the first step"):
+        student = new_student(teacher, dict(zip(edits, pairs.target_prompts[0], strict=True)), settings)
+        averaged = _copy_for_average(student) if settings.ema_decay else None
     learned = [weight for weight in student.parameters() if weight.requires_grad]
-    averaged = _copy_for_average(student) if settings.ema_decay else None
-    optimizer = torch.optim.Adam(learned, lr=settings.learning_rate)
+    # One kernel for all weights where it exists; on a CPU its rounding would differ from the default's.
+    fused = True if teacher.device.type == "cuda" else None
+    optimizer = torch.optim.Adam(learned, lr=settings.learning_rate, fused=fused)
 
     # What the weights follow from: a checkpoint of anything else must not be resumed. Older checkpoints do not name
     # edits_per_image, and took every image through all edits.
@@ -128,17 +132,24 @@ def train(
         omega, lambda_id, learning_rate = _schedules(settings, step)
 
         # Every process ends with the gradient of the whole batch, so that all take the same step.
-        optimizer.zero_grad(set_to_none=True)
-        dds, identity = objective.backward(step, omega, lambda_id)
-        norm = torch.nn.utils.get_total_norm([weight.grad for weight in learned if weight.grad is not None])
-        _require_finite(step + 1, dds=dds, identity=identity, grad_norm=float(norm))
-        if settings.max_grad_norm:
-            torch.nn.utils.clip_grads_with_norm_(learned, settings.max_grad_norm, norm)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate
-        optimizer.step()
-        if averaged is not None:
-            ema_step(_averages(averaged, student), learned, settings.ema_decay, step)
+        with explained(settings, f"at step {step + 1}"):
+            squares = objective.backward(step, omega, lambda_id)
+            norm = torch.nn.utils.get_total_norm([weight.grad for weight in learned if weight.grad is not None])
+            if settings.max_grad_norm:
+                torch.nn.utils.clip_grads_with_norm_(learned, settings.max_grad_norm, norm)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            optimizer.step()
+            if averaged is not None:
+                ema_step(_averages(averaged, student), learned, settings.ema_decay, step)
+
+        # A GPU is still at work: prepare the next step before its figures are read, which waits for it. A step that
+        # went wrong is not kept.
+        if step + 1 < settings.steps:
+            objective.prepare(step + 1)
+        dds, identity, grad_norm = torch.cat([squares, norm[None]]).tolist()
+        dds, identity = dds / objective.num_elements, identity / objective.num_elements
+        _require_finite(step + 1, dds=dds, identity=identity, grad_norm=grad_norm)
 
         # Before the yield: a caller that stops here finds the checkpoint of the step that it saw.
         due = (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps
@@ -152,7 +163,7 @@ def train(
             guidance_scale=omega,
             lambda_id=lambda_id,
             learning_rate=learning_rate,
-            grad_norm=float(norm),
+            grad_norm=grad_norm,
             seconds=seconds,
             images_per_second=settings.batch_size / seconds,
             peak_memory_gib=peak_memory_bytes(teacher.device) / 2**30,

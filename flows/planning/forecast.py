@@ -123,7 +123,7 @@ def measure_speed(recipe: Recipe) -> Speed:
     """
     import torch
 
-    from distill.training.objective import autocast_of
+    from distill.training.precision import autocast_of
 
     teacher = open_teacher(recipe.teacher)
     scenes = recipe.scenes

@@ -90,6 +90,7 @@ def _call(teacher: Teacher, settings: SceneSettings, scenes: Sequence[Scene], si
     """Call the pipeline once, padded to `size` images."""
     padded = [*scenes, *[scenes[-1]] * (size - len(scenes))]
     negative_prompts = [scene.negative_prompt for scene in padded]
+    teacher.unpark_encoders()
     output: Any = teacher.pipeline(
         [scene.prompt for scene in padded],
         # None selects the model's own null prompt, which is not always the empty prompt.

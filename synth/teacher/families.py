@@ -18,6 +18,13 @@ import torch
 from torch import Tensor
 
 
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Move a tensor. A copy from the CPU to a GPU goes through pinned memory, and does not wait for the GPU."""
+    if torch.device(device).type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 @dataclass(frozen=True, eq=False)
 class Conditioning:
     """What the network reads of N texts. Each field is set for all of them or for none."""
@@ -39,6 +46,20 @@ class Conditioning:
     def expand(self, num: int) -> "Conditioning":
         """Repeat one text for `num` samples."""
         return self._each(lambda tensor: tensor.expand(num, *tensor.shape[1:]))
+
+    @property
+    def num_bytes(self) -> int:
+        """What its tensors take."""
+        tensors = (self.prompt_embeds, self.pooled_prompt_embeds, self.time_ids)
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+    def to(self, device: torch.device | str) -> "Conditioning":
+        """Move it; a copy to a GPU does not wait for it."""
+        return self._each(lambda tensor: to_device(tensor, device))
+
+    def clone(self) -> "Conditioning":
+        """Copy the tensors."""
+        return self._each(lambda tensor: tensor.clone())
 
     @staticmethod
     def cat(conditionings: "list[Conditioning]") -> "Conditioning":

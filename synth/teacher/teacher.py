@@ -141,6 +141,7 @@ class Teacher:
             TeacherError: for a prompt longer than the text encoders read: none is cut silently.
         """
         self.check_prompts(prompts)
+        self.unpark_encoders()
         # In the encoders' own precision even under a caller's autocast: `null` is kept, and must not depend on
         # whether a painting or a training asks for it first.
         with torch.autocast(self.device.type, enabled=False):
@@ -176,6 +177,29 @@ class Teacher:
                 if len(ids) > max_tokens:
                     found.setdefault(prompt, f"{len(ids)} tokens and {self.name} reads {max_tokens}")
         return found
+
+    def park_encoders(self) -> None:
+        """Move to the CPU what only texts and paintings need, and return its memory to the GPU.
+
+        It comes back with the next prompt or painting.
+        """
+        _ = self.null  # every guided prediction needs it
+        for module in self._encoders():
+            module.to("cpu")
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def unpark_encoders(self) -> None:
+        """Take back what `park_encoders` moved."""
+        for module in self._encoders():
+            if module.device != self.device:
+                module.to(self.device)
+
+    def _encoders(self) -> list[Any]:
+        """The text encoders, and the safety checker where there is one."""
+        names = (*self.family.text_encoders, "safety_checker")
+        modules = (getattr(self.pipeline, name, None) for name in names)
+        return [module for module in modules if isinstance(module, torch.nn.Module)]
 
     @property
     def null(self) -> Conditioning:
