@@ -81,7 +81,8 @@ class TeacherSettings(Settings):
     revision: str | None = None
     """Branch, tag or commit of a Hub id."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """`auto`: bfloat16 for a full-size model on a GPU, else float32."""
+    """`auto`: on a GPU, for a full-size model, float16 for Stable Diffusion 1.x and 2.x and bfloat16 for XL and 3 (or
+    float16, if the card does not multiply bfloat16); else float32."""
     device: str = "auto"
     """`auto`: the GPU if there is one, else the CPU."""
     allow_cpu: bool = False

@@ -39,12 +39,17 @@ def release_memory(device: torch.device) -> None:
 
 def out_of_memory(settings: TrainingSettings, when: str) -> str:
     """The one line of a training that does not fit into memory, with the settings that make it smaller."""
-    knobs = ["training.micro_batch_size=1"] if settings.micro_batch_size != 1 else []
+    return f"out of memory {when}: set {knobs(settings)}"
+
+
+def knobs(settings: TrainingSettings) -> str:
+    """The settings that a training takes less memory with, those first that change least."""
+    found = ["training.micro_batch_size=1"] if settings.micro_batch_size != 1 else []
     if settings.student == "unet":
-        knobs += [] if settings.gradient_checkpointing else ["training.gradient_checkpointing=true"]
-        knobs += [] if settings.lora_rank else ["training.lora_rank=16"]
-    knobs += ["training.student=compact"] if settings.student == "unet" and len(knobs) < 3 else []
-    return f"out of memory {when}: set {' or '.join(knobs) or 'a smaller scenes.image_size'}"
+        found += [] if settings.gradient_checkpointing else ["training.gradient_checkpointing=true"]
+        found += [] if settings.lora_rank else ["training.lora_rank=16"]
+        found += ["training.student=compact"] if len(found) < 3 else []
+    return " or ".join(found) or "a smaller scenes.image_size"
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from flows.config.parameter import RecipeParameter
 from flows.config.schema import Recipe
 from flows.orchestration.artifacts import artifact_key, markdown_image, show_markdown
 from flows.orchestration.retries import RETRIES
+from flows.planning.preflight import preflight, require
 from flows.run.folder import RunFolder
 from flows.run.lock import exclusive_folder
 from flows.stages.frame import OpenRun, open_run, stage
@@ -35,6 +36,7 @@ def distill_flow(
         The student's folder.
     """
     with open_run("train {name} in {out}", recipe, out, overrides, data) as run:
+        require(preflight(run.recipe, run.folder.path))
         distill(run)
     return run.folder.student
 

@@ -99,6 +99,8 @@ class Family(ABC):
     """Components that a folder may list and nothing here reads."""
     options: ClassVar[dict[str, Any]] = {}
     """Further arguments of the pipeline's `from_pretrained`."""
+    half: ClassVar[torch.dtype] = torch.bfloat16
+    """The half precision that `auto` means on a GPU."""
     num_inference_steps: ClassVar[int] = 50
     guidance_scale: ClassVar[float] = 7.5
 
@@ -137,6 +139,7 @@ class StableDiffusion(Family):
 
     pipeline_class = "StableDiffusionPipeline"
     text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    half = torch.float16  # at guidance 25 bfloat16's rounding is 4 to 11 % of the score, float16's an eighth of it
     unused: ClassVar[tuple[str, ...]] = ("image_encoder",)  # the feature extractor belongs to the safety checker
 
     def __init__(self, pipeline: Any) -> None:
@@ -189,6 +192,7 @@ class StableDiffusionXL(StableDiffusion):
 
     pipeline_class = "StableDiffusionXLPipeline"
     text_encoders = ("text_encoder", "text_encoder_2")
+    half = torch.bfloat16
     unused = ("image_encoder", "feature_extractor")
     options: ClassVar[dict[str, Any]] = {"add_watermarker": False}  # pixels must not depend on an installed package
     guidance_scale = 5.0

@@ -18,13 +18,14 @@ from synth.files import is_junk
 from synth.settings import Settings
 from synth.state import read_json, reading
 from synth.teacher.families import FAMILIES, Family
+from synth.teacher.few_steps import is_few_steps, is_few_steps_name
+from synth.teacher.identity import sha256
 
 MINIATURE = Path(__file__).parents[1] / "miniature" / "weights"
 """The miniature's folder in a checkout; the environment variable DISTILLERY_MINIATURE names another."""
 
 UNKNOWN_LICENCE = "unknown: see the teacher's own model card"
 
-_FEW_STEPS = re.compile(r"turbo|lightning|hyper|schnell|(?<![a-z])lcm(?![a-z])", re.IGNORECASE)
 _SMALL_FILES = ["*.json", "*.txt", "README.md", "*/spiece.model"]
 _OTHER_VERSIONS = ["*.fp16.*", "*.fp16-*", "*.non_ema.*", "*.non_ema-*"]
 _REMEDY = "restore it, or name another teacher"
@@ -62,20 +63,31 @@ class ModelFolder:
     @property
     def few_steps(self) -> bool:
         """Whether it is a turbo, lightning or consistency model, by its name, scheduler or guidance embedding."""
-        names = (self.name.rsplit("/", 1)[-1], str(self.index.get("_name_or_path", "")).rsplit("/", 1)[-1])
-        return (
-            any(_FEW_STEPS.search(each) for each in names)
-            or self.index["scheduler"][1] in ("LCMScheduler", "TCDScheduler")
-            or self.config.get("time_cond_proj_dim") is not None
-        )
+        names = (self.name, str(self.index.get("_name_or_path", "")))
+        return any(map(is_few_steps_name, names)) or is_few_steps(self.index["scheduler"][1], self.config)
 
     def num_parameters(self) -> int:
         """Count the network's parameters from its config, without allocating them."""
-        import diffusers
-
         with torch.device("meta"):
-            network: Any = getattr(diffusers, self.family.network_class).from_config(self.config)
-        return sum(parameter.numel() for parameter in network.parameters())
+            return sum(parameter.numel() for parameter in self.network().parameters())
+
+    def network(self) -> Any:
+        """Make the network from its config, with random weights."""
+        return _from_config(self.family.network_class, self.config)
+
+    def vae(self) -> Any:
+        """Make the VAE from its config, with random weights."""
+        return _from_config(self.index["vae"][1], self._vae_config())
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels of a latent's side."""
+        config = self._vae_config()
+        levels = len(config.get("block_out_channels") or config["decoder_block_out_channels"])
+        return int(2 ** (levels - 1))
+
+    def _vae_config(self) -> dict[str, Any]:
+        return _read_json(self.path / "vae" / "config.json")
 
     def fetch(self) -> "ModelFolder":
         """Download the weights that are used, and no others.
@@ -113,7 +125,7 @@ class ModelFolder:
             for path in sorted((self.path / part).iterdir()):
                 if path.suffix in _HASHED and not is_junk(path.name):
                     digest.update(f"{part}/{path.name}".encode())
-                    digest.update(_sha256(path))
+                    digest.update(sha256(path))
         if "force_zeros_for_empty_prompt" in self.index:
             digest.update(f"null text is zeros: {self.index['force_zeros_for_empty_prompt']}".encode())
         return digest.hexdigest()[:16]
@@ -152,10 +164,8 @@ class ModelFolder:
                 f"{self.name} does not say its image size: put image_size, num_inference_steps and guidance_scale in "
                 f"{own}"
             )
-        vae = _read_json(self.path / "vae/config.json")
-        num_levels = len(vae.get("block_out_channels") or vae["decoder_block_out_channels"])
         return TeacherDefaults(
-            image_size=self.config["sample_size"] * 2 ** (num_levels - 1),
+            image_size=self.config["sample_size"] * self.vae_scale_factor,
             num_inference_steps=4 if self.few_steps else self.family.num_inference_steps,
             guidance_scale=1.0 if self.few_steps else self.family.guidance_scale,
             licence=_licence(self.path / "README.md"),
@@ -231,7 +241,8 @@ def find(name: str, revision: str | None) -> ModelFolder:
                 f"VAE makes {vae['latent_channels']} (an inpainting or instruction model does that)"
             )
     with reading(path / "scheduler" / "scheduler_config.json", TeacherError, _REMEDY):
-        if fault := family.check_scheduler(_scheduler(index, path)):
+        scheduler = _from_config(index["scheduler"][1], _read_json(path / "scheduler" / "scheduler_config.json"))
+        if fault := family.check_scheduler(scheduler):
             raise TeacherError(f"{name} {fault}")
     return ModelFolder(name, path, family, index, config, commit)
 
@@ -254,11 +265,11 @@ def _small_files(name: str, revision: str | None) -> tuple[Path, str | None]:
     return folder, folder.name  # a snapshot is named after its commit: the weights will come from it too
 
 
-def _scheduler(index: dict[str, Any], path: Path) -> Any:
+def _from_config(name: str, config: dict[str, Any]) -> Any:
     import diffusers
 
-    scheduler: Any = getattr(diffusers, index["scheduler"][1])
-    return scheduler.from_config(_read_json(path / "scheduler" / "scheduler_config.json"))
+    kind: Any = getattr(diffusers, name)
+    return kind.from_config(config)
 
 
 def _files(path: Path, part: str) -> list[str]:
@@ -269,15 +280,6 @@ def _files(path: Path, part: str) -> list[str]:
 def _has_safetensors(part: str, files: Iterable[str]) -> bool:
     own = [name for name in files if re.fullmatch(rf"{part}/[^/]*\.safetensors", name)]
     return any(".fp16" not in name and ".non_ema" not in name for name in own)
-
-
-def _sha256(path: Path) -> bytes:
-    """Hash a file's content. The Hub's cache names large files by their hash: these need not be read."""
-    blob = path.resolve()
-    if path.is_symlink() and blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name):
-        return bytes.fromhex(blob.name)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _licence(card: Path) -> str:

@@ -15,8 +15,10 @@ from torch import Tensor
 from synth.errors import TeacherError
 from synth.settings import TeacherSettings
 from synth.teacher import hub
+from synth.teacher.devices import choose_device, choose_dtype
 from synth.teacher.explain import explain
 from synth.teacher.families import FAMILIES, Conditioning, Family
+from synth.teacher.few_steps import require_scorer
 from synth.teacher.hub import UNKNOWN_LICENCE, TeacherDefaults
 
 __all__ = ["UNKNOWN_LICENCE", "Conditioning", "Teacher", "TeacherDefaults"]
@@ -47,8 +49,10 @@ class Teacher:
             if isinstance(component, torch.nn.Module):
                 component.eval().requires_grad_(False)
         self.vae = pipeline.vae
-        if self.vae.dtype == torch.float16 and self.vae.config.force_upcast:
-            # It overflows in float16. The pipeline converts its own while it paints.
+        overflows = self.vae.dtype == torch.float16 and self.vae.config.force_upcast
+        if overflows or (self.vae.dtype != torch.float32 and self.device.type == "cuda"):
+            # It may overflow in float16, and the latents that a training starts from are worth a full precision. The
+            # pipeline keeps its own, and converts it while it paints.
             self.vae = deepcopy(self.vae).float()
         self.vae_scale_factor: int = pipeline.vae_scale_factor
         self.size_multiple = self.family.size_multiple
@@ -66,7 +70,7 @@ class Teacher:
         """
         import diffusers
 
-        device = _device(settings.device)
+        device = choose_device(settings.device)
         try:
             model = hub.find(settings.id, settings.revision)
             full_size = model.num_parameters() > _FULL_SIZE
@@ -77,9 +81,7 @@ class Teacher:
                 )
             model.fetch().check_files()
             defaults = model.defaults()
-            dtype = torch.float32 if device.type == "cpu" or not full_size else torch.bfloat16
-            if settings.dtype != "auto":
-                dtype = getattr(torch, settings.dtype)
+            dtype = choose_dtype(settings, model.family, full_size, device)
             pipeline = getattr(diffusers, model.family.pipeline_class).from_pretrained(
                 model.path,
                 torch_dtype=dtype,
@@ -102,11 +104,7 @@ class Teacher:
             TeacherError: for a turbo, lightning or consistency model: it was distilled to jump to an image in a few
                 steps, and what it predicts on the way is no longer the noise.
         """
-        if self.few_steps:
-            raise TeacherError(
-                f"{self.name} paints in a few steps and cannot serve as a scorer: "
-                "distil from the model that it was made from"
-            )
+        require_scorer(self.name, self.few_steps)
 
     @property
     def unet(self) -> Any:
@@ -121,6 +119,11 @@ class Teacher:
                 "take a teacher of Stable Diffusion 1.x or 2.x, or training.student=compact"
             )
         return self.network
+
+    @property
+    def is_full_size(self) -> bool:
+        """Whether the network is of the size that nobody runs on a CPU by choice."""
+        return int(sum(weight.numel() for weight in self.network.parameters())) > _FULL_SIZE
 
     @property
     def device(self) -> torch.device:
@@ -269,19 +272,3 @@ class Teacher:
 
     def _shift_and_scale(self) -> tuple[float, float]:
         return getattr(self.vae.config, "shift_factor", None) or 0.0, self.vae.config.scaling_factor
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise TeacherError(f"there is no device {name!r}: use auto, cpu or cuda") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise TeacherError(
-            "teacher.device is cuda, but PyTorch sees no GPU: use auto or cpu, or install a CUDA build of torch"
-        )
-    if device.type == "cuda" and device.index is None:  # each of several processes has a GPU of its own
-        return torch.device("cuda", torch.cuda.current_device())
-    return device
