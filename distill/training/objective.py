@@ -31,7 +31,7 @@ from distill.training.precision import autocast_of, autocast_of_score
 from distill.training.reduction import sum_over_processes
 from distill.training.texts import TextCache
 from synth.errors import TrainingError
-from synth.teacher.families import to_device
+from synth.teacher.conditioning import to_device
 from synth.teacher.teacher import Teacher
 
 logger = logging.getLogger(__name__)

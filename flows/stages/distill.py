@@ -14,6 +14,7 @@ from flows.orchestration.retries import RETRIES
 from flows.planning.preflight import preflight, require
 from flows.run.folder import RunFolder
 from flows.run.lock import exclusive_folder
+from flows.shared_teacher import release_teacher
 from flows.stages.frame import OpenRun, open_run, stage
 from flows.training.launcher import distill_together
 from flows.training.student import attach_dataset, join_processes, train_student
@@ -61,6 +62,7 @@ def train_task(recipe: Recipe, out: Path) -> None:
     """Train in this process, or in as many as the recipe's operations ask for."""
     run = RunFolder(out)
     if recipe.operations.processes > 1 or recipe.operations.accelerate_config is not None:
+        release_teacher()  # the processes need the whole card
         distill_together(recipe, run)
     else:
         train_student(recipe, run)

@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from synth.errors import TeacherError
 from synth.files import is_junk
-from synth.settings import Settings
+from synth.settings import Sampler, Settings
 from synth.state import read_json, reading
 from synth.teacher.families import FAMILIES, Family
 from synth.teacher.few_steps import is_few_steps, is_few_steps_name
@@ -27,7 +27,7 @@ MINIATURE = Path(__file__).parents[1] / "miniature" / "weights"
 UNKNOWN_LICENCE = "unknown: see the teacher's own model card"
 
 _SMALL_FILES = ["*.json", "*.txt", "README.md", "*/spiece.model"]
-_OTHER_VERSIONS = ["*.fp16.*", "*.fp16-*", "*.non_ema.*", "*.non_ema-*"]
+_OTHERS = ["*.fp16.*", "*.fp16-*", "*.non_ema.*", "*.non_ema-*"]
 _REMEDY = "restore it, or name another teacher"
 _CLASS_KEYS = {"_class_name", "model_type", "architectures", "tokenizer_class"}  # of diffusers and transformers
 _HASHED = (".json", ".txt", ".model", ".safetensors")
@@ -39,6 +39,7 @@ class TeacherDefaults(Settings):
     image_size: Annotated[int, Field(ge=1, le=8192)]
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)]
     guidance_scale: float
+    sampler: Sampler = "own"
     edit_guidance_scale: float = 7.5
     """Of zero-shot edits (default: the authors' notebook's)."""
     edit_learning_rate: float = 2.0
@@ -59,6 +60,7 @@ class ModelFolder:
     """The network's."""
     commit: str | None
     """Of a Hub id; None for a folder."""
+    without: tuple[str, ...] = ()  # text encoders of `Family.optional` that are left out
 
     @property
     def few_steps(self) -> bool:
@@ -83,8 +85,7 @@ class ModelFolder:
     def vae_scale_factor(self) -> int:
         """Pixels of a latent's side."""
         config = self._vae_config()
-        levels = len(config.get("block_out_channels") or config["decoder_block_out_channels"])
-        return int(2 ** (levels - 1))
+        return int(2 ** (len(config.get("block_out_channels") or config["decoder_block_out_channels"]) - 1))
 
     def _vae_config(self) -> dict[str, Any]:
         return _read_json(self.path / "vae" / "config.json")
@@ -103,9 +104,7 @@ class ModelFolder:
             if lacking and (there := self._hub_files()):
                 self._refuse_pickles(lacking, there)
             patterns = [*_SMALL_FILES, *(f"{part}/*.safetensors" for part in weights)]
-            snapshot_download(
-                self.name, revision=self.commit, allow_patterns=patterns, ignore_patterns=_OTHER_VERSIONS
-            )
+            snapshot_download(self.name, revision=self.commit, allow_patterns=patterns, ignore_patterns=_OTHERS)
         self._refuse_pickles(weights, [name for part in weights for name in _files(self.path, part)])
         return self
 
@@ -113,7 +112,7 @@ class ModelFolder:
         """Components that are not loaded: those that nothing here reads, and optional ones without weights."""
         parts = [part for part in self.family.unused if part in self.index]
         for part in self.family.optional:
-            if not _has_safetensors(part, _files(self.path, part)):
+            if part in self.without or not _has_safetensors(part, _files(self.path, part)):
                 parts += [part, part.replace("text_encoder", "tokenizer")]
         return parts
 
@@ -168,6 +167,7 @@ class ModelFolder:
             image_size=self.config["sample_size"] * self.vae_scale_factor,
             num_inference_steps=4 if self.few_steps else self.family.num_inference_steps,
             guidance_scale=1.0 if self.few_steps else self.family.guidance_scale,
+            sampler="own" if self.few_steps else self.family.sampler,
             licence=_licence(self.path / "README.md"),
         )
 
@@ -180,7 +180,7 @@ class ModelFolder:
     def _weights(self) -> list[str]:
         """The components that have weights and are used."""
         parts = (self.family.network_name, "vae", *self.family.text_encoders, "safety_checker")
-        return [part for part in parts if self.index.get(part, [None])[0]]
+        return [part for part in parts if part not in self.without and self.index.get(part, [None])[0]]
 
     def _hub_files(self) -> list[str]:
         """All files of the repository; none if the Hub cannot be reached: the download then says why."""

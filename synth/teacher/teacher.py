@@ -15,9 +15,10 @@ from torch import Tensor
 from synth.errors import TeacherError
 from synth.settings import TeacherSettings
 from synth.teacher import hub
+from synth.teacher.conditioning import Conditioning
 from synth.teacher.devices import choose_device, choose_dtype
 from synth.teacher.explain import explain
-from synth.teacher.families import FAMILIES, Conditioning, Family
+from synth.teacher.families import FAMILIES, Family
 from synth.teacher.few_steps import require_scorer
 from synth.teacher.hub import UNKNOWN_LICENCE, TeacherDefaults
 
@@ -54,6 +55,11 @@ class Teacher:
             # It may overflow in float16, and the latents that a training starts from are worth a full precision. The
             # pipeline keeps its own, and converts it while it paints.
             self.vae = deepcopy(self.vae).float()
+        if self.device.type == "cuda":
+            if self.family.network_name == "unet":
+                self.network.to(memory_format=torch.channels_last)  # what a GPU's convolutions compute in
+            pipeline.vae.to(memory_format=torch.channels_last)
+            pipeline.vae.enable_slicing()  # a painting decodes one image at a time, and the U-Net alone fills a batch
         self.vae_scale_factor: int = pipeline.vae_scale_factor
         self.size_multiple = self.family.size_multiple
         self.latent_channels: int = self.network.config.in_channels
@@ -73,6 +79,7 @@ class Teacher:
         device = choose_device(settings.device)
         try:
             model = hub.find(settings.id, settings.revision)
+            model = replace(model, without=() if settings.t5 else model.family.optional)
             full_size = model.num_parameters() > _FULL_SIZE
             if full_size and device.type == "cpu" and not settings.allow_cpu:
                 raise TeacherError(
