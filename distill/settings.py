@@ -49,7 +49,8 @@ PRESETS: dict[str, Preset] = {
 
 
 ROUNDING_KEYS = {
-    *("preset", "micro_batch_size", "gradient_checkpointing", "checkpoint_every", "keep_checkpoints", "tracker"),
+    *("preset", "micro_batch_size", "gradient_checkpointing", "checkpoint_every", "checkpoint_minutes"),
+    *("keep_checkpoints", "tracker"),
 }
 """Keys of TrainingSettings that change a training by no more than rounding."""
 
@@ -122,8 +123,11 @@ class TrainingSettings(Settings):
     gradient_checkpointing: bool = False
     """For a `unet` student: recompute activations in the backward pass instead of storing them. Less memory, a third
     more of the student's time, the same training."""
-    checkpoint_every: Annotated[int, Field(gt=0, le=100_000_000)] = 500
-    """Steps between checkpoints: the most that a killed training repeats."""
+    checkpoint_every: Annotated[int, Field(gt=0, le=100_000_000)] = 10_000
+    """Steps between checkpoints."""
+    checkpoint_minutes: Annotated[float, Field(ge=0, le=10_000)] = 20.0
+    """Minutes between checkpoints, if `checkpoint_every` is later: the most that a killed training repeats. One of
+    Stable Diffusion's size has 10 GB. 0 leaves it to `checkpoint_every`."""
     keep_checkpoints: Annotated[int, Field(gt=0, le=100_000)] = 2
     """How many of the newest checkpoints stay."""
     sample_every: Annotated[int, Field(gt=0, le=100_000_000)] = 500

@@ -92,7 +92,7 @@ def dry_run_training(recipe: Recipe, out: Path, data: str) -> str:
     few = dataset.first(max(settings.batch_size, _MIN_IMAGES))
     # The dry run ends before the last step, which would write a checkpoint.
     steps = max(settings.steps, _NUM_STEPS + 1)
-    short = settings.model_copy(update={"checkpoint_every": settings.steps, "steps": steps})
+    short = settings.model_copy(update={"checkpoint_every": settings.steps, "checkpoint_minutes": 0, "steps": steps})
     with TemporaryDirectory(prefix="distillery-dry-run-") as folder:
         started = time.perf_counter()
         records = train(teacher, few, recipe.texts(), recipe.edits, short, Path(folder), progress=False)
