@@ -39,7 +39,6 @@ def check_disk(recipe: Recipe, teacher: "Teacher", run: RunFolder, data: str) ->
     sizes = Sizes(
         image=_BYTES_PER_PIXEL * size**2,
         latent=4 * teacher.latent_channels * (size // teacher.vae_scale_factor) ** 2,
-        teacher=0,
         student=4 * num_all,
         learned=4 * num_learned,
         vae=4 * sum(weight.numel() for weight in teacher.vae.parameters()),

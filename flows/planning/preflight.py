@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from flows.config.schema import Recipe
 from flows.planning.disk import check_disk
-from flows.planning.estimates import duration
+from flows.planning.estimates import duration, footprint_of
 from flows.run.folder import RunFolder
 from flows.shared_teacher import open_teacher
 from synth.dataset.prompts import Template
@@ -222,18 +222,13 @@ def _memory(recipe: Recipe, teacher: "Teacher") -> str:
     import psutil
     import torch
 
-    from distill.training.footprint import footprint
     from synth.cpu import memory_limit
-    from synth.teacher.hub import find
 
     on_gpu = teacher.device.type == "cuda"
     if not (on_gpu or teacher.is_full_size):
         return "not counted for a network of this size on a CPU"
-    model = find(recipe.teacher.id, recipe.teacher.revision)
     size = (recipe.scenes and recipe.scenes.image_size) or teacher.defaults.image_size
-    prompts = dict.fromkeys(recipe.edits, "")
-    world_size = recipe.operations.processes
-    counted = footprint(model, prompts, recipe.training, size, teacher.dtype, on_gpu, world_size)
+    counted = footprint_of(teacher, recipe, size)
     available = (
         torch.cuda.get_device_properties(teacher.device).total_memory
         if on_gpu

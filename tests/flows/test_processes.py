@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,7 +17,9 @@ from distill.training import checkpoints
 from distill.training.objective import check_processes
 from flows.config.loading import load_recipe
 from flows.run.folder import RunFolder
+from flows.shared_teacher import open_teacher
 from flows.stages.distill import distill_flow
+from flows.training.launcher import distill_together
 from synth.dataset.building import synthesize
 from synth.dataset.image_dataset import ImageDataset
 from synth.errors import TrainingError
@@ -143,3 +147,52 @@ def test_a_transient_error_stays_transient_in_the_flow(tmp_path: Path) -> None:
     assert _first_error(log) == ("the bucket was not reached", True)
     log.write_text("error: the set is empty\ntransient error: the others were cut off\n")
     assert _first_error(log) == ("the set is empty", False)
+
+
+def test_the_parent_of_processes_holds_no_teacher(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It painted, and now the processes need the whole card."""
+    from flows.stages import distill
+
+    held: list[int] = []
+    monkeypatch.setattr(distill, "distill_together", lambda *_: held.append(open_teacher.cache_info().currsize))
+    in_two = load_recipe(recipe, ["operations.processes=2"])
+    open_teacher(in_two.teacher)
+    distill.train_task.fn(in_two, tmp_path / "run")
+    assert held == [0]
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_ends_in_one_line_and_resumes(recipe: Path, painted: Path, tmp_path: Path) -> None:
+    in_two = load_recipe(recipe, ["operations.processes=2", "training.steps=100000", "training.checkpoint_every=1"])
+    run = RunFolder.open_or_create(in_two, tmp_path / "run")
+    run.use_dataset(str(painted))
+
+    def kill_a_rank() -> None:
+        wait_for(lambda: checkpoints.latest(run.path) is not None, "the first checkpoint")
+        ranks = [
+            process
+            for process in psutil.Process().children(recursive=True)
+            if str(run.path) in process.cmdline() and "accelerate.commands.launch" not in process.cmdline()
+        ]
+        ranks[-1].kill()
+
+    killer = threading.Thread(target=kill_a_rank)
+    killer.start()
+    with pytest.raises(TrainingError, match="ended without reporting an error") as ended:
+        distill_together(in_two, run)
+    killer.join()
+    assert "\n" not in str(ended.value)
+    newest = checkpoints.latest(run.path)
+    assert newest is not None
+    steps = int(newest.name.removeprefix("step_"))
+    more = load_recipe(
+        recipe, ["operations.processes=2", f"training.steps={steps + 2}", "training.checkpoint_every=1"]
+    )
+    again = RunFolder(tmp_path / "run")
+    again.adopt(more)
+    distill_together(more, again)
+    last = checkpoints.latest(run.path)
+    assert last is not None and last.name == f"step_{steps + 2:06d}"
+    assert (run.student / "config.json").exists()
