@@ -77,7 +77,7 @@ def test_the_clock_asks_for_checkpoints_too(tmp_path: Path, monkeypatch: pytest.
     assert not writer.is_due(3)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_under_sigkill_the_last_checkpoint_is_whole(tmp_path: Path, kills: int) -> None:
     """At random moments of a process that writes all the time, and changes the weights meanwhile."""
     command = [sys.executable, ROOT / "tests" / "support" / "writing_checkpoints.py", tmp_path]
