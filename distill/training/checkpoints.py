@@ -37,7 +37,7 @@ def save(
     step: int,
     student: Student,
     averaged: Student | None,
-    optimizer: torch.optim.Optimizer,
+    optimizer_state: Mapping[str, Any],
     depends_on: Mapping[str, Any],
     num_kept: int,
 ) -> Path:
@@ -48,7 +48,7 @@ def save(
         step: steps done.
         student: the network in training.
         averaged: its moving average, if there is one.
-        optimizer: Adam, over all that the student learns.
+        optimizer_state: the state of Adam over all that the student learns.
         depends_on: what the weights follow from, as JSON values; `restore` compares it.
         num_kept: how many checkpoints stay.
 
@@ -67,7 +67,7 @@ def save(
             student.save_pretrained(temporary / "student")
             if averaged is not None:
                 averaged.save_pretrained(temporary / "averaged")
-            save_file(_moments(student, optimizer), temporary / "adam.safetensors")
+            save_file(_moments(student, optimizer_state), temporary / "adam.safetensors")
             state = {"step": step, "depends_on": depends_on}
             (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n")
     except (FileError, OSError, SafetensorError) as error:
@@ -176,12 +176,12 @@ def _read_state(checkpoint: Path) -> _State:
     return state
 
 
-def _moments(student: Student, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _moments(student: Student, optimizer_state: Mapping[str, Any]) -> dict[str, Tensor]:
     """Adam's state under the parameters' names; its one group holds all that the student learns, in their order."""
     names = _learned(student)
     return {
         f"{kind}/{names[number]}": tensors[kind].contiguous()
-        for number, tensors in optimizer.state_dict()["state"].items()
+        for number, tensors in optimizer_state["state"].items()
         for kind in _MOMENTS
     }
 

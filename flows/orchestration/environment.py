@@ -45,6 +45,14 @@ def prepare_worker() -> None:
     quiet_libraries()
     show_logs()
     prepare_cpu()
+    _prepare_gpu()
+
+
+def _prepare_gpu() -> None:
+    """Let CUDA's allocator extend its segments: painting and training ask for blocks of other sizes, and what lies
+    between them is lost otherwise. Call this before torch is imported; the user's own setting wins."""
+    if sys.platform == "linux" and "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
 def quiet_libraries() -> None:

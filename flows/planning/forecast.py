@@ -53,16 +53,19 @@ class Work:
     """Images that go through the model file to measure it; 0 where no true answer is known."""
 
 
-def announce(recipe: Recipe, run: RunFolder) -> None:
+def announce(recipe: Recipe, run: RunFolder) -> dict[str, float]:
     """Log the stages that lie before a run, each with its estimate on this machine.
 
     A run whose student is trained gets none, since what is left takes minutes, and so does one that other machines
     paint or other processes train: this process's speed says nothing about theirs.
+
+    Returns:
+        The estimates in seconds, by stage; none where nothing is announced.
     """
     from synth.dataset.generate import completed
 
     if run.student.exists() or recipe.operations.runner == "ray" or recipe.operations.processes > 1:
-        return
+        return {}
     if recipe.scenes is not None:
         scenes = completed(recipe.scenes, open_teacher(recipe.teacher))
         recipe = recipe.model_copy(update={"scenes": scenes})
@@ -71,6 +74,7 @@ def announce(recipe: Recipe, run: RunFolder) -> None:
     logger.info("the stages, and what they may take on this machine:")
     for line in table(seconds, details=_details(recipe, work)):
         logger.info(line)
+    return seconds
 
 
 def work_left(recipe: Recipe, run: RunFolder) -> Work:
@@ -123,7 +127,7 @@ def measure_speed(recipe: Recipe) -> Speed:
     """
     import torch
 
-    from distill.training.objective import autocast_of
+    from distill.training.precision import autocast_of
 
     teacher = open_teacher(recipe.teacher)
     scenes = recipe.scenes
