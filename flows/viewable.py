@@ -50,7 +50,7 @@ def _patterns_of(card: Path) -> set[str]:
     with reading(card, DatasetError, _CARD_REMEDY):
         data = DatasetCard(card.read_text(encoding="utf-8")).data
         configs = MetadataConfigs.from_dataset_card_data(data)
-        _check_sizes(data.to_dict().get("size_categories"))
+        _check_sizes(data.get("size_categories"))
         return {pattern for config in configs.values() for pattern in _flat(config.get("data_files", []))}
 
 
