@@ -81,7 +81,7 @@ def make_gentle_vae() -> AutoencoderKL:
     """A VAE whose pixels few bits can represent: random networks are rougher than trained ones."""
     vae = make_vae(1)
     with torch.no_grad():
-        vae.decoder.conv_out.weight *= 0.2
+        vae.decoder.conv_out.weight *= 0.15
     return vae
 
 
