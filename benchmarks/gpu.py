@@ -3,13 +3,15 @@
     python benchmarks/gpu.py [--out runs/gpu.json] [--only ladder-4 fits ...]      # `make gpu`
     python benchmarks/gpu.py --tiny                                           # the same plan in small, on a CPU
 
-    ladder-K    a training step of two images and K edits: with the teacher inside autocast, outside of it, with fused
-                Adam, and compiled; ms and peak memory
+    ladder-K    a training step of two images and K edits: with the teacher inside autocast and outside of it, with the
+                student in channels_last, and with cuDNN's search; ms and peak memory
+    compiled    the same with four edits, the networks compiled block by block
     fits        trainings in 24 and in 12 GiB: do they run, and how far is the estimate off
     score       error of the miniature's score at guidance 25 in half precision, over float32's
     painting    an image by PNDM in 50 steps, and by DPM-Solver++ in 25
     checkpoint  seconds to begin a checkpoint, to end it, and to restore it
-    files       the student as an ONNX file in float16, beside PyTorch; img2img-turbo reports 0.11 s on an A100
+    files       what a model file computes, an image of 512 px, in PyTorch, TorchScript, pt2 and ONNX Runtime;
+                img2img-turbo reports 0.11 s on an A100
     decode      ten latents of 1024 px through the VAE
     demo        the miniature's whole `demo`
 
@@ -23,7 +25,7 @@ import platform
 import time
 from collections.abc import Callable
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import TimeoutError, get_context
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +85,7 @@ def _guarded(step: Callable[[], Result]) -> Result:
 
 def _plan() -> dict[str, Callable[[bool], Result]]:
     ladders = {f"ladder-{num}": partial(gpu_steps.ladder, num) for num in (4, 1, 6)}
-    names = ("fits", "score", "painting", "checkpoint", "files", "decode", "demo")
+    names = ("compiled", "fits", "score", "painting", "checkpoint", "files", "decode", "demo")
     return {**ladders, **{name: getattr(gpu_steps, name) for name in names}}
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from distill.scores import Sources, shared_source_dds
 from distill.settings import TrainingSettings
-from distill.students import new_student
+from distill.students import Student, new_student
 from distill.training import objective as objectives
 from distill.training.checkpoint_writer import CheckpointWriter
 from distill.training.checkpoints import latest, restore
@@ -23,6 +24,7 @@ from distill.training.footprint import footprint
 from distill.training.objective import Objective
 from distill.training.pairs import Pairs
 from distill.training.precision import autocast_of, autocast_of_score
+from inference.export.files import ExportModule
 from synth.errors import TrainingError
 from synth.settings import TeacherSettings
 from synth.teacher.families import StableDiffusion
@@ -46,35 +48,48 @@ _FITS: dict[str, tuple[int, dict[str, Any]]] = {
 def ladder(num_edits: int, tiny: bool) -> Result:
     """Time a step of the training with one thing added after the other."""
     teacher = full_size_teacher(_device(tiny), tiny=tiny)
-    rungs: dict[str, tuple[bool, bool, bool]] = {  # autocast of the teacher, fused Adam, compiled
-        "inside autocast": (True, False, False),
-        "outside": (False, False, False),
-        "fused Adam": (False, True, False),
-        "compiled": (False, True, True),
+    student = new_student(teacher, _edits(num_edits), TrainingSettings())
+    rungs: dict[str, Callable[[], None]] = {
+        "teacher inside autocast": lambda: _score_inside(True),
+        "teacher outside": lambda: _score_inside(False),
+        "student channels_last": lambda: student.to(memory_format=torch.channels_last),
+        "cuDNN's search": lambda: setattr(torch.backends.cudnn, "benchmark", True),
     }
     results: Result = {}
-    for name, (inside, fused, compiled) in rungs.items():
-        if tiny and compiled:
-            continue  # a compiler takes minutes on a CPU
-        try:
-            results[name] = _steps(teacher, num_edits, inside, fused, compiled)
-        except TrainingError as error:
-            results[name] = str(error)
+    for name, climb in rungs.items():
+        climb()
+        results[name] = _steps(teacher, student, num_edits)
+    torch.backends.cudnn.benchmark = False
     return results
 
 
-def _steps(teacher: Teacher, num_edits: int, inside: bool, fused: bool, compiled: bool) -> str:
-    settings = TrainingSettings(batch_size=2)
+def compiled(tiny: bool) -> Result:
+    """Time a step of the training with four edits and both networks compiled, block by block."""
+    if tiny:
+        return {"not run": "a compiler takes minutes on a CPU"}
+    teacher = full_size_teacher(_device(tiny))
+    student = new_student(teacher, _edits(4), TrainingSettings()).to(memory_format=torch.channels_last)
+    for network in (student.unet, teacher.network):
+        network.compile_repeated_blocks(fullgraph=True)
+    return {"four edits": _steps(teacher, student, 4)}
+
+
+def _score_inside(inside: bool) -> None:
+    """Let the teacher's score be computed inside the student's autocast, or as the training does it."""
     objectives.autocast_of_score = (  # type: ignore[attr-defined]
         (lambda settings, teacher: autocast_of(settings, teacher.device)) if inside else autocast_of_score
     )
-    student = new_student(teacher, _edits(num_edits), settings)
-    if compiled:
-        for network in (student.unet, teacher.network):
-            network.compile_repeated_blocks(fullgraph=True)
-    optimizer = torch.optim.Adam(student.parameters(), lr=1e-5, fused=fused and teacher.device.type == "cuda")
-    objective = Objective(teacher, student, _pairs(teacher, num_edits), settings, shared_source_dds, PartialState())
-    return _timed(teacher, lambda step: _train_step(objective, optimizer, step))
+
+
+def _steps(teacher: Teacher, student: Student, num_edits: int) -> str:
+    settings = TrainingSettings(batch_size=2)
+    optimizer = torch.optim.Adam(student.parameters(), lr=1e-5, fused=teacher.device.type == "cuda")
+    try:
+        pairs = _pairs(teacher, num_edits)
+        objective = Objective(teacher, student, pairs, settings, shared_source_dds, PartialState())
+        return _timed(teacher, lambda step: _train_step(objective, optimizer, step))
+    except TrainingError as error:
+        return str(error)
 
 
 def fits(tiny: bool) -> Result:
@@ -216,13 +231,54 @@ def demo(tiny: bool) -> Result:
         return {"whole, s": round(time.perf_counter() - started, 1)}
 
 
+@torch.no_grad()
 def files(tiny: bool) -> Result:
-    """Export the U-Net student at full size, and call it in PyTorch and in ONNX Runtime, in float16."""
+    """Take an image through what an exported file computes, in each format that this machine runs on a GPU."""
+    device = _device(tiny)
+    teacher = full_size_teacher(device, torch.float32, tiny)
+    student = new_student(teacher, _edits(2), TrainingSettings())
+    torch.nn.init.normal_(student.unet.conv_out.weight, std=0.02)  # an untrained student would change nothing
+    exact = ExportModule(teacher.vae, student).to(device)
+    half = ExportModule(teacher.vae, student, torch.float16).to(device) if not tiny else exact
+    side = teacher.defaults.image_size
+    generator = torch.Generator().manual_seed(0)
+    image = (2 * torch.rand((1, 3, side, side), generator=generator) - 1).to(device)
+    inputs = (image, torch.tensor([1], device=device), torch.ones(1, device=device))
+    wanted = exact(*inputs)
+
+    results: Result = {}
+    works = {
+        "float32, PyTorch": lambda: exact,
+        "float16, PyTorch": lambda: half,
+        "float16, TorchScript": lambda: torch.jit.trace(half, inputs, check_trace=False),  # type: ignore[no-untyped-call]
+        "float16, pt2": lambda: torch.export.export(half, inputs, strict=False).module(),
+    }
+    for name, made in works.items():
+        try:
+            with warnings.catch_warnings(action="ignore"):  # the tracers' about their own internals
+                module = made()
+            error = (module(*inputs) - wanted).abs()
+            results[name] = (
+                f"{_timed(teacher, lambda _, module=module: module(*inputs))}, "  # type: ignore[misc]
+                f"off by {error.mean():.1e} in the mean, {error.max():.1e} at most"
+            )
+        except (RuntimeError, torch.OutOfMemoryError) as failure:
+            results[name] = f"failed: {one_line_of(failure)}"
+    return results | onnx_on_gpu()
+
+
+def onnx_on_gpu() -> Result:
+    """The ONNX file in float16 beside PyTorch, where ONNX Runtime has its CUDA provider."""
     import onnxruntime
 
-    if tiny or "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        return {"not run": "onnxruntime-gpu"}
-    return {"unet": measure_file("unet", 3)}
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return {"float16, ONNX": "not run: onnxruntime-gpu"}
+    return {"float16, ONNX": measure_file("unet", 3)}
+
+
+def one_line_of(error: Exception) -> str:
+    """The beginning of an error's message."""
+    return " ".join(str(error).split())[:160]
 
 
 # Shared

@@ -114,9 +114,10 @@ class UNetStudent(Student):
         require_plain_unet(teacher.name, teacher.family.network_class, teacher.network.config)
         contexts = teacher.encode_prompt(list(edits.values())).prompt_embeds  # (K, T, D)
         unet_config = _public_config(teacher.unet)
-        student: UNetStudent = cls(
-            unet_config, list(edits), list(edits.values()), tuple(contexts.shape[1:]), timestep
-        )
+        with teacher.device:  # where the random weights, which the teacher's replace, are drawn soonest
+            student: UNetStudent = cls(
+                unet_config, list(edits), list(edits.values()), tuple(contexts.shape[1:]), timestep
+            )
         student.unet.load_state_dict(teacher.unet.state_dict())  # copied into float32
         with torch.no_grad():
             student.unet.conv_out.weight.zero_()

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -31,14 +32,26 @@ def test_steps_have_their_figures_in_small(gpu: ModuleType) -> None:
     """In this process, which has all imports already."""
     steps = gpu.gpu_steps
     ladder = steps.ladder(2, True)
-    assert list(ladder) == ["inside autocast", "outside", "fused Adam"]
+    assert list(ladder) == ["teacher inside autocast", "teacher outside", "student channels_last", "cuDNN's search"]
     assert all(re.fullmatch(r"\d+ ms", value) for value in ladder.values())
     score = {name: float(value.split("%")[0]) for name, value in steps.score(True).items()}
     assert 0 < score["float16"] < score["bfloat16"] < 40
     assert set(steps.painting(True)) == {"PNDM, 50 steps", "DPM-Solver++, 25 steps"}
     assert set(steps.checkpoint(True)) == {"the loop waits, s", "on disk after, s", "restored in, s"}
     assert re.fullmatch(r"\d+ ms", steps.decode(True)["ten images, one at a time"])
-    assert steps.files(True) == {"not run": "onnxruntime-gpu"}
+    files = steps.files(True)
+    assert files.pop("float16, ONNX") == "not run: onnxruntime-gpu"
+    assert list(files) == ["float32, PyTorch", "float16, PyTorch", "float16, TorchScript", "float16, pt2"]
+    assert all(re.fullmatch(r"\d+ ms, off by \d.* in the mean, \d.* at most", value) for value in files.values())
+
+
+def slow() -> dict[str, str]:
+    time.sleep(60)
+    return {}
+
+
+def test_a_step_that_takes_too_long_is_ended(gpu: ModuleType) -> None:
+    assert gpu.run(slow, seconds=0.1) == {"not run": "took more than 0 s"}
 
 
 def test_fits_are_trained_and_counted(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
