@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 DEMO_READY := $(VENV)/.ready-demo
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: setup lock demo web test check bench clean
+.PHONY: setup lock demo web test check bench gpu clean
 
 setup: $(READY)
 
@@ -80,6 +80,9 @@ bench: $(READY)  ## what all of it costs beside its peers, with the models of RU
 	$(BIN)/python benchmarks/exported.py $(RUN)
 	$(BIN)/python benchmarks/fidelity.py $(RUN)
 	$(BIN)/python benchmarks/serving.py $(RUN)/model.onnx
+
+gpu: $(DEMO_READY)  ## what a GPU does at Stable Diffusion's size: ten minutes, the most telling first, into runs/gpu.json
+	$(BIN)/python benchmarks/gpu.py
 
 clean:  ## the environment and all runs
 	rm -rf $(VENV) runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -7,6 +7,8 @@
     compact    the same with an untrained compact student instead of the run's student
     model.*    each file that the run has, by ONNX Runtime or by torch; without torch's in float16, for which a CPU
                takes a hundred times as long
+    openvino   model.onnx by OpenVINO, in float32 and in what it chooses by itself, if it is installed: with how far
+               its answers are from ONNX Runtime's
     encoder, student, decoder      the networks of the eager call, as shares of its time
     zero-shot  200 iterations of DDS on an image, from pixels to pixels, over the eager call; and the iterations over
                the student's pass
@@ -17,8 +19,10 @@ machine falls on all of them.
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import, or ONNX Runtime calls home
@@ -73,6 +77,8 @@ def main() -> None:
             continue
         works[path.name] = _session(path, args.threads) if kind.format == "onnx" else open_file(path, kind.format)
 
+    works |= _openvino(run.model, args.threads)
+    _print_parity(works, _feeds(2, size, num_edits))
     print(f"{'':26} latency  throughput   (times as fast as eager; {args.threads} threads, {size} px)")
     single = _medians(works, _feeds(1, size, num_edits), args.rounds)
     batch = _medians(works, _feeds(args.batch_size, size, num_edits), args.rounds)
@@ -120,6 +126,30 @@ def _session(path: Path, threads: int) -> Work:
     options.log_severity_level = 4
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda feeds: session.run(["translated"], feeds)
+
+
+def _openvino(path: Path, threads: int) -> Works:
+    """OpenVINO on the ONNX file; nothing where it is not installed."""
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # or the import calls home
+    if find_spec("openvino") is None:
+        return {}
+    import openvino
+
+    core = openvino.Core()
+    network = core.read_model(path)
+    works: Works = {}
+    for name, precision in (("openvino, float32", {"INFERENCE_PRECISION_HINT": "f32"}), ("openvino", {})):
+        compiled = core.compile_model(network, "CPU", {"INFERENCE_NUM_THREADS": threads, **precision})
+        works[name] = lambda feeds, compiled=compiled: compiled(feeds)["translated"]
+    return works
+
+
+def _print_parity(works: Works, feeds: Feeds) -> None:
+    """How far OpenVINO's answers are from ONNX Runtime's, in pixels of [-1, 1]."""
+    (want,) = works["model.onnx"](feeds)  # type: ignore[misc]
+    for name, work in works.items():
+        if name.startswith("openvino"):
+            print(f"{name}: at most {np.abs(work(feeds) - want).max():.1e} from ONNX Runtime")
 
 
 def _networks(module: ExportModule, feeds: Feeds) -> Works:

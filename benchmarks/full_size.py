@@ -84,7 +84,7 @@ def main() -> None:
     files.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     if args.command == "export":
-        measure = partial(_measure_file, rounds=args.rounds)
+        measure = partial(measure_file, rounds=args.rounds)
     else:
         if args.steps < 2:
             parser.error("--steps must be 2 or more: the first step is not timed")
@@ -150,7 +150,8 @@ def _edit(teacher: Teacher, num: int, steps: int) -> list[float]:
 # Files
 
 
-def _measure_file(what: str, rounds: int) -> str:
+def measure_file(what: str, rounds: int) -> str:
+    """Export a student at full size, and time it in PyTorch and in ONNX Runtime."""
     teacher = full_size_teacher("cpu")
     student: Student
     if what == "unet":
@@ -221,21 +222,30 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
-def full_size_teacher(device: str) -> Teacher:
-    """Networks of Stable Diffusion 1.5's shapes, except for the text encoder's vocabulary, with random weights."""
+def full_size_teacher(device: str, dtype: torch.dtype = torch.float16, tiny: bool = False) -> Teacher:
+    """Networks of Stable Diffusion 1.5's shapes, except for the text encoder's vocabulary, with random weights.
+
+    Args:
+        device: cpu (in float32) or cuda.
+        dtype: their precision on a GPU; float16 is what `Teacher.load` chooses for this family.
+        tiny: the same classes in small, for trials on a CPU: 64 px.
+    """
+    side, width, widths = (64, 32, (32, 64, 64, 64)) if tiny else (_SIDE, 768, (320, 640, 1280, 1280))
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer", model_max_length=77)
     with torch.device(device):
-        unet = UNet2DConditionModel(sample_size=_SIDE // 8, cross_attention_dim=768)
+        unet = UNet2DConditionModel(
+            sample_size=side // 8, cross_attention_dim=width, block_out_channels=widths, attention_head_dim=8
+        )
         text_encoder = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=len(tokenizer),
-                hidden_size=768,
-                intermediate_size=3072,
-                num_hidden_layers=12,
-                num_attention_heads=12,
+                hidden_size=width,
+                intermediate_size=4 * width,
+                num_hidden_layers=2 if tiny else 12,
+                num_attention_heads=4 if tiny else 12,
                 bos_token_id=tokenizer.bos_token_id,
                 eos_token_id=tokenizer.eos_token_id,
             )
@@ -243,10 +253,10 @@ def full_size_teacher(device: str) -> Teacher:
         vae = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(128, 256, 512, 512),
+            block_out_channels=(32, 32, 32, 32) if tiny else (128, 256, 512, 512),
             layers_per_block=2,
             latent_channels=4,
-            sample_size=_SIDE,
+            sample_size=side,
         )
     pipeline = StableDiffusionPipeline(
         vae=vae,
@@ -261,8 +271,8 @@ def full_size_teacher(device: str) -> Teacher:
         requires_safety_checker=False,
     )
     if device == "cuda":
-        pipeline.to(torch.bfloat16)  # as Teacher.load does
-    defaults = TeacherDefaults(image_size=_SIDE, num_inference_steps=50, guidance_scale=7.5)
+        pipeline.to(dtype)
+    defaults = TeacherDefaults(image_size=side, num_inference_steps=50, guidance_scale=7.5)
     return Teacher(pipeline, "random weights", "random weights", defaults)
 
 

@@ -17,7 +17,7 @@ from support import one_line
 from turns import in_turns, median_ratio
 
 from distill.optimization import optimize
-from distill.scores import dds, shared_source_dds
+from distill.scores import Sources, dds, shared_source_dds
 from distill.settings import EditSettings
 from synth.settings import TeacherSettings
 from synth.teacher.teacher import Conditioning, Teacher
@@ -71,18 +71,18 @@ def main() -> None:
             loss.backward()
             optimizer.step()
 
-    several = z_hat[:, None].repeat(1, _EDITS, 1, 1, 1)
+    several = z_hat.repeat(_EDITS, 1, 1, 1)
     texts = teacher.encode_prompt(["a red sofa", "a blue sofa", "a pink sofa", "a green sofa"])
     t = torch.full((1,), 500, device=teacher.device)
     eps = torch.randn_like(z_hat)
 
     def shared() -> None:
-        shared_source_dds(teacher, several, z_hat, texts, y_hat, t, eps, 7.5)
+        shared_source_dds(teacher, several, texts, Sources(z_hat, y_hat, t, eps), [0] * _EDITS, 7.5)
 
     def separate() -> None:
         dds(
             teacher,
-            several[0],
+            several,
             z_hat.repeat(_EDITS, 1, 1, 1),
             texts,
             y_hat.expand(_EDITS),

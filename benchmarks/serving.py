@@ -28,8 +28,8 @@ from support import one_line
 
 from inference.runtime import MAX_BATCH, Translator
 from inference.server.app import create_app
-from inference.server.models import load_models
 from inference.server.run import listen, make_server
+from inference.server.served import load_models
 
 
 @one_line

@@ -13,6 +13,7 @@ ratios.
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -24,10 +25,10 @@ from support import one_line
 from torch import Tensor
 from turns import Work, in_turns, median_ratio
 
-from distill.scores import Score, dds, shared_source_dds
+from distill.scores import Score, Sources, dds, shared_source_dds
 from distill.settings import TrainingSettings
 from distill.students import new_student
-from distill.training.objective import autocast_of
+from distill.training.precision import autocast_of
 from distill.training.train import train
 from synth.cpu import keep_freed_memory
 from synth.dataset.image_dataset import ImageDataset
@@ -77,20 +78,12 @@ def main() -> None:
 
 
 def plain_dds(
-    teacher: Teacher,
-    z: Tensor,
-    z_hat: Tensor,
-    y: Conditioning,
-    y_hat: Conditioning,
-    t: Tensor,
-    eps: Tensor,
-    omega: float,
+    teacher: Teacher, z: Tensor, y: Conditioning, sources: Sources, images: Sequence[int], omega: float
 ) -> Tensor:
     """Compute `shared_source_dds` with a source branch for each edit, in one call."""
-    num_images, num_edits = z.shape[:2]
-    each = torch.arange(num_images, device=z.device).repeat_interleave(num_edits)  # (B*K,)
-    edited = z.detach().flatten(0, 1)  # (B*K, C, h, w)
-    return dds(teacher, edited, z_hat[each], y, y_hat[each], t[each], eps[each], omega).reshape(z.shape)
+    each = list(images)
+    z_hat, y_hat, t, eps = sources.z_hat[each], sources.y_hat[each], sources.t[each], sources.eps[each]
+    return dds(teacher, z.detach(), z_hat, y, y_hat, t, eps, omega)
 
 
 def _step(teacher: Teacher, painted: ImageDataset, settings: TrainingSettings, score: Score, folder: Path) -> Work:
@@ -130,7 +123,8 @@ def _floor(teacher: Teacher, settings: TrainingSettings) -> Work:
 
 def _passes(teacher: Teacher, score: Score, batch_size: int) -> Work:
     z_hat = _latents(teacher, batch_size)
-    z = z_hat[:, None].repeat(1, len(_EDITS), 1, 1, 1)
+    images = [image for image in range(batch_size) for _ in _EDITS]
+    z = z_hat[images]
     y = teacher.encode_prompt([edit["target"] for edit in _EDITS.values()] * batch_size)
     y_hat = teacher.encode_prompt([_SOURCE] * batch_size)
     t = torch.full((batch_size,), 500, device=teacher.device)
@@ -138,7 +132,7 @@ def _passes(teacher: Teacher, score: Score, batch_size: int) -> Work:
 
     def call() -> None:
         with autocast():
-            score(teacher, z, z_hat, y, y_hat, t, torch.ones_like(z_hat), 5.5)
+            score(teacher, z, y, Sources(z_hat, y_hat, t, torch.ones_like(z_hat)), images, 5.5)
 
     return call
 

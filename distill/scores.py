@@ -20,15 +20,46 @@ left out, as in DreamFusion and in the paper: nothing here is differentiated thr
 over samples and elements; a caller that wants a mean divides (see `distill.training.objective`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from synth.teacher.teacher import Conditioning, Teacher
 
-Score = Callable[[Teacher, Tensor, Tensor, Conditioning, Conditioning, Tensor, Tensor, float], Tensor]
-"""A gradient of K edits of each image, called as `shared_source_dds` is."""
+
+class Sources:
+    """The reference branch of B images of a step. An image's is predicted once, with the first of its edits.
+
+    Args:
+        z_hat: float (B, C, h, w), the reference latents.
+        y_hat: of B texts, which describe them.
+        t: int64 (B,), the timestep of each image and of all its edits.
+        eps: float (B, C, h, w), their noise.
+    """
+
+    def __init__(self, z_hat: Tensor, y_hat: Conditioning, t: Tensor, eps: Tensor) -> None:
+        self.z_hat = z_hat
+        self.y_hat = y_hat
+        self.t = t
+        self.eps = eps
+        self._predicted: dict[int, Tensor] = {}  # image -> eps^omega, (C, h, w)
+
+    def missing(self, images: Sequence[int]) -> list[int]:
+        """Those of the images whose branch is yet to predict, each once, in their order."""
+        return [image for image in dict.fromkeys(images) if image not in self._predicted]
+
+    def add(self, images: Sequence[int], eps_omega: Tensor) -> None:
+        """Keep the predictions, (N, C, h, w), of N images."""
+        self._predicted.update(zip(images, eps_omega, strict=True))
+
+    def predictions(self, images: Sequence[int]) -> Tensor:
+        """The predictions of N images, (N, C, h, w)."""
+        return torch.stack([self._predicted[image] for image in images])
+
+
+Score = Callable[[Teacher, Tensor, Conditioning, Sources, Sequence[int], float], Tensor]
+"""A gradient of N pairs of an image and an edit, called as `shared_source_dds` is."""
 
 
 def sds(teacher: Teacher, z: Tensor, y: Conditioning, t: Tensor, eps: Tensor, omega: float) -> Tensor:
@@ -52,66 +83,45 @@ def dds(
     It is the SDS of the edited pair minus the SDS of the reference pair: eps itself drops out. Four network passes a
     sample.
     """
-    return shared_source_dds(teacher, z[:, None], z_hat, y, y_hat, t, eps, omega)[:, 0]
+    return shared_source_dds(teacher, z, y, Sources(z_hat, y_hat, t, eps), range(len(z)), omega)
 
 
 def shared_source_dds(
-    teacher: Teacher,
-    z: Tensor,
-    z_hat: Tensor,
-    y: Conditioning,
-    y_hat: Conditioning,
-    t: Tensor,
-    eps: Tensor,
-    omega: float,
+    teacher: Teacher, z: Tensor, y: Conditioning, sources: Sources, images: Sequence[int], omega: float
 ) -> Tensor:
-    """DDS of K edits of each image, all with the image's own t and eps, so that the reference branch runs once.
+    """DDS of N pairs of an image and an edit; the edits of an image share its t, its eps and its reference branch.
 
-    It equals K calls of `dds` up to rounding, in 2 + 2K passes an image where those take 4K.
+    It equals `dds` of each pair up to rounding, in 2 + 2K passes an image with K edits where that takes 4K. The pairs
+    of an image may come in several calls: the reference branch runs with the first.
 
     Args:
         teacher: the frozen model.
-        z: float (B, K, C, h, w), the edited latents.
-        z_hat: float (B, C, h, w), the reference latents.
-        y: of B*K texts, image by image: those of image 0 first.
-        y_hat: of B texts.
-        t: int64 (B,).
-        eps: float (B, C, h, w).
-        omega: the guidance scale.
+        z: float (N, C, h, w), the edited latents.
+        y: of N texts.
+        sources: the images' reference branches.
+        images: N, each pair's image, by its place in `sources`.
+        omega: the guidance scale, the same in all calls with these sources.
 
     Returns:
-        float (B, K, C, h, w), without a graph.
+        float (N, C, h, w), without a graph.
     """
-    num_images, num_edits = z.shape[:2]
-    z_hat_t = teacher.add_noise(z_hat, eps, t)  # (B, C, h, w)
-    t_each = t.repeat_interleave(num_edits)  # (B*K,)
-    eps_each = eps.repeat_interleave(num_edits, dim=0)  # (B*K, C, h, w)
-    z_t = teacher.add_noise(z.detach().flatten(0, 1), eps_each, t_each)  # (B*K, C, h, w)
+    new, each = sources.missing(images), list(images)
+    t = sources.t[[*new, *each]]  # (new + N,)
+    z_t = teacher.add_noise(  # (new + N, C, h, w)
+        torch.cat([sources.z_hat[new], z.detach()]), sources.eps[[*new, *each]], t
+    )
     # One batch for both branches: the network sees references and edits at once.
-    eps_omega = teacher.predict_noise(
-        torch.cat([z_hat_t, z_t]), torch.cat([t, t_each]), Conditioning.cat([y_hat, y]), omega
-    )  # (B + B*K, C, h, w)
-    reference = eps_omega[:num_images]  # (B, C, h, w)
-    edited = eps_omega[num_images:]  # (B*K, C, h, w)
-    return edited.reshape(z.shape) - reference[:, None]
+    eps_omega = teacher.predict_noise(z_t, t, Conditioning.cat([sources.y_hat[new], y]), omega)
+    sources.add(new, eps_omega[: len(new)])
+    return eps_omega[len(new) :] - sources.predictions(images)
 
 
 def sds_of_edits(
-    teacher: Teacher,
-    z: Tensor,
-    z_hat: Tensor,
-    y: Conditioning,
-    y_hat: Conditioning,
-    t: Tensor,
-    eps: Tensor,
-    omega: float,
+    teacher: Teacher, z: Tensor, y: Conditioning, sources: Sources, images: Sequence[int], omega: float
 ) -> Tensor:
-    """SDS instead of `shared_source_dds`, with the same draws; z_hat and y_hat are ignored."""
-    num_edits = z.shape[1]
-    t_each = t.repeat_interleave(num_edits)  # (B*K,)
-    eps_each = eps.repeat_interleave(num_edits, dim=0)  # (B*K, C, h, w)
-    gradient = sds(teacher, z.detach().flatten(0, 1), y, t_each, eps_each, omega)  # (B*K, C, h, w)
-    return gradient.reshape(z.shape)
+    """SDS instead of `shared_source_dds`, with the same draws; the reference branch is not looked at."""
+    each = list(images)
+    return sds(teacher, z.detach(), y, sources.t[each], sources.eps[each], omega)
 
 
 def surrogate_loss(z: Tensor, gradient: Tensor) -> Tensor:

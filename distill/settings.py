@@ -49,7 +49,8 @@ PRESETS: dict[str, Preset] = {
 
 
 ROUNDING_KEYS = {
-    *("preset", "micro_batch_size", "gradient_checkpointing", "checkpoint_every", "keep_checkpoints", "tracker"),
+    *("preset", "micro_batch_size", "gradient_checkpointing", "checkpoint_every", "checkpoint_minutes"),
+    *("keep_checkpoints", "tracker"),
 }
 """Keys of TrainingSettings that change a training by no more than rounding."""
 
@@ -81,7 +82,9 @@ class TrainingSettings(Settings):
     take turns, in an order that is drawn anew in each step. Fewer edits make a step shorter and its gradient
     noisier; an edit then wants more steps."""
     micro_batch_size: Annotated[int, Field(gt=0, le=65_536)] | None = None
-    """Images that are held in memory at once (default: all of `batch_size`). Fewer is slower, and trains the same."""
+    """Pairs of an image and an edit that are held in memory at once (default: all of a step's, images times edits).
+    Fewer need less memory, are slower, and train the same. Where a GPU's memory is too small, the number is
+    halved once, and the log says so."""
     learning_rate: Annotated[float, Field(gt=0, le=1e38)] = 1e-5
     """Adam's."""
     learning_rate_end: Annotated[float, Field(gt=0, le=1e38)] = 1e-5
@@ -120,8 +123,11 @@ class TrainingSettings(Settings):
     gradient_checkpointing: bool = False
     """For a `unet` student: recompute activations in the backward pass instead of storing them. Less memory, a third
     more of the student's time, the same training."""
-    checkpoint_every: Annotated[int, Field(gt=0, le=100_000_000)] = 500
-    """Steps between checkpoints: the most that a killed training repeats."""
+    checkpoint_every: Annotated[int, Field(gt=0, le=100_000_000)] = 10_000
+    """Steps between checkpoints."""
+    checkpoint_minutes: Annotated[float, Field(ge=0, le=10_000)] = 20.0
+    """Minutes between checkpoints, if `checkpoint_every` is later: the most that a killed training repeats. One of
+    Stable Diffusion's size has 10 GB. 0 leaves it to `checkpoint_every`."""
     keep_checkpoints: Annotated[int, Field(gt=0, le=100_000)] = 2
     """How many of the newest checkpoints stay."""
     sample_every: Annotated[int, Field(gt=0, le=100_000_000)] = 500

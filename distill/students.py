@@ -111,12 +111,13 @@ class UNetStudent(Student):
             TeacherError: if the teacher has no U-Net, or one that needs more than a text.
             TrainingError: for LoRA without peft.
         """
-        _require_plain_unet(teacher)
+        require_plain_unet(teacher.name, teacher.family.network_class, teacher.network.config)
         contexts = teacher.encode_prompt(list(edits.values())).prompt_embeds  # (K, T, D)
         unet_config = _public_config(teacher.unet)
-        student: UNetStudent = cls(
-            unet_config, list(edits), list(edits.values()), tuple(contexts.shape[1:]), timestep
-        )
+        with teacher.device:  # where the random weights, which the teacher's replace, are drawn soonest
+            student: UNetStudent = cls(
+                unet_config, list(edits), list(edits.values()), tuple(contexts.shape[1:]), timestep
+            )
         student.unet.load_state_dict(teacher.unet.state_dict())  # copied into float32
         with torch.no_grad():
             student.unet.conv_out.weight.zero_()
@@ -230,7 +231,7 @@ def num_weights(teacher: Teacher, edits: Mapping[str, str], settings: TrainingSe
         with torch.device("meta"):
             student = CompactStudent(teacher.latent_channels, names, prompts)
     else:
-        _require_plain_unet(teacher)
+        require_plain_unet(teacher.name, teacher.family.network_class, teacher.network.config)
         size = tuple(teacher.encode_prompt(prompts[:1]).prompt_embeds.shape[1:])
         unet_config = _public_config(teacher.unet)
         with torch.device("meta"):
@@ -253,10 +254,25 @@ def load_student(folder: Path) -> Student:
     return student
 
 
-def _require_plain_unet(teacher: Teacher) -> None:
-    if teacher.unet.config.addition_embed_type:
+def require_plain_unet(name: str, network_class: str, config: Mapping[str, Any]) -> None:
+    """Refuse a teacher whose network cannot become a `unet` student.
+
+    Args:
+        name: the teacher's.
+        network_class: of diffusers.
+        config: the network's.
+
+    Raises:
+        TeacherError: if it is no U-Net, or one that needs more than a text.
+    """
+    if network_class != UNet2DConditionModel.__name__:
         raise TeacherError(
-            f"{teacher.name} has a U-Net that also needs a pooled text and sizes, which a student cannot give it: "
+            f"{name} has no U-Net (its network is a {network_class}): "
+            "take a teacher of Stable Diffusion 1.x or 2.x, or training.student=compact"
+        )
+    if config.get("addition_embed_type"):
+        raise TeacherError(
+            f"{name} has a U-Net that also needs a pooled text and sizes, which a student cannot give it: "
             "use a teacher of Stable Diffusion 1.x or 2.x, or training.student=compact"
         )
 

@@ -148,7 +148,7 @@ def compose(
     """
     edited = teacher.decode(z).float()  # (N, 3, H, W)
     plain = teacher.decode(z_hat).float()  # (N, 3, H, W)
-    change = change_of_pixels(x.to(edited), edited, plain)  # (N, 3, H, W)
+    change = change_of_pixels(x.to(edited), edited, plain, teacher.vae_scale_factor)  # (N, 3, H, W)
     width, height = images[0].size
     if (height, width) != tuple(x.shape[2:]):
         change = torch.nn.functional.interpolate(change, (height, width), mode="bicubic", antialias=True)

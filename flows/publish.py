@@ -1,17 +1,19 @@
-"""Publish a run's model or a dataset to the Hugging Face Hub."""
+"""Publish a run's model, its page or a dataset to the Hugging Face Hub."""
 
 import json
 import logging
 import re
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomli_w
 
 from flows.config.schema import Recipe
+from flows.page import Contents, page_contents
 from flows.run.folder import RunFolder
 from flows.run.lock import exclusive_folder
+from flows.viewable import check_viewable
 from synth.errors import RunError, first_line
 from synth.state import read_json
 from synth.templates import public_name
@@ -24,22 +26,25 @@ _RUN_FILES = re.compile(
     r"|(student|pixel/network)/[A-Za-z0-9_-][A-Za-z0-9_.-]*\.(json|safetensors)"
 )
 _DATASET_FILES = re.compile(r"README\.md|grid\.png|preview\.html|(data|rejects)/train-[0-9]{5,}\.parquet")
+_Kind = Literal["model", "space", "dataset"]
 _FOLDERS = ("", "student", "pixel/network", "data", "rejects")
 
 
-def publish(folder: Path, to: str, private: bool = False) -> str:
-    """Upload a run's model or a dataset, with its card.
+def publish(folder: Path, to: str, private: bool = False, as_space: bool = False) -> str:
+    """Upload a run's model, its page or a dataset, with its card.
 
     Args:
         folder: an exported run's folder, or a dataset's.
-        to: hf://owner/name for a model, hf://datasets/owner/name for a dataset.
+        to: hf://owner/name for a model and its page, hf://datasets/owner/name for a dataset.
         private: whether to make a new repository private.
+        as_space: whether to upload the run's page, as a static Space, instead of the model.
 
     Returns:
         The repository's URL.
 
     Raises:
         RunError: for an unusable address or folder, before anything is sent; or if the Hub refuses.
+        DatasetError: for a dataset that the Hub's viewer would not show.
     """
     address = re.fullmatch(r"hf://(datasets/)?([\w.-]+/[\w.-]+)", to)
     if address is None:
@@ -48,18 +53,21 @@ def publish(folder: Path, to: str, private: bool = False) -> str:
         )
     repo = address[2]
     is_dataset = address[1] is not None
+    if is_dataset and as_space:
+        raise RunError(f"{to} is a dataset, and a Space shows a model: write hf://{repo}")
     _check(folder, is_dataset)
+    kind: _Kind = "dataset" if is_dataset else "space" if as_space else "model"
     # What is uploaded belongs together: no other command may be at work on the run.
     with nullcontext() if is_dataset else exclusive_folder(folder):
-        contents = _contents(folder, repo, is_dataset)
+        contents = page_contents(folder, repo) if as_space else _contents(folder, repo, is_dataset)
         for name in contents:
             logger.info(f"uploading {name}")
-        return _upload(folder, to, repo, contents, private, is_dataset)
+        return _upload(folder, to, repo, contents, private, kind)
 
 
-def _contents(folder: Path, repo: str, is_dataset: bool) -> dict[str, Path | bytes]:
+def _contents(folder: Path, repo: str, is_dataset: bool) -> Contents:
     """Prepare what is uploaded: name -> a file, or its public content."""
-    contents: dict[str, Path | bytes] = {}
+    contents: Contents = {}
     if not is_dataset:
         from flows.reports.model_card import write_model_card
 
@@ -73,17 +81,20 @@ def _contents(folder: Path, repo: str, is_dataset: bool) -> dict[str, Path | byt
     return contents
 
 
-def _upload(
-    folder: Path, to: str, repo: str, contents: dict[str, Path | bytes], private: bool, is_dataset: bool
-) -> str:
+def _upload(folder: Path, to: str, repo: str, contents: Contents, private: bool, kind: _Kind) -> str:
     """Upload in one commit, and return the repository's URL."""
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi()
-    kind = "dataset" if is_dataset else "model"
     try:
         # None leaves the choice to the owner's settings on the Hub.
-        url = api.create_repo(repo, private=private or None, repo_type=kind, exist_ok=True)
+        url = api.create_repo(
+            repo,
+            private=private or None,
+            repo_type=kind,
+            space_sdk="static" if kind == "space" else None,
+            exist_ok=True,
+        )
         api.create_commit(
             repo,
             [CommitOperationAdd(name, content) for name, content in contents.items()],
@@ -106,6 +117,7 @@ def _check(folder: Path, is_dataset: bool) -> None:
 
         if not shard_names(Store(folder)):
             raise RunError(f"{folder} is not a dataset: `distillery synthesize RECIPE --out {folder}` paints one")
+        check_viewable(folder)
         return
     run = RunFolder(folder)
     run.load_recipe()
@@ -113,13 +125,13 @@ def _check(folder: Path, is_dataset: bool) -> None:
         raise RunError(f"{folder} has no model file yet: `distillery export {folder}` writes one")
 
 
-def _files(folder: Path, allowed: re.Pattern[str]) -> dict[str, Path | bytes]:
+def _files(folder: Path, allowed: re.Pattern[str]) -> Contents:
     """Find exactly the files to upload: name -> path.
 
     Raises:
         RunError: for a symlink, which may lead anywhere.
     """
-    found: dict[str, Path | bytes] = {}
+    found: Contents = {}
     for place in (folder / name for name in _FOLDERS):
         for path in sorted(place.iterdir()) if place.is_dir() else []:
             name = path.relative_to(folder).as_posix()

@@ -1,5 +1,7 @@
 """The loaded teacher that the stages of a run share."""
 
+import gc
+import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -25,3 +27,11 @@ def open_teacher(settings: TeacherSettings) -> "Teacher":
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     return Teacher.load(settings)
+
+
+def release_teacher() -> None:
+    """Forget the last teacher loaded, and give the memory that it holds on a GPU to other processes."""
+    open_teacher.cache_clear()
+    gc.collect()
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

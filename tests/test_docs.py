@@ -35,6 +35,8 @@ FOREIGN = {
     "docker",
     "hf",
     "cd",
+    "cp",
+    "mkdir",
     "curl",
 }
 

@@ -15,7 +15,7 @@ FLOORS = (
     {"flows.evaluation"},
     {"flows.training"},
     {"flows.reports"},
-    {"flows.doctor", "flows.planning", "flows.stages", "flows.publish"},
+    {"flows.doctor", "flows.planning", "flows.stages", "flows.publish", "flows.page", "flows.viewable"},
     {"flows.cli"},
 )
 """Inside flows, from the bottom up; what shares a floor may import each other, without circles."""

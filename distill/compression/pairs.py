@@ -32,7 +32,7 @@ from synth.teacher.teacher import Teacher
 
 SHARD_SIZE = 250  # images: what a killed process repeats at most
 _BATCH = 4  # images decoded at once
-_VERSION = 1  # of what this module computes; raise it with each change of the pixels
+_VERSION = 2  # of what this module computes; raise it with each change of the pixels
 
 
 class Bar(Protocol):
@@ -150,7 +150,7 @@ def _translate(
             for place in range(len(edits[0])):
                 edit = torch.tensor([edits[index][place] for index in chosen], device=teacher.device)  # (B,)
                 edited = teacher.decode(z_hat + student(z_hat, edit)).float()  # (B, 3, H, W)
-                rows.append(to_uint8(x + change_of_pixels(x, edited, plain)))
+                rows.append(to_uint8(x + change_of_pixels(x, edited, plain, teacher.vae_scale_factor)))
         yield from np.stack(rows, axis=1)  # B of (1 + K, H, W, 3)
         if bar is not None:
             bar.update(len(chosen))

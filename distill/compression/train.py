@@ -19,7 +19,7 @@ from distill.compression.pairs import PixelPairs
 from distill.pixel import PixelNetwork, new_network
 from distill.settings import PIXEL_LOG_KEYS, PixelSettings
 from distill.training import checkpoints
-from distill.training.objective import draw_image
+from distill.training.draws import draw_image
 from distill.training.schedules import cosine, linear_warmup
 from synth.ema import ema_step
 from synth.errors import TrainingError
@@ -109,7 +109,8 @@ def train(
 
         # Before the yield: a caller that stops here finds the checkpoint of the step that it saw.
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
-            checkpoints.save(run_dir, step + 1, network, averaged, optimizer, depends_on, _KEEP_CHECKPOINTS)
+            state = optimizer.state_dict()
+            checkpoints.save(run_dir, step + 1, network, averaged, state, depends_on, _KEEP_CHECKPOINTS)
         yield PixelRecord(
             step=step + 1,
             pixels=metrics["pixels"],

@@ -9,7 +9,7 @@ Hub id or folder. One that cannot be opened is a TeacherError; no metric is ever
     structure     Tumanyan et al. 2022: mean squared change of the self-similarity of DINO's keys; 0 means the same
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,36 +20,52 @@ from torch.nn import functional as F
 
 from distill.evaluation.metrics import Images
 from synth.dataset.clip import cannot_open, load_clip
-from synth.errors import TeacherError
+from synth.errors import TeacherError, first_line
 from synth.pixels import to_float
 
 Values = NDArray[np.float64]
 """One an image."""
 
+_NO_METRICS = '{} is not installed: pip install "dds-distillery[metrics]"'
 _DINO_SIDE = 224  # px
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Lpips:
-    """The distance of the package `lpips`, over AlexNet.
+    """The distance of torchmetrics, over AlexNet or another of its networks.
 
     Raises:
-        TeacherError: if the package is not installed.
+        TeacherError: if a package is not installed, or torchvision's weights cannot be had.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, net: Literal["alex", "squeeze"] = "alex") -> None:
+        require_metrics()
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
         try:
-            from lpips import LPIPS
-        except ModuleNotFoundError as error:
-            raise TeacherError(f'{error.name} is not installed: pip install "dds-distillery[metrics]"') from None
-        self._model = LPIPS(net="alex", verbose=False).eval().requires_grad_(False)
+            self._model = LearnedPerceptualImagePatchSimilarity(net, reduction="none").eval()
+        except ModuleNotFoundError:
+            raise TeacherError(_NO_METRICS.format("torchvision")) from None
+        except Exception as error:  # torchvision's download and torch's reader share no base class
+            raise TeacherError(
+                f"torchvision's {net} network cannot be opened ({first_line(error)}): it is downloaded once, "
+                "into torch's own cache"
+            ) from error
 
     @torch.no_grad()
     def distance(self, before: Images, after: Images) -> Values:
         """The distance of each pair."""
         pairs = (to_float(torch.from_numpy(images)) for images in (before, after))
         return _as_float64(self._model(*pairs).flatten())
+
+
+def require_metrics() -> None:
+    """Raise TeacherError if torchmetrics is not installed."""
+    try:
+        import torchmetrics  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise TeacherError(_NO_METRICS.format(error.name)) from None
 
 
 class Clip:
@@ -111,17 +127,36 @@ class Structure:
 
     def distance(self, before: Images, after: Images) -> Values:
         """The mean squared difference of each pair's self-similarities."""
+        size = (_DINO_SIDE, _DINO_SIDE)
+
+        def resized(images: Images) -> Tensor:
+            small = [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)) for image in images]
+            return torch.from_numpy(np.stack(small)).float().permute(0, 3, 1, 2) / 255  # (N, 3, 224, 224)
+
+        return self._distance(resized(before), resized(after))
+
+    def distance_of_pie_bench(self, before: Images, after: Images) -> Values:
+        """The same as PIE-Bench's own code computes it, for images that are squares.
+
+        It forgets to divide by 255 before it normalizes, and enlarges or reduces without a filter. All published
+        tables come from that code, so that only these numbers stand beside theirs.
+        """
+
+        def resized(images: Images) -> Tensor:
+            x = torch.tensor(images).float().permute(0, 3, 1, 2)  # (N, 3, H, W) in [0, 255]
+            return F.interpolate(x, (_DINO_SIDE, _DINO_SIDE), mode="bilinear", align_corners=False)
+
+        return self._distance(resized(before), resized(after))
+
+    def _distance(self, before: Tensor, after: Tensor) -> Values:
         difference = self._self_similarity(before) - self._self_similarity(after)  # (N, T, T)
         return _as_float64(difference.square().mean(dim=(1, 2)))
 
     @torch.no_grad()
-    def _self_similarity(self, images: Images) -> Tensor:
-        """(N, T, T): the cosine of the keys of any two of an image's T tokens."""
-        size = (_DINO_SIDE, _DINO_SIDE)
-        resized = [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)) for image in images]
-        x = torch.from_numpy(np.stack(resized)).float() / 255  # (N, 224, 224, 3)
-        x = (x - torch.tensor(_IMAGENET_MEAN)) / torch.tensor(_IMAGENET_STD)
-        self._model(pixel_values=x.permute(0, 3, 1, 2))
+    def _self_similarity(self, x: Tensor) -> Tensor:
+        """(N, 3, 224, 224) -> (N, T, T): the cosine of the keys of any two of an image's T tokens."""
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (_IMAGENET_MEAN, _IMAGENET_STD))
+        self._model(pixel_values=(x - mean) / std)
         keys = F.normalize(self._keys, dim=2)  # (N, T, D), all heads side by side
         return keys @ keys.transpose(1, 2)
 

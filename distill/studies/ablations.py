@@ -73,7 +73,7 @@ class Variant:
     def settings(self, num_steps: int) -> TrainingSettings:
         """Scale the preset `short` to `num_steps`, then override it."""
         settings = scaled_to(TrainingSettings(preset="short"), num_steps)
-        overrides = {**self.overrides, "checkpoint_every": num_steps}
+        overrides = {**self.overrides, "checkpoint_every": num_steps, "checkpoint_minutes": 0}
         if self.paper_schedule:
             paper = scaled_to(TrainingSettings(preset="paper"), num_steps)
             overrides |= {key: getattr(paper, key) for key in _PAPER_SCHEDULE}

@@ -38,7 +38,7 @@ def save(
     step: int,
     network: ModelMixin,
     averaged: ModelMixin | None,
-    optimizer: torch.optim.Optimizer,
+    optimizer_state: Mapping[str, Any],
     depends_on: Mapping[str, Any],
     num_kept: int,
 ) -> Path:
@@ -49,7 +49,7 @@ def save(
         step: steps done.
         network: the one in training: a student, or a pixel network.
         averaged: its moving average, if there is one.
-        optimizer: Adam, over all that the network learns.
+        optimizer_state: the state of Adam over all that the network learns.
         depends_on: what the weights follow from, as JSON values; `restore` compares it.
         num_kept: how many checkpoints stay.
 
@@ -68,7 +68,7 @@ def save(
             network.save_pretrained(temporary / "student")
             if averaged is not None:
                 averaged.save_pretrained(temporary / "averaged")
-            save_file(_moments(network, optimizer), temporary / "adam.safetensors")
+            save_file(_moments(network, optimizer_state), temporary / "adam.safetensors")
             state = {"step": step, "depends_on": depends_on}
             (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n")
     except (FileError, OSError, SafetensorError) as error:
@@ -177,12 +177,12 @@ def _read_state(checkpoint: Path) -> _State:
     return state
 
 
-def _moments(network: ModelMixin, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _moments(network: ModelMixin, optimizer_state: Mapping[str, Any]) -> dict[str, Tensor]:
     """Adam's state under the parameters' names; its one group holds all that the network learns, in their order."""
     names = _learned(network)
     return {
         f"{kind}/{names[number]}": tensors[kind].contiguous()
-        for number, tensors in optimizer.state_dict()["state"].items()
+        for number, tensors in optimizer_state["state"].items()
         for kind in _MOMENTS
     }
 

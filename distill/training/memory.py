@@ -1,8 +1,14 @@
-"""How much memory this process has held at most."""
+"""How much memory this process has held at most, and what to do where a training's is not enough."""
 
+import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+
+from distill.settings import TrainingSettings
+from synth.errors import TrainingError
 
 
 def peak_memory_bytes(device: torch.device | str) -> int:
@@ -22,3 +28,39 @@ def peak_memory_bytes(device: torch.device | str) -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS reports bytes, others KiB
+
+
+def release_memory(device: torch.device) -> None:
+    """Return to the GPU what earlier work holds there without using it, such as the buffers of a painting."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def out_of_memory(settings: TrainingSettings, when: str) -> str:
+    """The one line of a training that does not fit into memory, with the settings that make it smaller."""
+    return f"out of memory {when}: set {knobs(settings)}"
+
+
+def knobs(settings: TrainingSettings) -> str:
+    """The settings that a training takes less memory with, those first that change least."""
+    found = ["training.micro_batch_size=1"] if settings.micro_batch_size != 1 else []
+    if settings.student == "unet":
+        found += [] if settings.gradient_checkpointing else ["training.gradient_checkpointing=true"]
+        found += [] if settings.lora_rank else ["training.lora_rank=16"]
+        found += ["training.student=compact"] if len(found) < 3 else []
+    return " or ".join(found) or "a smaller scenes.image_size"
+
+
+@contextmanager
+def explained(settings: TrainingSettings, when: str) -> Iterator[None]:
+    """Turn a lack of a GPU's memory into a TrainingError of one line.
+
+    Args:
+        settings: of the training.
+        when: when it happens, for the message.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(out_of_memory(settings, when)) from error

@@ -8,28 +8,47 @@ z = z_hat + delta(z_hat, edit), and its weights theta follow
 averaged over all elements of all latents of a step (images x edits x C x h x w), so that a learning rate means the
 same at every resolution, batch size, number of edits and number of processes.
 
-Shapes: B images of a micro-batch, K edits of each of them, C x h x w a latent. `distill.scores` has the other
-symbols.
+The work of a step is its pairs of an image and an edit. Processes share them out, and each takes its share a
+micro-batch at a time; the reference branch of an image runs once in each process that has one of its pairs.
+
+Shapes: N pairs of a micro-batch, C x h x w a latent. `distill.scores` has the other symbols.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from functools import lru_cache
-from typing import Any
+import logging
+from dataclasses import dataclass
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import reduce
 from torch import Tensor
 
-from distill.scores import Score, identity_loss, surrogate_loss
+from distill.scores import Score, Sources, identity_loss, surrogate_loss
 from distill.settings import TrainingSettings, edits_of_an_image
 from distill.students import Student
+from distill.training.draws import draw_edits, draw_image, draw_noise, share_of
+from distill.training.memory import out_of_memory
 from distill.training.pairs import Pairs
-from synth.seeds import derive_seed
-from synth.teacher.teacher import Conditioning, Teacher
+from distill.training.precision import autocast_of, autocast_of_score
+from distill.training.reduction import sum_over_processes
+from distill.training.texts import TextCache
+from synth.errors import TrainingError
+from synth.teacher.conditioning import to_device
+from synth.teacher.teacher import Teacher
 
-_MAX_CACHED_PROMPTS = 2048  # of Stable Diffusion's texts, about half a gigabyte in float32
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Share:
+    """One process's share of a step."""
+
+    sources: Sources
+    """The images that the process has pairs of."""
+    source_places: list[int]
+    """Of each pair: its image, by its place in `sources`."""
+    edits: list[int]
+    """Of each pair: its edit."""
+    texts: list[str]
+    """Of each pair: its target text."""
 
 
 class Objective:
@@ -42,6 +61,9 @@ class Objective:
         settings: of the training.
         score: the gradient of the proposals; the paper's is `scores.shared_source_dds`.
         processes: the processes that share the work; each has a student of its own, with the same weights.
+
+    Raises:
+        TrainingError: for more processes than a step has pairs.
     """
 
     def __init__(
@@ -59,13 +81,37 @@ class Objective:
         self._settings = settings
         self._score = score
         self._processes = processes
-        self._encode = _PromptCache(teacher)
+        self._num_known = len(pairs.target_prompts[0])  # edits that the student learns
+        self._num_edits = edits_of_an_image(settings, self._num_known)  # K
+        self._num_pairs = settings.batch_size * self._num_edits
+        check_processes(settings, self._num_known, processes.num_processes)
+        self._at_once = settings.micro_batch_size or self._num_pairs
+        self._was_halved = False
         self._autocast = autocast_of(settings, teacher.device)
+        self._autocast_of_score = autocast_of_score(settings, teacher)
+        self._prepared: tuple[int, _Share] | None = None  # of which step
+        self._texts = TextCache(teacher)
+        if teacher.device.type == "cuda":
+            self._texts.encode_all(
+                text
+                for own in zip(pairs.source_prompts, pairs.target_prompts, strict=True)
+                for text in (own[0], *own[1])
+            )
 
-    def backward(self, step: int, omega: float, lambda_id: float) -> tuple[float, float]:
-        """Add a step's gradient to the student's weights, the same on every process.
+    @property
+    def num_elements(self) -> int:
+        """Elements of all latents of a step, over which its figures are means."""
+        return self._num_pairs * self._pairs.latents.shape[1:].numel()
 
-        Each process takes its share of the batch, a micro-batch at a time.
+    def prepare(self, step: int) -> None:
+        """Draw a step's noise and read its images, while a GPU may still be busy with the step before."""
+        self._prepared = step, self._share(step)
+
+    def backward(self, step: int, omega: float, lambda_id: float) -> Tensor:
+        """Set the student's gradient to a step's, the same on every process.
+
+        Each process takes its share of the pairs, a micro-batch at a time. A micro-batch that does not fit into a
+        GPU's memory is halved, once.
 
         Args:
             step: counted from 0; the draws follow from it.
@@ -73,128 +119,111 @@ class Objective:
             lambda_id: weight of the identity regularizer.
 
         Returns:
-            The mean squares of the delta score and of z - z_hat, over the whole batch.
+            The sums of the squares of the delta score and of z - z_hat, over all elements of the whole batch: float32
+            (2,) on the device, so that nobody waits for it here.
+
+        Raises:
+            TrainingError: if it does not fit into memory.
         """
-        batch_size = self._settings.batch_size
-        world_size = self._processes.num_processes
-        rank = self._processes.process_index
-        share = range(batch_size * rank // world_size, batch_size * (rank + 1) // world_size)
-        micro_batch_size = self._settings.micro_batch_size or batch_size
-        dds = identity = 0.0
-        for start in range(0, len(share), micro_batch_size):
-            squares = self._backward(step, share[start : start + micro_batch_size], omega, lambda_id)
-            dds += squares[0]
-            identity += squares[1]
-        return (dds, identity) if world_size == 1 else self._sum_over_processes(dds, identity)
+        if self._prepared is None or self._prepared[0] != step:
+            self.prepare(step)
+        assert self._prepared is not None
+        share, self._prepared = self._prepared[1], None
+        while (squares := self._backward_of(share, omega, lambda_id)) is None:
+            self._halve()  # outside of an `except` block, whose exception's frames would keep the memory
+        if self._processes.num_processes > 1:
+            learned = [weight for weight in self._student.parameters() if weight.requires_grad]
+            sum_over_processes(learned, squares)
+        return squares
 
-    def _backward(self, step: int, samples: range, omega: float, lambda_id: float) -> tuple[float, float]:
-        """Add what some of the batch's images contribute to the gradient; return their share of the mean squares."""
-        pairs, settings, device = self._pairs, self._settings, self._teacher.device
-        num_known = len(pairs.target_prompts[0])  # edits that the student learns
-        num_edits = edits_of_an_image(settings, num_known)  # K
-        shape = pairs.latents.shape[1:]  # (C, h, w)
-        num_elements = settings.batch_size * num_edits * shape.numel()
+    def _backward_of(self, share: _Share, omega: float, lambda_id: float) -> Tensor | None:
+        """Set the gradient to a share's; return its squares, or None if a micro-batch does not fit into memory."""
+        self._student.zero_grad(set_to_none=True)
+        squares = torch.zeros(2, device=self._teacher.device)
+        try:
+            for start in range(0, len(share.edits), self._at_once):
+                squares += self._micro_batch(share, slice(start, start + self._at_once), omega, lambda_id)
+        except torch.OutOfMemoryError:
+            return None
+        return squares
 
-        # Draws follow from (seed, step, sample): neither the micro-batch nor the process changes them.
-        positions = [step * settings.batch_size + sample for sample in samples]
-        chosen = [draw_image(settings.seed, position, len(pairs.latents)) for position in positions]
-        drawn = [draw_noise(settings, step, sample, shape) for sample in samples]
-        edits = [draw_edits(settings, step, sample, num_known) for sample in samples]  # B x K
-        t = torch.stack([t for t, _ in drawn]).to(device)  # (B,)
-        eps = torch.stack([eps for _, eps in drawn]).to(device)  # (B, C, h, w)
-        z_hat = pairs.latents[chosen].to(device)  # (B, C, h, w)
-        y_hat = self._encode([pairs.source_prompts[index] for index in chosen])  # of B
-        targets = [
-            pairs.target_prompts[index][edit] for index, own in zip(chosen, edits, strict=True) for edit in own
-        ]
-        y = self._encode(targets)  # of B*K
-
-        # Each image is taken through several edits, so that they share the score's reference branch.
-        edit = torch.tensor(edits, device=device).flatten()  # (B*K,)
+    def _micro_batch(self, share: _Share, chosen: slice, omega: float, lambda_id: float) -> Tensor:
+        """Add what some of a share's pairs contribute to the gradient; return the sums of their squares, (2,)."""
+        sources, device = share.sources, self._teacher.device
+        images = share.source_places[chosen]  # of N
+        z_hat = sources.z_hat[images]  # (N, C, h, w)
+        edit = to_device(torch.tensor(share.edits[chosen]), device)  # (N,)
+        y = self._texts(share.texts[chosen])  # of N
         with self._autocast():
-            delta = self._student(z_hat.repeat_interleave(num_edits, dim=0), edit).float()  # (B*K, C, h, w)
-        z = z_hat[:, None] + delta.reshape(len(chosen), num_edits, *shape)  # (B, K, C, h, w)
-        with self._autocast():
-            gradient = self._score(self._teacher, z, z_hat, y, y_hat, t, eps, omega)  # (B, K, C, h, w)
+            delta = self._student(z_hat, edit).float()  # (N, C, h, w)
+        z = z_hat + delta  # (N, C, h, w)
+        with self._autocast_of_score():
+            gradient = self._score(self._teacher, z, y, sources, images, omega)  # (N, C, h, w)
 
         # The sum over this micro-batch over the elements of the whole batch: micro-batches and ranks simply add up.
-        loss = surrogate_loss(z, gradient) + lambda_id * identity_loss(z, z_hat[:, None])
-        (loss / num_elements).backward()  # type: ignore[no-untyped-call]
-        squares = gradient.square().sum(), delta.detach().square().sum()
-        return float(squares[0]) / num_elements, float(squares[1]) / num_elements
+        loss = surrogate_loss(z, gradient) + lambda_id * identity_loss(z, z_hat)
+        (loss / self.num_elements).backward()  # type: ignore[no-untyped-call]
+        return torch.stack([gradient.square().sum(), delta.detach().square().sum()])
 
-    def _sum_over_processes(self, *squares: float) -> tuple[float, float]:
-        for weight in self._student.parameters():
-            if weight.requires_grad:  # a process without a share of the batch has no gradient yet
-                weight.grad = reduce(torch.zeros_like(weight) if weight.grad is None else weight.grad, "sum")
-        dds, identity = reduce(torch.tensor(squares, device=self._teacher.device), "sum").tolist()
-        return dds, identity
-
-
-def draw_image(seed: int, position: int, num_images: int) -> int:
-    """Choose the image in the `position`th place of a training: all of them in a shuffled order, over and over."""
-    epoch, place = divmod(position, num_images)
-    generator = torch.Generator().manual_seed(derive_seed(seed, "epoch", epoch))
-    return int(torch.randperm(num_images, generator=generator)[place])
-
-
-def draw_noise(settings: TrainingSettings, step: int, sample: int, shape: torch.Size) -> tuple[Tensor, Tensor]:
-    """Draw t, int64 (), and eps, float32 of `shape`, for one image of one step: on the CPU, the same everywhere."""
-    generator = torch.Generator().manual_seed(derive_seed(settings.seed, "step", step, sample))
-    t = torch.randint(settings.min_timestep, settings.max_timestep + 1, (), generator=generator)
-    return t, torch.randn(shape, generator=generator)
-
-
-def draw_edits(settings: TrainingSettings, step: int, sample: int, num_known: int) -> list[int]:
-    """Choose the edits that one image of one step is taken through, as their numbers, ascending.
-
-    The images of a step take their edits one after another from one shuffled order of all edits, over and over: no
-    image meets an edit twice, and every edit gets its share of each step, up to one.
-
-    Args:
-        settings: the seed, and how many edits an image gets.
-        step: counted from 0.
-        sample: the image's place in the step's batch.
-        num_known: the number of all edits.
-    """
-    count = edits_of_an_image(settings, num_known)
-    if count == num_known:
-        return list(range(num_known))
-    generator = torch.Generator().manual_seed(derive_seed(settings.seed, "edits", step))
-    order = torch.randperm(num_known, generator=generator).tolist()
-    return sorted(order[place % num_known] for place in range(sample * count, (sample + 1) * count))
-
-
-class _PromptCache:
-    """Prompts -> their conditioning. Each is encoded alone, so that it does not depend on its neighbours."""
-
-    def __init__(self, teacher: Teacher) -> None:
-        self._encode = lru_cache(_MAX_CACHED_PROMPTS)(lambda prompt: teacher.encode_prompt([prompt]))
-
-    def __call__(self, prompts: list[str]) -> Conditioning:
-        return Conditioning.cat([self._encode(prompt) for prompt in prompts])
-
-
-def autocast_of(settings: TrainingSettings, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    """Choose the precision that the networks run in.
-
-    Args:
-        settings: `autocast` of them.
-        device: where the networks are.
-
-    Returns:
-        A factory of context managers, since each can be entered once.
-    """
-    enabled = settings.autocast == "bfloat16"
-    if settings.autocast == "auto":
-        enabled = (
-            torch.cuda.is_bf16_supported(including_emulation=False)
-            if device.type == "cuda"
-            else _cpu_multiplies_bfloat16(device)
+    def _share(self, step: int) -> _Share:
+        """This process's share of a step. Draws follow from (seed, step, sample), whatever the share."""
+        pairs, settings, device = self._pairs, self._settings, self._teacher.device
+        own = share_of(self._num_pairs, self._processes.process_index, self._processes.num_processes)
+        samples = range(
+            own.start // self._num_edits, (own.stop - 1) // self._num_edits + 1
+        )  # with a pair of the share
+        positions = [step * settings.batch_size + sample for sample in samples]
+        images = [draw_image(settings.seed, position, len(pairs.latents)) for position in positions]
+        drawn = [draw_noise(settings, step, sample, pairs.latents.shape[1:]) for sample in samples]
+        sources = Sources(
+            to_device(pairs.latents[images], device),  # (B, C, h, w)
+            self._texts([pairs.source_prompts[image] for image in images]),
+            to_device(torch.stack([t for t, _ in drawn]), device),  # (B,)
+            to_device(torch.stack([eps for _, eps in drawn]), device),  # (B, C, h, w)
         )
-    return lambda: torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+        edits_of = [draw_edits(settings, step, sample, self._num_known) for sample in samples]
+        places = [pair // self._num_edits - samples.start for pair in own]
+        edits = [edits_of[place][pair % self._num_edits] for place, pair in zip(places, own, strict=True)]
+        texts = [pairs.target_prompts[images[place]][edit] for place, edit in zip(places, edits, strict=True)]
+        return _Share(sources, places, edits, texts)
+
+    def _halve(self) -> None:
+        """Halve the micro-batch after it has not fit into memory.
+
+        Raises:
+            TrainingError: if it was halved before, or cannot be.
+        """
+        self._student.zero_grad(set_to_none=True)
+        at_once = min(self._at_once, self._num_pairs)
+        if self._was_halved or at_once == 1:
+            raise TrainingError(
+                out_of_memory(self._settings, f"with {at_once} pairs of an image and an edit at once")
+            )
+        self._at_once, self._was_halved = at_once // 2, True
+        logger.warning(
+            f"out of memory with {at_once} pairs of an image and an edit at once: training with {self._at_once}, as "
+            f"training.micro_batch_size={self._at_once} does from the start"
+        )
+        if self._teacher.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
-def _cpu_multiplies_bfloat16(device: torch.device) -> bool:
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # the oldest allowed torch lacks it
-    return device.type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+def check_processes(settings: TrainingSettings, num_known: int, world_size: int) -> None:
+    """Refuse processes that would have nothing to do.
+
+    Args:
+        settings: of the training.
+        num_known: the number of the recipe's edits.
+        world_size: the number of processes.
+
+    Raises:
+        TrainingError: for more processes than a step has pairs of an image and an edit.
+    """
+    num_edits = edits_of_an_image(settings, num_known)
+    num_pairs = settings.batch_size * num_edits
+    if world_size > num_pairs:
+        raise TrainingError(
+            f"{world_size} processes share the pairs of an image and an edit of a step, and there are only "
+            f"{settings.batch_size} images x {num_edits} edits = {num_pairs}: start at most {num_pairs} processes, "
+            f"or raise training.batch_size to {-(-world_size // num_edits)}"
+        )

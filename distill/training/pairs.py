@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,8 +77,7 @@ def prepare_pairs(
             f"the dataset has no slot {missing[0]!r}, which the template uses: it was painted from another template "
             "or imported; for photographs, give [photos] in the recipe instead of [scenes]"
         )
-    rows = [_texts_of(texts, edits, *own) for own in zip(dataset.prompts, dataset.slots, strict=True)]
-    _refuse_edits_without_effect(rows, edits)
+    rows = text_rows(texts, edits, zip(dataset.prompts, dataset.slots, strict=True))
     # Before the images are encoded, which takes long.
     long = teacher.too_long(sorted({prompt for row in rows for prompt in row}))
     if texts.long_captions == "refuse":
@@ -127,6 +126,27 @@ def report_captions(pairs: Pairs, run_dir: Path) -> None:
             f"{pairs.num_uncaptioned} of {len(pairs.source_prompts)} photographs have no caption, so no edit changes "
             "them: add captions and import again, or give all photographs one text with photos.source"
         )
+
+
+def text_rows(
+    texts: Texts, edits: Mapping[str, Substitution], images: Iterable[tuple[str, Mapping[str, str]]]
+) -> list[tuple[str, ...]]:
+    """Make all texts of a training.
+
+    Args:
+        texts: the template that the prompts were made from, or the texts of photographs.
+        edits: name -> what it replaces.
+        images: of each its prompt and its slots.
+
+    Returns:
+        For each image its source prompt, then its target prompt of each edit.
+
+    Raises:
+        TrainingError: for an edit that does not fit the texts, or changes none of them.
+    """
+    rows = [_texts_of(texts, edits, *own) for own in images]
+    _refuse_edits_without_effect(rows, edits)
+    return rows
 
 
 def _texts_of(

@@ -7,7 +7,7 @@ of every batch.
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,8 @@ from distill.scores import Score, shared_source_dds
 from distill.settings import ROUNDING_KEYS, TrainingSettings
 from distill.students import Student, new_student
 from distill.training import checkpoints
-from distill.training.memory import peak_memory_bytes
+from distill.training.checkpoint_writer import CheckpointWriter
+from distill.training.memory import explained, peak_memory_bytes, release_memory
 from distill.training.objective import Objective
 from distill.training.pairs import prepare_pairs, report_captions
 from distill.training.schedules import cosine, linear_warmup
@@ -54,12 +55,18 @@ class StepRecord:
     """Of all processes together."""
     peak_memory_gib: float
     """The most held so far by the main process: by torch on a GPU, else by the process; 0 where it is unknown."""
+    has_checkpoint: bool
+    """Whether this process began to write a checkpoint after this step; that of an earlier step is on disk then."""
     student: Student = field(repr=False, compare=False)
     """The network to look at (the moving average, where there is one). It keeps changing."""
 
     def row(self) -> dict[str, float]:
         """The metrics alone, for a log."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "student"}
+        return {
+            name: getattr(self, name)
+            for name in self.__dataclass_fields__
+            if name not in ("student", "has_checkpoint")
+        }
 
 
 def train(
@@ -71,14 +78,14 @@ def train(
     run_dir: Path,
     progress: bool = True,
     score: Score = shared_source_dds,
-) -> Iterator[StepRecord]:
+) -> Generator[StepRecord]:
     """Train until `settings.steps`, resuming from the last checkpoint in `run_dir`, and yield once a step.
 
-    Checkpoints are written every `checkpoint_every` steps and at the end, before the step is yielded;
-    `checkpoints.restore_student` reads the result. Every draw follows from (seed, step, sample), so that a training
-    which was stopped and resumed gives the very weights of one that was not: to the bit on a CPU with the same number
-    of threads, and up to the kernels' own rounding on a GPU. Of several processes the main one writes; all must see
-    the same `run_dir`.
+    Checkpoints are written every `checkpoint_every` steps, every `checkpoint_minutes` and at the end, before the step
+    is yielded (on a GPU by a thread, which ends when the loop does); `checkpoints.restore_student` reads the result.
+    Every draw follows from (seed, step, sample), so that a training which was stopped and resumed gives the very
+    weights of one that was not: to the bit on a CPU with the same number of threads, and up to the kernels' own
+    rounding on a GPU. Of several processes the main one writes; all must see the same `run_dir`.
 
     Args:
         teacher: the frozen model; it painted the dataset, or its VAE fits it.
@@ -101,10 +108,14 @@ def train(
         if processes.is_main_process:
             report_captions(pairs, run_dir)
 
-    student = new_student(teacher, dict(zip(edits, pairs.target_prompts[0], strict=True)), settings)
+    release_memory(teacher.device)  # of a painting before
+    with explained(settings, "before the first step"):
+        student = new_student(teacher, dict(zip(edits, pairs.target_prompts[0], strict=True)), settings)
+        averaged = _copy_for_average(student) if settings.ema_decay else None
     learned = [weight for weight in student.parameters() if weight.requires_grad]
-    averaged = _copy_for_average(student) if settings.ema_decay else None
-    optimizer = torch.optim.Adam(learned, lr=settings.learning_rate)
+    # One kernel for all weights where it exists; on a CPU its rounding would differ from the default's.
+    fused = True if teacher.device.type == "cuda" else None
+    optimizer = torch.optim.Adam(learned, lr=settings.learning_rate, fused=fused)
 
     # What the weights follow from: a checkpoint of anything else must not be resumed. Older checkpoints do not name
     # edits_per_image, and took every image through all edits.
@@ -121,43 +132,56 @@ def train(
     if (checkpoint := checkpoints.latest(run_dir)) is not None:
         steps_done = checkpoints.restore(checkpoint, student, averaged, optimizer, depends_on)
     processes.wait_for_everyone()  # every process has read the checkpoint before the main one writes another
+    writer = CheckpointWriter(run_dir, settings, depends_on, in_thread=teacher.device.type == "cuda")
     objective = Objective(teacher, student, pairs, settings, score, processes)
 
-    for step in range(steps_done, settings.steps):
-        started = time.perf_counter()
-        omega, lambda_id, learning_rate = _schedules(settings, step)
+    with writer:
+        for step in range(steps_done, settings.steps):
+            started = time.perf_counter()
+            omega, lambda_id, learning_rate = _schedules(settings, step)
 
-        # Every process ends with the gradient of the whole batch, so that all take the same step.
-        optimizer.zero_grad(set_to_none=True)
-        dds, identity = objective.backward(step, omega, lambda_id)
-        norm = torch.nn.utils.get_total_norm([weight.grad for weight in learned if weight.grad is not None])
-        _require_finite(step + 1, dds=dds, identity=identity, grad_norm=float(norm))
-        if settings.max_grad_norm:
-            torch.nn.utils.clip_grads_with_norm_(learned, settings.max_grad_norm, norm)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate
-        optimizer.step()
-        if averaged is not None:
-            ema_step(_averages(averaged, student), learned, settings.ema_decay, step)
+            # Every process ends with the gradient of the whole batch, so that all take the same step.
+            with explained(settings, f"at step {step + 1}"):
+                squares = objective.backward(step, omega, lambda_id)
+                norm = torch.nn.utils.get_total_norm([weight.grad for weight in learned if weight.grad is not None])
+                if settings.max_grad_norm:
+                    torch.nn.utils.clip_grads_with_norm_(learned, settings.max_grad_norm, norm)
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate
+                optimizer.step()
+                if averaged is not None:
+                    ema_step(_averages(averaged, student), learned, settings.ema_decay, step)
 
-        # Before the yield: a caller that stops here finds the checkpoint of the step that it saw.
-        due = (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps
-        if due and processes.is_main_process:
-            checkpoints.save(run_dir, step + 1, student, averaged, optimizer, depends_on, settings.keep_checkpoints)
-        seconds = time.perf_counter() - started
-        yield StepRecord(
-            step=step + 1,
-            dds=dds,
-            identity=identity,
-            guidance_scale=omega,
-            lambda_id=lambda_id,
-            learning_rate=learning_rate,
-            grad_norm=float(norm),
-            seconds=seconds,
-            images_per_second=settings.batch_size / seconds,
-            peak_memory_gib=peak_memory_bytes(teacher.device) / 2**30,
-            student=averaged or student,
-        )
+            # A GPU is still at work: prepare the next step before its figures are read, which waits for it. A step
+            # that went wrong is not kept.
+            if step + 1 < settings.steps:
+                objective.prepare(step + 1)
+            dds, identity, grad_norm = torch.cat([squares, norm[None]]).tolist()
+            dds, identity = dds / objective.num_elements, identity / objective.num_elements
+            _require_finite(step + 1, dds=dds, identity=identity, grad_norm=grad_norm)
+
+            # Before the yield: a caller that stops here, and closes the loop, finds the checkpoint of the step that
+            # it saw.
+            due = processes.is_main_process and writer.is_due(step + 1)
+            if due:
+                writer.write(step + 1, student, averaged, optimizer)
+            if step + 1 == settings.steps:
+                writer.wait()
+            seconds = time.perf_counter() - started
+            yield StepRecord(
+                step=step + 1,
+                dds=dds,
+                identity=identity,
+                guidance_scale=omega,
+                lambda_id=lambda_id,
+                learning_rate=learning_rate,
+                grad_norm=grad_norm,
+                seconds=seconds,
+                images_per_second=settings.batch_size / seconds,
+                peak_memory_gib=peak_memory_bytes(teacher.device) / 2**30,
+                has_checkpoint=due,
+                student=averaged or student,
+            )
     processes.wait_for_everyone()  # the last checkpoint is on disk
 
 

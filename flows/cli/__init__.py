@@ -13,6 +13,7 @@ from flows.cli.make.distill import distill
 from flows.cli.make.export import export
 from flows.cli.make.import_photos import import_photos
 from flows.cli.make.init import init
+from flows.cli.make.page import page
 from flows.cli.make.preview import preview
 from flows.cli.make.publish import publish
 from flows.cli.make.run import run
@@ -95,7 +96,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-_MAKE = (init, preview, run, synthesize, import_photos, distill, compress, export, publish)
+_MAKE = (init, preview, run, synthesize, import_photos, distill, compress, export, page, publish)
 _USE = (translate, inspect, serve, edit, doctor)
 _MEASURE = (study, evaluate)
 for verb in (*_MAKE, *_USE, *_MEASURE):

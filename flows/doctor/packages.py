@@ -30,7 +30,7 @@ PURPOSES = {
     "pipeline": "all that paints, trains, exports or measures",
     "heic": "HEIC photographs",
     "lora": "training.lora_rank",
-    "metrics": "LPIPS in evaluations",
+    "metrics": "PIE-Bench, and LPIPS in evaluations",
     "ray": "--runner ray",
     "tracking": "training.tracker=tensorboard",
     "s3": "s3:// URLs",

@@ -45,6 +45,14 @@ def prepare_worker() -> None:
     quiet_libraries()
     show_logs()
     prepare_cpu()
+    _prepare_gpu()
+
+
+def _prepare_gpu() -> None:
+    """Let CUDA's allocator extend its segments: painting and training ask for blocks of other sizes, and what lies
+    between them is lost otherwise. Call this before torch is imported; the user's own setting wins."""
+    if sys.platform == "linux" and "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
 def quiet_libraries() -> None:
@@ -63,6 +71,8 @@ def _private_prefect() -> None:
     if not _names_server():
         _lock_private_server()
         os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_ENABLED", "true")  # some profiles switch it off
+        # A slow laptop takes that long.
+        os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     if prefect_profiles().exists() or "PREFECT_API_URL" in os.environ or "PREFECT_HOME" in os.environ:
         return
     home = tempfile.mkdtemp(prefix="distillery-prefect-")
@@ -70,7 +80,6 @@ def _private_prefect() -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _exit_cleanly)
     os.environ["PREFECT_HOME"] = home
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")  # a slow laptop takes that long
     os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")  # the server ends with the run
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # the command shows bars, and errors in one line
 

@@ -8,16 +8,22 @@ from tempfile import TemporaryDirectory
 
 from flows.config.schema import Recipe
 from flows.planning.estimates import EXTRAS_FACTOR, checkpoints_of
+from flows.planning.preflight import check_hours, preflight, preflight_lines, require
 from flows.run.folder import RunFolder
 from flows.shared_teacher import open_teacher
 from flows.training.student import check_size
+from synth.urls import is_url
 
 _MIN_IMAGES = 4  # in a dry run of the training
 _NUM_STEPS = 3  # of which the first is not timed
 
 
-def dry_run_painting(recipe: Recipe) -> str:
-    """Paint one batch of the recipe's dataset, time it, and extrapolate.
+def dry_run_painting(recipe: Recipe, out: str) -> str:
+    """Paint one batch of the recipe's dataset, time it, extrapolate, and add the preflight of a run on it.
+
+    Args:
+        recipe: the scenes, the teacher, and the edits that a run would learn.
+        out: the dataset's folder or URL.
 
     Returns:
         Lines for people.
@@ -31,6 +37,8 @@ def dry_run_painting(recipe: Recipe) -> str:
     from synth.images.encoding import png_bytes
 
     teacher = open_teacher(recipe.teacher)
+    # A teacher that paints in a few steps cannot teach, and may paint all the same: this refuses nothing.
+    checks = preflight(recipe, Path(out) if not is_url(out) else RunFolder.default_path(recipe), out)
     settings = completed(recipe.to_paint(), teacher)
     template = Template(settings)
     scenes = [template.scene(index) for index in range(min(settings.batch_size, settings.count))]
@@ -50,6 +58,8 @@ def dry_run_painting(recipe: Recipe) -> str:
         "rejects not counted",
         f"disk      {gigabytes:.2g} GB",
         *(f"prompt {scene.index}  {scene.prompt}" for scene in scenes[:5]),
+        "what a run would find before it paints:",
+        *preflight_lines([*checks, check_hours(recipe, {"painting": seconds * settings.count})]),
     ]
     return "\n".join(lines)
 
@@ -71,7 +81,7 @@ def dry_run_compression(recipe: Recipe, out: Path) -> str:
     """
     from distill.compression.pairs import make_pairs
     from distill.compression.train import train
-    from distill.training.objective import autocast_of
+    from distill.training.precision import autocast_of
     from flows.training.pixel import open_student
     from synth.dataset.image_dataset import ImageDataset
 
@@ -108,11 +118,12 @@ def dry_run_compression(recipe: Recipe, out: Path) -> str:
     return "\n".join(lines)
 
 
-def dry_run_training(recipe: Recipe, data: str) -> str:
-    """Do a few steps of the recipe's training, time them, and extrapolate.
+def dry_run_training(recipe: Recipe, out: Path, data: str) -> str:
+    """Check what can be known before the training, do a few steps of it, time them, and extrapolate.
 
     Args:
         recipe: the edits, and how to train.
+        out: the run folder, which is not touched.
         data: the dataset's folder or URL.
 
     Returns:
@@ -127,13 +138,15 @@ def dry_run_training(recipe: Recipe, data: str) -> str:
     from synth.dataset.image_dataset import ImageDataset
 
     settings = recipe.training
+    checks = preflight(recipe, out, data)
+    require(checks)
     teacher = open_teacher(recipe.teacher)
     dataset = ImageDataset(data)
     check_size(recipe, teacher, dataset)
     few = dataset.first(max(settings.batch_size, _MIN_IMAGES))
     # The dry run ends before the last step, which would write a checkpoint.
     steps = max(settings.steps, _NUM_STEPS + 1)
-    short = settings.model_copy(update={"checkpoint_every": settings.steps, "steps": steps})
+    short = settings.model_copy(update={"checkpoint_every": settings.steps, "checkpoint_minutes": 0, "steps": steps})
     with TemporaryDirectory(prefix="distillery-dry-run-") as folder:
         started = time.perf_counter()
         records = train(teacher, few, recipe.texts(), recipe.edits, short, Path(folder), progress=False)
@@ -155,5 +168,6 @@ def dry_run_training(recipe: Recipe, data: str) -> str:
         f"{seconds:.2g} s, and at most {timedelta(seconds=round(encoding))} for the latents; grids not counted",
         f"memory    at most {later[-1].peak_memory_gib:.2g} GiB so far",
         f"disk      at most {gigabytes:.2g} GB of checkpoints",
+        *preflight_lines([*checks, check_hours(recipe, {"training": seconds * settings.steps})]),
     ]
     return "\n".join(lines)

@@ -15,6 +15,7 @@ from flows.config.schema import Recipe
 
 if TYPE_CHECKING:
     from distill.evaluation.examples import Example
+    from distill.training.footprint import Footprint
     from synth.teacher.teacher import Teacher
 
 PASSES_OF_AN_EDIT = 4  # an image and iteration: two branches, each with and without its text
@@ -42,8 +43,6 @@ class Sizes:
     """One image without compression."""
     latent: int
     """One image's latent, in float32."""
-    teacher: int
-    """All weights of the teacher, in its own dtype."""
     student: int
     """All weights of the student, in float32."""
     learned: int
@@ -125,13 +124,6 @@ def cost_of(recipe: Recipe, rates: Rates) -> Cost:
     return Cost(painting, training, None if rates.dollars_per_hour is None else hours * rates.dollars_per_hour)
 
 
-def memory_of(recipe: Recipe, sizes: Sizes) -> int:
-    """Estimate the bytes that a training's weights take, without the networks' activations."""
-    # Of each trained weight: the gradient, Adam's two moments, and the moving average if there is one.
-    copies = 3 + (recipe.training.ema_decay > 0)
-    return sizes.teacher + sizes.student + copies * sizes.learned
-
-
 def disk_of(recipe: Recipe, sizes: Sizes, num_images: int) -> int:
     """Estimate the bytes of the dataset, its latents and pairs, the checkpoints, the student and its model file."""
     pairs = 0
@@ -174,13 +166,13 @@ def run_costs(
     image_size = examples[0].image.shape[0]
     num_inference_steps = recipe.scenes.num_inference_steps if recipe.scenes is not None else 0
     assert num_inference_steps is not None, "the teacher's defaults have completed the scenes"
+    counted = footprint_of(teacher, recipe, image_size)
     here = cost_of(recipe, rates)
     price = "" if here.dollars is None else f", {here.dollars:.0f} dollars at {rates.dollars_per_hour:g} an hour"
     lines = [
         f"the full run: {num_images} images, {training.steps} steps of {training.batch_size}",
         f"here ({teacher.device}): {_times(here)}, at the speed of this preview{price}",
-        f"memory: {_gigabytes(memory_of(recipe, sizes))} for the weights of teacher and student in training, "
-        f"activations not counted; this preview took at most {_peak_memory()}",
+        f"memory: {_gigabytes(counted.total)} in training, at most; this preview took at most {_peak_memory()}",
         f"disk: {_gigabytes(disk_of(recipe, sizes, num_images))}",
     ]
     if not FULL_SIZE[0] < sum(p.numel() for p in teacher.network.parameters()) < FULL_SIZE[1]:
@@ -199,7 +191,6 @@ def _sizes(teacher: "Teacher", recipe: Recipe, examples: "Sequence[Example]") ->
     def parameters(module: Any) -> int:
         return sum(parameter.numel() for parameter in module.parameters())
 
-    modules = [module for module in teacher.pipeline.components.values() if hasattr(module, "parameters")]
     height, width, _ = examples[0].image.shape
     factor = teacher.vae_scale_factor
     prompts = {example.edit: example.prompt for example in examples}
@@ -208,11 +199,21 @@ def _sizes(teacher: "Teacher", recipe: Recipe, examples: "Sequence[Example]") ->
         image=sum(len(png_bytes(example.pil_image)) for example in examples) / len(examples),
         pixels=3 * height * width,
         latent=4 * teacher.latent_channels * (height // factor) * (width // factor),
-        teacher=sum(p.numel() * p.element_size() for module in modules for p in module.parameters()),
         student=4 * num_all,
         learned=4 * num_learned,
         vae=4 * parameters(teacher.vae),
     )
+
+
+def footprint_of(teacher: "Teacher", recipe: Recipe, image_size: int) -> "Footprint":
+    """Count the memory of a training's process; see `distill.training.footprint`."""
+    from distill.training.footprint import footprint
+    from synth.teacher.hub import find
+
+    model = find(recipe.teacher.id, recipe.teacher.revision)
+    edits, on_gpu = dict.fromkeys(recipe.edits, ""), teacher.device.type == "cuda"
+    num = recipe.operations.processes
+    return footprint(model, edits, recipe.training, image_size, teacher.dtype, on_gpu, num)
 
 
 def _peak_memory() -> str:

@@ -58,17 +58,20 @@ class Work:
     """To train of the pixel network; its pairs are made before."""
 
 
-def announce(recipe: Recipe, run: RunFolder) -> None:
+def announce(recipe: Recipe, run: RunFolder) -> dict[str, float]:
     """Log the stages that lie before a run, each with its estimate on this machine.
 
     A run whose networks are trained gets none, since what is left takes minutes, and so does one that other machines
     paint or other processes train: this process's speed says nothing about theirs.
+
+    Returns:
+        The estimates in seconds, by stage; none where nothing is announced.
     """
     from synth.dataset.generate import completed
 
     compressed = recipe.pixel.size == "none" or has_pixel_network(recipe, run)
     if (run.student.exists() and compressed) or recipe.operations.runner == "ray" or recipe.operations.processes > 1:
-        return
+        return {}
     if recipe.scenes is not None:
         scenes = completed(recipe.scenes, open_teacher(recipe.teacher))
         recipe = recipe.model_copy(update={"scenes": scenes})
@@ -77,6 +80,7 @@ def announce(recipe: Recipe, run: RunFolder) -> None:
     logger.info("the stages, and what they may take on this machine:")
     for line in table(seconds, details=_details(recipe, work)):
         logger.info(line)
+    return seconds
 
 
 def work_left(recipe: Recipe, run: RunFolder) -> Work:
@@ -137,7 +141,7 @@ def measure_speed(recipe: Recipe) -> Speed:
     import torch
 
     from distill.compression.train import seconds_of_step
-    from distill.training.objective import autocast_of
+    from distill.training.precision import autocast_of
 
     teacher = open_teacher(recipe.teacher)
     scenes = recipe.scenes

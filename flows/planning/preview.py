@@ -16,9 +16,11 @@ from tqdm import tqdm
 from distill.settings import EditSettings
 from flows.config.schema import Recipe
 from flows.evaluation.zero_shot import find_images
-from flows.planning.estimates import PASSES_OF_AN_EDIT, Rates, run_costs
+from flows.planning.estimates import PASSES_OF_AN_EDIT, Rates, cost_of, run_costs
+from flows.planning.preflight import check_hours, preflight, preflight_lines, require
 from flows.reports.preview_cells import Cell
 from flows.reports.preview_page import preview_page
+from flows.run.folder import RunFolder
 from flows.shared_teacher import open_teacher
 from synth.errors import FileError, ImageInputError, RecipeError
 
@@ -100,7 +102,7 @@ def preview(
         ImageInputError: for a file that is not an image, or a folder without images.
         FileError: if there is another file at `out`, or it cannot be written.
         RecipeError: for photographs with a recipe that paints, or a recipe of photographs without them.
-        TeacherError: for a teacher that cannot score, or cannot read a prompt to its end.
+        DistilleryError: for what the preflight finds, such as a teacher that cannot score or reads no prompt so long.
     """
     from inference.results import Results, Wanted
     from synth.dataset.generate import completed
@@ -115,8 +117,9 @@ def preview(
             f"{recipe.name} paints its images and cannot caption photographs: leave out --images, or let "
             "`distillery init NAME --photos` write a recipe of photographs"
         )
+    checks = preflight(recipe, RunFolder.default_path(recipe))
+    require(checks)
     teacher = open_teacher(recipe.teacher)
-    teacher.require_scorer()
     grid = Grid.of(teacher, guidance_scales, iterations)
     if recipe.scenes is not None:
         recipe = recipe.model_copy(update={"scenes": completed(recipe.scenes, teacher)})
@@ -144,7 +147,9 @@ def preview(
         dollars_per_hour = _GPU_DOLLARS_PER_HOUR
     rates = Rates(seconds_per_image, seconds_per_pass, dollars_per_hour)
     go, verdict = judge(cells)
-    costs = run_costs(teacher, recipe, rates, examples, num_images)
+    cost = cost_of(recipe, rates)
+    checks.append(check_hours(recipe, {"painting": cost.painting_seconds, "training": cost.training_seconds}))
+    costs = [*run_costs(teacher, recipe, rates, examples, num_images), *preflight_lines(checks)]
     with results.put(page, out) as part:
         part.write_bytes(preview_page(recipe, examples, cells, grid.learning_rate, verdict, costs))
     return Preview(go, verdict, costs)

@@ -53,7 +53,8 @@ _MAY_GROW = ("scenes.count", "training.steps")  # more images can be painted, a 
 _OF_THE_TRAINING = ("training.", "edits.", "photos.")  # free until training starts: no painted image depends on them
 _MAY_CHANGE = (
     *("validated_on", "teacher.device", "teacher.allow_cpu", "pixel.", "export.", "evaluation.", "operations."),
-    *("training.checkpoint_every", "training.keep_checkpoints", "training.sample_every", "training.micro_batch_size"),
+    *("training.checkpoint_every", "training.checkpoint_minutes", "training.keep_checkpoints"),
+    *("training.sample_every", "training.micro_batch_size"),
     *("training.gradient_checkpointing", "training.tracker", "training.patience"),
     "training.preset",  # its values are compared instead
 )

@@ -9,7 +9,6 @@ A finished run becomes `latest` if its model is as good as the present one, with
 
 import json
 import os
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -20,12 +19,12 @@ from typing_extensions import TypedDict
 from flows.config.operations import OperationSettings
 from flows.config.schema import Recipe
 from flows.run.folder import RunFolder
+from inference.pointer import MODEL, SUFFIX
 from synth.errors import RunError
 from synth.files import write_bytes, write_text
 from synth.state import parse_json, read_json, reading
 from synth.words import slug
 
-_MODEL = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,255}/model\.onnx")
 _MEASURED_ON = ("split", "num_scenes", "given")
 """Two evaluations can be compared only if these are equal."""
 
@@ -76,7 +75,7 @@ class Verdict:
 
 def pointer_of(recipe: Recipe, out: Path) -> Path:
     """The path of the recipe's pointer, beside its run folders."""
-    return Path(os.path.abspath(out)).parent / f"{slug(recipe.name)}.latest.json"  # `.` has no parent
+    return Path(os.path.abspath(out)).parent / f"{slug(recipe.name)}{SUFFIX}"  # `.` has no parent
 
 
 def latest_model(pointer: Path) -> Path:
@@ -194,7 +193,7 @@ def check_pointer(content: bytes, place: object) -> "_Entry":
     """
     with reading(place, RunError, "delete it, and the next run writes a new one"):
         entry: _Entry = parse_json(content, _Entry)
-        if not _MODEL.fullmatch(entry["model"]):
+        if not MODEL.fullmatch(entry["model"]):
             raise ValueError("its model is not RUN/model.onnx")
     return entry
 

@@ -11,8 +11,10 @@ from flows.config.parameter import RecipeParameter
 from flows.config.schema import Recipe
 from flows.orchestration.artifacts import artifact_key, markdown_image, show_markdown
 from flows.orchestration.retries import RETRIES
+from flows.planning.preflight import preflight, require
 from flows.run.folder import RunFolder
 from flows.run.lock import exclusive_folder
+from flows.shared_teacher import release_teacher
 from flows.stages.frame import OpenRun, open_run, stage
 from flows.training.launcher import distill_together
 from flows.training.student import attach_dataset, join_processes, train_student
@@ -35,6 +37,7 @@ def distill_flow(
         The student's folder.
     """
     with open_run("train {name} in {out}", recipe, out, overrides, data) as run:
+        require(preflight(run.recipe, run.folder.path))
         distill(run)
     return run.folder.student
 
@@ -59,6 +62,7 @@ def train_task(recipe: Recipe, out: Path) -> None:
     """Train in this process, or in as many as the recipe's operations ask for."""
     run = RunFolder(out)
     if recipe.operations.processes > 1 or recipe.operations.accelerate_config is not None:
+        release_teacher()  # the processes need the whole card
         distill_together(recipe, run)
     else:
         train_student(recipe, run)

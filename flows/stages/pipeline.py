@@ -10,6 +10,7 @@ from flows.evaluation.scenes import has_true_answers
 from flows.orchestration.artifacts import artifact_key, show_link, show_markdown
 from flows.orchestration.progress import in_a_run
 from flows.planning.forecast import announce
+from flows.planning.preflight import check_hours, preflight, require
 from flows.reports.model_card import write_model_card
 from flows.reports.report import write_report
 from flows.reports.tables import markdown_table
@@ -46,7 +47,8 @@ def pipeline(
         DistilleryError: in one line, for anything that the user can fix.
     """
     with open_run("{name} in {out}", recipe, out, overrides, data) as run:
-        announce(run.recipe, run.folder)
+        require(preflight(run.recipe, run.folder.path))
+        require([check_hours(run.recipe, announce(run.recipe, run.folder))])
         synthesize(run)
         distill(run)
         if run.recipe.pixel.size != "none":

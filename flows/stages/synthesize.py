@@ -104,6 +104,7 @@ def paint_dataset(recipe: Recipe, url: str, rank: int = 0, world_size: int = 1) 
         finish_task.with_options(timeout_seconds=seconds_limit)(recipe, url, images_per_second)
         if missing and in_a_run():
             _show(recipe, url)
+    _builder.cache_clear()  # with its filters' networks, for what comes next on this card
     return num_new
 
 

@@ -117,7 +117,10 @@ def _first_error(log: Path) -> tuple[str, bool]:
         for prefix in (_ERROR, _TRANSIENT_ERROR):
             if line.startswith(prefix):
                 return line.removeprefix(prefix), prefix == _TRANSIENT_ERROR
-    return f"the training's processes ended without reporting an error: see {log}", False
+    return (
+        f"the training's processes ended without reporting an error, as after a kill: see {log}, and run the same "
+        "command again to resume from the last checkpoint"
+    ), False
 
 
 def main() -> None:

@@ -52,7 +52,7 @@ def train_pixel_network(recipe: Recipe, run: RunFolder) -> Path:
     from distill.compression.train import train
     from distill.pixel import PixelNetwork
     from distill.training.checkpoints import latest
-    from distill.training.objective import autocast_of
+    from distill.training.precision import autocast_of
     from synth.dataset.image_dataset import ImageDataset
     from synth.state import read_network
 

@@ -77,6 +77,7 @@ def train_student(recipe: Recipe, run: RunFolder) -> Path:
             # `_from_main` is a collective call: every process makes it, at the same steps.
             if settings.patience and record.step % settings.sample_every == 0 and _from_main(stopped):
                 break
+    steps.close()  # the last checkpoint is on disk
     if observer is not None:
         observer.save_student()
         keep_excerpt(run, dataset)
@@ -116,13 +117,12 @@ class _Observer:
 
     def follow(self, record: "StepRecord") -> bool:
         """Log a step, and return whether the training should stop after it."""
-        settings = self._recipe.training
         self._log.log_step(record)
         self._bar.set_postfix(omega=f"{record.guidance_scale:.2f}", moved=f"{record.identity:.4f}")
         self._bar.update(record.step - self._bar.n)
-        if record.step % settings.checkpoint_every == 0:
+        if record.has_checkpoint:
             upload(self._recipe, self._run.path)
-        if self._early_stopping is None or record.step % settings.sample_every:
+        if self._early_stopping is None or record.step % self._recipe.training.sample_every:
             return False
         return self._early_stopping.should_stop(record.step, record.student)
 

@@ -22,7 +22,7 @@ from inference.settings import ExportSettings, Kind, ModelMetadata
 from synth.errors import ExportError
 from synth.files import scratch_folder
 
-GRAPH = 2
+GRAPH = 3
 """Version of what the graph computes. Raise it with each change, so that older files are exported again."""
 
 
@@ -55,13 +55,11 @@ def export_files(
             other files are written, also if a file differs from PyTorch by more than its precision's bound; the file
             that was at its path before stays.
     """
-    # Each level of the VAE but the last halves the sides.
-    size_multiple = 2 ** (len(vae.config.block_out_channels) - 1)
     if isinstance(student, Student):
         _check_edits(student.edits, metadata)
     module = ExportModule(vae, student)
-    example_size = tuple(side * size_multiple for side in TRACE_LATENTS)
-    work = _Work(module, module, metadata, size_multiple, example_size, settings or ExportSettings())
+    example_size = tuple(side * module.cell for side in TRACE_LATENTS)
+    work = _Work(module, module, metadata, module.cell, example_size, settings or ExportSettings())
     yield from work.write(files, parity_images, calibration_images)
 
 

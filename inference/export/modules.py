@@ -33,6 +33,8 @@ class ExportModule(nn.Module):
         self.scale = float(vae.config.scaling_factor)
         self.shift = float(vae.config.shift_factor or 0.0)
         self.dtype = dtype
+        # Pixels a side of a latent: each level of the VAE but the last halves the sides.
+        self.cell = 2 ** (len(vae.config.block_out_channels) - 1)
 
     def forward(self, image: Tensor, edit: Tensor, strength: Tensor) -> Tensor:
         """image (N, 3, H, W) in [-1, 1], edit int64 (N,), strength float (N,) -> translated (N, 3, H, W)."""
@@ -48,7 +50,8 @@ class ExportModule(nn.Module):
         plain = decoded[: image.shape[0]].float()  # (N, 3, H, W)
         edited = decoded[image.shape[0] :].float()  # (N, 3, H, W)
         # The change is computed first: (image + edited) - plain would round away the image's last bits.
-        translated = (image + change_of_pixels(image, edited, plain, strength)).clamp(-1.0, 1.0)  # (N, 3, H, W)
+        change = change_of_pixels(image, edited, plain, self.cell, strength)  # (N, 3, H, W)
+        translated = (image + change).clamp(-1.0, 1.0)
         # Strength 0 is exact by construction: a matrix product may round the rows of a batch differently.
         return torch.where(amount == 0, image, translated)
 

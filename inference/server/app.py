@@ -30,10 +30,10 @@ from starlette.middleware.cors import CORSMiddleware
 
 from inference.runtime import ModelFileError, Translator, TranslatorError
 from inference.server import page, schema
-from inference.server.batcher import BatchingTranslator
 from inference.server.gate import Gate, Turnstile, check_origins
 from inference.server.limits import Limits, PixelBudget, Refused
 from inference.server.models import DIGEST_HEADER, ServerError, digest_of
+from inference.server.served import Served
 from inference.server.transfers import Transfers
 from inference.server.uploads import Ask, parse_fields, receive
 from synth.images import reader
@@ -68,7 +68,7 @@ def create_app(
     allowed_hosts: Collection[str] = (),
     allowed_origins: Collection[str] = (),
 ) -> FastAPI:
-    """The application over `translators`, by name. It closes them in the end, where they can be closed.
+    """The application over `translators`, by name. It follows pointers while it runs, and closes all in the end.
 
     token: when given, all under /v1 and the model files want it as `Authorization: Bearer ...`, and there are no
         docs and no schema.
@@ -86,6 +86,7 @@ def create_app(
     if token is not None:
         _check_token(token)
     origins = check_origins(allowed_origins, has_token=token is not None)
+    models = translators if isinstance(translators, Served) else Served(translators)
     transfers = Transfers(limits)
     pixels = PixelBudget(limits)
     in_work = asyncio.Semaphore(limits.max_in_work)
@@ -94,11 +95,10 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        models.start()
         yield  # uvicorn comes back here when the last request is answered
         pool.shutdown()
-        for translator in translators.values():
-            if isinstance(translator, BatchingTranslator):
-                translator.close()
+        models.close()
 
     app = FastAPI(
         title="dds-distillery",
@@ -138,7 +138,7 @@ def create_app(
 
     @app.head("/v1/models", dependencies=[Depends(authorise)], include_in_schema=False)
     @app.get("/v1/models", dependencies=[Depends(authorise)])
-    async def models() -> Models:
+    async def list_models() -> Models:
         """What is served, and the edits that each model makes."""
         told = ("teacher", "licence", "validated_on", "training_size", "precision")
         return Models(
@@ -149,7 +149,7 @@ def create_app(
                     about={key: translator.metadata[key] for key in told if key in translator.metadata},
                     digest=digest_of(translator),
                 )
-                for name, translator in translators.items()
+                for name, translator in models.items()
             ]
         )
 
@@ -166,34 +166,36 @@ def create_app(
         upload, form = await receive(request, limits, transfers)
         try:
             ask = parse_fields(dict(request.query_params) | form)
-            translator = _choose(translators, ask.model)
-            translator([], ask.edit, ask.strength)  # no image: a wrong edit is told before it waits in line
-            if num_waiting >= limits.max_waiting:
-                raise Refused(429, f"{num_waiting} images are in line already: try again in a moment")
-            num_waiting += 1
-            try:
-                async with asyncio.timeout(limits.waiting_s):
-                    await in_work.acquire()
-            except TimeoutError:
-                raise Refused(503, f"no turn within {limits.waiting_s:g} s: try again later") from None
-            finally:
-                num_waiting -= 1
-            try:
-                if await request.is_disconnected():
-                    raise Refused(400, "the client is gone")
-                loop = asyncio.get_running_loop()
-                png = await loop.run_in_executor(pool, _edit, upload.file, translator, ask, limits, pixels)
-            finally:
-                in_work.release()
+            # One model from the check to the answer, whatever is exchanged meanwhile.
+            with models.lease(_choose(models, ask.model)) as translator:
+                translator([], ask.edit, ask.strength)  # no image: a wrong edit is told before it waits in line
+                if num_waiting >= limits.max_waiting:
+                    raise Refused(429, f"{num_waiting} images are in line already: try again in a moment")
+                num_waiting += 1
+                try:
+                    async with asyncio.timeout(limits.waiting_s):
+                        await in_work.acquire()
+                except TimeoutError:
+                    raise Refused(503, f"no turn within {limits.waiting_s:g} s: try again later") from None
+                finally:
+                    num_waiting -= 1
+                try:
+                    if await request.is_disconnected():
+                        raise Refused(400, "the client is gone")
+                    loop = asyncio.get_running_loop()
+                    png = await loop.run_in_executor(pool, _edit, upload.file, translator, ask, limits, pixels)
+                finally:
+                    in_work.release()
+                digest = digest_of(translator)
         finally:
             await upload.close()
         transfers.make_room(len(png))
         headers = {"Content-Length": str(len(png))}
-        if digest := digest_of(translator):
+        if digest:
             headers[DIGEST_HEADER] = digest
         return StreamingResponse(_chunks(png), media_type="image/png", headers=headers)
 
-    app.include_router(page.make_router(app, translators, authorise))
+    app.include_router(page.make_router(app, models, authorise))
     return app
 
 
@@ -207,11 +209,11 @@ def _check_token(token: str) -> None:
         )
 
 
-def _choose(translators: Mapping[str, Translator], name: str | None) -> Translator:
+def _choose(translators: Mapping[str, Translator], name: str | None) -> str:
     if name is None and len(translators) == 1:
-        return next(iter(translators.values()))
+        return next(iter(translators))
     if name is not None and name in translators:
-        return translators[name]
+        return name
     near = difflib.get_close_matches(name or "", translators, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     problem = "no model is named" if name is None else f"unknown model {name!r}"

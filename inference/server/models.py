@@ -3,7 +3,7 @@
 import hashlib
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -108,24 +108,6 @@ def _stat(path: Path) -> os.stat_result | None:
         return os.stat(path)
     except OSError:
         return None
-
-
-def load_models(
-    locations: Iterable[str], providers: Sequence[str] | None = None, num_threads: int = 0
-) -> dict[str, ServedTranslator]:
-    """Open model files, each named as its metadata say, or by its file's name; `NAME=file.onnx` names it anew.
-
-    Raises ModelFileError for what cannot be opened, ServerError when two have the same name.
-    """
-    models: dict[str, ServedTranslator] = {}
-    for location in locations:
-        name, _, path = ("", "", location) if Path(location).exists() else location.rpartition("=")
-        translator = load_model(path, providers, num_threads)
-        name = name or str(translator.metadata.get("name") or Path(path).stem)
-        if name in models:
-            raise ServerError(f"two of the models are called {name}: name them anew, as in other={path}")
-        models[name] = translator
-    return models
 
 
 def digest_of(translator: Translator) -> str | None:

@@ -1,17 +1,20 @@
 """The browser's page over HTTP: its own few files, a list of the models, and the model files themselves."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from inference.runtime import Translator
 from inference.server import docs_page
 from inference.server.limits import Refused
 from inference.server.models import DIGEST_HEADER, ModelBytes, ServedTranslator
+from inference.server.served import Served
 from inference.server.web import fetch
 
 WEB = Path(__file__).parent / "web"
@@ -32,9 +35,7 @@ _TYPES = {
 }
 
 
-def make_router(
-    app: FastAPI, translators: Mapping[str, Translator], authorise: Callable[..., Any], web: Path = WEB
-) -> APIRouter:
+def make_router(app: FastAPI, served: Served, authorise: Callable[..., Any], web: Path = WEB) -> APIRouter:
     """The page at /, as static files have it, and the models under it. Only the models want the server's token."""
     router = APIRouter(include_in_schema=False)
     here = [path.name for path in web.iterdir() if path.suffix in _TYPES]
@@ -50,14 +51,9 @@ def make_router(
                 docs_page.render(app.openapi()), headers=HEADERS | {"Content-Security-Policy": docs_page.CSP}
             )
 
-    files = {
-        name: translator.bytes
-        for name, translator in translators.items()
-        if isinstance(translator, ServedTranslator) and translator.bytes is not None and _fits(translator)
-    }
-
     @router.api_route("/models.json", methods=METHODS, dependencies=[Depends(authorise)])
     def models() -> JSONResponse:
+        files = {name: file for name in served if (file := _file_of(served[name])) is not None}
         listed = [
             {"name": name, "file": f"models/{quote(name)}.onnx", "digest": file.digest}
             for name, file in files.items()
@@ -66,16 +62,19 @@ def make_router(
 
     @router.api_route("/models/{name:path}.onnx", methods=METHODS, dependencies=[Depends(authorise)])
     def model(name: str, request: Request) -> Response:
-        file = files.get(name)
-        if file is None:
-            raise Refused(404, f"no model {name[:200]!r} is served to pages")
-        return _send(file, request)
+        lease = served.lease(name) if name in served else nullcontext()
+        with ExitStack() as until_sent:
+            translator = until_sent.enter_context(lease)
+            file = _file_of(translator) if translator is not None else None
+            if file is None:
+                raise Refused(404, f"no model {name[:200]!r} is served to pages")
+            return _send(file, request, until_sent)
 
     return router
 
 
-def _send(file: ModelBytes, request: Request) -> Response:
-    """The very bytes that the server runs, whatever lies under their name by now."""
+def _send(file: ModelBytes, request: Request, lease: ExitStack) -> Response:
+    """The very bytes that the server runs, whatever lies under their name by now. The lease lasts until then."""
     file.check()
     etag = f'"{file.digest}"'
     headers = HEADERS | {"ETag": etag, DIGEST_HEADER: file.digest}
@@ -83,7 +82,19 @@ def _send(file: ModelBytes, request: Request) -> Response:
         return Response(status_code=304, headers=headers)
     headers["Content-Length"] = str(file.num_bytes)
     content = iter(()) if request.method == "HEAD" else file.chunks()
-    return StreamingResponse(content, media_type="application/octet-stream", headers=headers)
+    response = _LeasedResponse(content, media_type="application/octet-stream", headers=headers)
+    response.lease = lease.pop_all()
+    return response
+
+
+class _LeasedResponse(StreamingResponse):
+    """Holds a lease until the answer is sent, or its client is gone."""
+
+    lease: ExitStack
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self.lease:
+            await super().__call__(scope, receive, send)
 
 
 def _add_file(router: APIRouter, route: str, path: Path) -> None:
@@ -94,7 +105,8 @@ def _add_file(router: APIRouter, route: str, path: Path) -> None:
         return FileResponse(path, media_type=_TYPES[path.suffix], headers=HEADERS)
 
 
-def _fits(translator: Translator) -> bool:
-    """Whether a page can take the model: one file, for a page cannot hold what needs a second one beside it."""
-    file = translator.file
-    return file is not None and not file.with_name(f"{file.name}.data").exists()
+def _file_of(translator: Translator) -> ModelBytes | None:
+    """The file of a model that a page can take: one in itself, for a page cannot hold what needs a second one."""
+    if not isinstance(translator, ServedTranslator) or translator.bytes is None or translator.file is None:
+        return None
+    return None if translator.file.with_name(f"{translator.file.name}.data").exists() else translator.bytes

@@ -54,6 +54,8 @@ def fingerprint(teacher: Teacher, settings: SceneSettings) -> dict[str, Any]:
     identity: dict[str, Any] = completed(settings, teacher).model_dump(mode="json", exclude={"count"})
     if settings.filters.clip is not None:
         identity["filters"]["clip"] = identify(settings.filters.clip, DatasetError, "name another with filters.clip")
+    if identity["sampler"] == "own":  # as it is in the datasets from before there was another
+        del identity["sampler"]
     return {"teacher": teacher.fingerprint, **identity}
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ def completed(settings: SceneSettings, teacher: Teacher) -> SceneSettings:
             "image_size": settings.image_size or defaults.image_size,
             "num_inference_steps": settings.num_inference_steps or defaults.num_inference_steps,
             "guidance_scale": settings.guidance_scale or defaults.guidance_scale,
+            "sampler": settings.sampler or defaults.sampler,
         }
     )
 
@@ -90,7 +92,8 @@ def _call(teacher: Teacher, settings: SceneSettings, scenes: Sequence[Scene], si
     """Call the pipeline once, padded to `size` images."""
     padded = [*scenes, *[scenes[-1]] * (size - len(scenes))]
     negative_prompts = [scene.negative_prompt for scene in padded]
-    output: Any = teacher.pipeline(
+    teacher.unpark_encoders()
+    output: Any = _sampled_by(teacher, settings)(
         [scene.prompt for scene in padded],
         # None selects the model's own null prompt, which is not always the empty prompt.
         negative_prompt=negative_prompts if any(negative_prompts) else None,
@@ -110,3 +113,10 @@ def _call(teacher: Teacher, settings: SceneSettings, scenes: Sequence[Scene], si
     flagged = getattr(output, "nsfw_content_detected", None) or [False] * len(padded)
     images = teacher.pipeline.numpy_to_pil(arrays)
     return [None if flag else image for image, flag in zip(images, flagged, strict=False)]
+
+
+def _sampled_by(teacher: Teacher, settings: SceneSettings) -> Any:
+    """The teacher's pipeline with the settings' sampler, over the same networks."""
+    pipeline = copy(teacher.pipeline)
+    pipeline.scheduler = teacher.family.scheduler(settings.sampler or teacher.defaults.sampler)
+    return pipeline

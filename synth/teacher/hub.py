@@ -15,18 +15,19 @@ from safetensors import safe_open
 
 from synth.errors import TeacherError
 from synth.files import is_junk
-from synth.settings import Settings
+from synth.settings import Sampler, Settings
 from synth.state import read_json, reading
 from synth.teacher.families import FAMILIES, Family
+from synth.teacher.few_steps import is_few_steps, is_few_steps_name
+from synth.teacher.identity import sha256
 
 MINIATURE = Path(__file__).parents[1] / "miniature" / "weights"
 """The miniature's folder in a checkout; the environment variable DISTILLERY_MINIATURE names another."""
 
 UNKNOWN_LICENCE = "unknown: see the teacher's own model card"
 
-_FEW_STEPS = re.compile(r"turbo|lightning|hyper|schnell|(?<![a-z])lcm(?![a-z])", re.IGNORECASE)
 _SMALL_FILES = ["*.json", "*.txt", "README.md", "*/spiece.model"]
-_OTHER_VERSIONS = ["*.fp16.*", "*.fp16-*", "*.non_ema.*", "*.non_ema-*"]
+_OTHERS = ["*.fp16.*", "*.fp16-*", "*.non_ema.*", "*.non_ema-*"]
 _REMEDY = "restore it, or name another teacher"
 _CLASS_KEYS = {"_class_name", "model_type", "architectures", "tokenizer_class"}  # of diffusers and transformers
 _HASHED = (".json", ".txt", ".model", ".safetensors")
@@ -38,6 +39,7 @@ class TeacherDefaults(Settings):
     image_size: Annotated[int, Field(ge=1, le=8192)]
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)]
     guidance_scale: float
+    sampler: Sampler = "own"
     edit_guidance_scale: float = 7.5
     """Of zero-shot edits (default: the authors' notebook's)."""
     edit_learning_rate: float = 2.0
@@ -58,24 +60,35 @@ class ModelFolder:
     """The network's."""
     commit: str | None
     """Of a Hub id; None for a folder."""
+    without: tuple[str, ...] = ()  # text encoders of `Family.optional` that are left out
 
     @property
     def few_steps(self) -> bool:
         """Whether it is a turbo, lightning or consistency model, by its name, scheduler or guidance embedding."""
-        names = (self.name.rsplit("/", 1)[-1], str(self.index.get("_name_or_path", "")).rsplit("/", 1)[-1])
-        return (
-            any(_FEW_STEPS.search(each) for each in names)
-            or self.index["scheduler"][1] in ("LCMScheduler", "TCDScheduler")
-            or self.config.get("time_cond_proj_dim") is not None
-        )
+        names = (self.name, str(self.index.get("_name_or_path", "")))
+        return any(map(is_few_steps_name, names)) or is_few_steps(self.index["scheduler"][1], self.config)
 
     def num_parameters(self) -> int:
         """Count the network's parameters from its config, without allocating them."""
-        import diffusers
-
         with torch.device("meta"):
-            network: Any = getattr(diffusers, self.family.network_class).from_config(self.config)
-        return sum(parameter.numel() for parameter in network.parameters())
+            return sum(parameter.numel() for parameter in self.network().parameters())
+
+    def network(self) -> Any:
+        """Make the network from its config, with random weights."""
+        return _from_config(self.family.network_class, self.config)
+
+    def vae(self) -> Any:
+        """Make the VAE from its config, with random weights."""
+        return _from_config(self.index["vae"][1], self._vae_config())
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels of a latent's side."""
+        config = self._vae_config()
+        return int(2 ** (len(config.get("block_out_channels") or config["decoder_block_out_channels"]) - 1))
+
+    def _vae_config(self) -> dict[str, Any]:
+        return _read_json(self.path / "vae" / "config.json")
 
     def fetch(self) -> "ModelFolder":
         """Download the weights that are used, and no others.
@@ -91,9 +104,7 @@ class ModelFolder:
             if lacking and (there := self._hub_files()):
                 self._refuse_pickles(lacking, there)
             patterns = [*_SMALL_FILES, *(f"{part}/*.safetensors" for part in weights)]
-            snapshot_download(
-                self.name, revision=self.commit, allow_patterns=patterns, ignore_patterns=_OTHER_VERSIONS
-            )
+            snapshot_download(self.name, revision=self.commit, allow_patterns=patterns, ignore_patterns=_OTHERS)
         self._refuse_pickles(weights, [name for part in weights for name in _files(self.path, part)])
         return self
 
@@ -101,7 +112,7 @@ class ModelFolder:
         """Components that are not loaded: those that nothing here reads, and optional ones without weights."""
         parts = [part for part in self.family.unused if part in self.index]
         for part in self.family.optional:
-            if not _has_safetensors(part, _files(self.path, part)):
+            if part in self.without or not _has_safetensors(part, _files(self.path, part)):
                 parts += [part, part.replace("text_encoder", "tokenizer")]
         return parts
 
@@ -113,7 +124,7 @@ class ModelFolder:
             for path in sorted((self.path / part).iterdir()):
                 if path.suffix in _HASHED and not is_junk(path.name):
                     digest.update(f"{part}/{path.name}".encode())
-                    digest.update(_sha256(path))
+                    digest.update(sha256(path))
         if "force_zeros_for_empty_prompt" in self.index:
             digest.update(f"null text is zeros: {self.index['force_zeros_for_empty_prompt']}".encode())
         return digest.hexdigest()[:16]
@@ -152,12 +163,11 @@ class ModelFolder:
                 f"{self.name} does not say its image size: put image_size, num_inference_steps and guidance_scale in "
                 f"{own}"
             )
-        vae = _read_json(self.path / "vae/config.json")
-        num_levels = len(vae.get("block_out_channels") or vae["decoder_block_out_channels"])
         return TeacherDefaults(
-            image_size=self.config["sample_size"] * 2 ** (num_levels - 1),
+            image_size=self.config["sample_size"] * self.vae_scale_factor,
             num_inference_steps=4 if self.few_steps else self.family.num_inference_steps,
             guidance_scale=1.0 if self.few_steps else self.family.guidance_scale,
+            sampler="own" if self.few_steps else self.family.sampler,
             licence=_licence(self.path / "README.md"),
         )
 
@@ -170,7 +180,7 @@ class ModelFolder:
     def _weights(self) -> list[str]:
         """The components that have weights and are used."""
         parts = (self.family.network_name, "vae", *self.family.text_encoders, "safety_checker")
-        return [part for part in parts if self.index.get(part, [None])[0]]
+        return [part for part in parts if part not in self.without and self.index.get(part, [None])[0]]
 
     def _hub_files(self) -> list[str]:
         """All files of the repository; none if the Hub cannot be reached: the download then says why."""
@@ -231,7 +241,8 @@ def find(name: str, revision: str | None) -> ModelFolder:
                 f"VAE makes {vae['latent_channels']} (an inpainting or instruction model does that)"
             )
     with reading(path / "scheduler" / "scheduler_config.json", TeacherError, _REMEDY):
-        if fault := family.check_scheduler(_scheduler(index, path)):
+        scheduler = _from_config(index["scheduler"][1], _read_json(path / "scheduler" / "scheduler_config.json"))
+        if fault := family.check_scheduler(scheduler):
             raise TeacherError(f"{name} {fault}")
     return ModelFolder(name, path, family, index, config, commit)
 
@@ -254,11 +265,11 @@ def _small_files(name: str, revision: str | None) -> tuple[Path, str | None]:
     return folder, folder.name  # a snapshot is named after its commit: the weights will come from it too
 
 
-def _scheduler(index: dict[str, Any], path: Path) -> Any:
+def _from_config(name: str, config: dict[str, Any]) -> Any:
     import diffusers
 
-    scheduler: Any = getattr(diffusers, index["scheduler"][1])
-    return scheduler.from_config(_read_json(path / "scheduler" / "scheduler_config.json"))
+    kind: Any = getattr(diffusers, name)
+    return kind.from_config(config)
 
 
 def _files(path: Path, part: str) -> list[str]:
@@ -269,15 +280,6 @@ def _files(path: Path, part: str) -> list[str]:
 def _has_safetensors(part: str, files: Iterable[str]) -> bool:
     own = [name for name in files if re.fullmatch(rf"{part}/[^/]*\.safetensors", name)]
     return any(".fp16" not in name and ".non_ema" not in name for name in own)
-
-
-def _sha256(path: Path) -> bytes:
-    """Hash a file's content. The Hub's cache names large files by their hash: these need not be read."""
-    blob = path.resolve()
-    if path.is_symlink() and blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name):
-        return bytes.fromhex(blob.name)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _licence(card: Path) -> str:

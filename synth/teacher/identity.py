@@ -1,6 +1,7 @@
 """Tells models apart by their content, wherever they are."""
 
 import hashlib
+import re
 from pathlib import Path
 
 from synth.errors import DistilleryError
@@ -28,3 +29,12 @@ def identify(name: str, error: type[DistilleryError], remedy: str) -> str:
             with reading(path, error, remedy):
                 digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def sha256(path: Path) -> bytes:
+    """Hash a file's content. The Hub's cache names large files by their hash: these need not be read."""
+    blob = path.resolve()
+    if path.is_symlink() and blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name):
+        return bytes.fromhex(blob.name)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

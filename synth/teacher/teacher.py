@@ -15,8 +15,11 @@ from torch import Tensor
 from synth.errors import TeacherError
 from synth.settings import TeacherSettings
 from synth.teacher import hub
+from synth.teacher.conditioning import Conditioning
+from synth.teacher.devices import choose_device, choose_dtype
 from synth.teacher.explain import explain
-from synth.teacher.families import FAMILIES, Conditioning, Family
+from synth.teacher.families import FAMILIES, Family
+from synth.teacher.few_steps import require_scorer
 from synth.teacher.hub import UNKNOWN_LICENCE, TeacherDefaults
 
 __all__ = ["UNKNOWN_LICENCE", "Conditioning", "Teacher", "TeacherDefaults"]
@@ -47,9 +50,16 @@ class Teacher:
             if isinstance(component, torch.nn.Module):
                 component.eval().requires_grad_(False)
         self.vae = pipeline.vae
-        if self.vae.dtype == torch.float16 and self.vae.config.force_upcast:
-            # It overflows in float16. The pipeline converts its own while it paints.
+        overflows = self.vae.dtype == torch.float16 and self.vae.config.force_upcast
+        if overflows or (self.vae.dtype != torch.float32 and self.device.type == "cuda"):
+            # It may overflow in float16, and the latents that a training starts from are worth a full precision. The
+            # pipeline keeps its own, and converts it while it paints.
             self.vae = deepcopy(self.vae).float()
+        if self.device.type == "cuda":
+            if self.family.network_name == "unet":
+                self.network.to(memory_format=torch.channels_last)  # what a GPU's convolutions compute in
+            pipeline.vae.to(memory_format=torch.channels_last)
+            pipeline.vae.enable_slicing()  # a painting decodes one image at a time, and the U-Net alone fills a batch
         self.vae_scale_factor: int = pipeline.vae_scale_factor
         self.size_multiple = self.family.size_multiple
         self.latent_channels: int = self.network.config.in_channels
@@ -66,9 +76,10 @@ class Teacher:
         """
         import diffusers
 
-        device = _device(settings.device)
+        device = choose_device(settings.device)
         try:
             model = hub.find(settings.id, settings.revision)
+            model = replace(model, without=() if settings.t5 else model.family.optional)
             full_size = model.num_parameters() > _FULL_SIZE
             if full_size and device.type == "cpu" and not settings.allow_cpu:
                 raise TeacherError(
@@ -77,9 +88,7 @@ class Teacher:
                 )
             model.fetch().check_files()
             defaults = model.defaults()
-            dtype = torch.float32 if device.type == "cpu" or not full_size else torch.bfloat16
-            if settings.dtype != "auto":
-                dtype = getattr(torch, settings.dtype)
+            dtype = choose_dtype(settings, model.family, full_size, device)
             pipeline = getattr(diffusers, model.family.pipeline_class).from_pretrained(
                 model.path,
                 torch_dtype=dtype,
@@ -102,11 +111,7 @@ class Teacher:
             TeacherError: for a turbo, lightning or consistency model: it was distilled to jump to an image in a few
                 steps, and what it predicts on the way is no longer the noise.
         """
-        if self.few_steps:
-            raise TeacherError(
-                f"{self.name} paints in a few steps and cannot serve as a scorer: "
-                "distil from the model that it was made from"
-            )
+        require_scorer(self.name, self.few_steps)
 
     @property
     def unet(self) -> Any:
@@ -121,6 +126,11 @@ class Teacher:
                 "take a teacher of Stable Diffusion 1.x or 2.x, or training.student=compact"
             )
         return self.network
+
+    @property
+    def is_full_size(self) -> bool:
+        """Whether the network is of the size that nobody runs on a CPU by choice."""
+        return int(sum(weight.numel() for weight in self.network.parameters())) > _FULL_SIZE
 
     @property
     def device(self) -> torch.device:
@@ -141,6 +151,7 @@ class Teacher:
             TeacherError: for a prompt longer than the text encoders read: none is cut silently.
         """
         self.check_prompts(prompts)
+        self.unpark_encoders()
         # In the encoders' own precision even under a caller's autocast: `null` is kept, and must not depend on
         # whether a painting or a training asks for it first.
         with torch.autocast(self.device.type, enabled=False):
@@ -176,6 +187,29 @@ class Teacher:
                 if len(ids) > max_tokens:
                     found.setdefault(prompt, f"{len(ids)} tokens and {self.name} reads {max_tokens}")
         return found
+
+    def park_encoders(self) -> None:
+        """Move to the CPU what only texts and paintings need, and return its memory to the GPU.
+
+        It comes back with the next prompt or painting.
+        """
+        _ = self.null  # every guided prediction needs it
+        for module in self._encoders():
+            module.to("cpu")
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def unpark_encoders(self) -> None:
+        """Take back what `park_encoders` moved."""
+        for module in self._encoders():
+            if module.device != self.device:
+                module.to(self.device)
+
+    def _encoders(self) -> list[Any]:
+        """The text encoders, and the safety checker where there is one."""
+        names = (*self.family.text_encoders, "safety_checker")
+        modules = (getattr(self.pipeline, name, None) for name in names)
+        return [module for module in modules if isinstance(module, torch.nn.Module)]
 
     @property
     def null(self) -> Conditioning:
@@ -245,19 +279,3 @@ class Teacher:
 
     def _shift_and_scale(self) -> tuple[float, float]:
         return getattr(self.vae.config, "shift_factor", None) or 0.0, self.vae.config.scaling_factor
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise TeacherError(f"there is no device {name!r}: use auto, cpu or cuda") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise TeacherError(
-            "teacher.device is cuda, but PyTorch sees no GPU: use auto or cpu, or install a CUDA build of torch"
-        )
-    if device.type == "cuda" and device.index is None:  # each of several processes has a GPU of its own
-        return torch.device("cuda", torch.cuda.current_device())
-    return device

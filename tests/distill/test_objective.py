@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distill.settings import TrainingSettings
-from distill.training.objective import draw_edits, draw_image, draw_noise
+from distill.training.draws import draw_edits, draw_image, draw_noise
 
 SETTINGS = TrainingSettings(
     preset="short",

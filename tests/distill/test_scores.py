@@ -8,7 +8,7 @@ import torch
 from agreement import assert_agrees
 from torch import Tensor, nn
 
-from distill.scores import dds, identity_loss, sds, shared_source_dds, surrogate_loss
+from distill.scores import Sources, dds, identity_loss, sds, shared_source_dds, surrogate_loss
 from synth.teacher.teacher import Conditioning, Teacher
 
 NUM_IMAGES, NUM_EDITS, OMEGA = 2, 3, 7.5
@@ -77,6 +77,14 @@ def written_out(teacher: Teacher, z: Tensor, y: Conditioning, t: int, eps: Tenso
     return eps_null + omega * (eps_y - eps_null)
 
 
+def of_all_pairs(teacher: Teacher, draw: Draw, z: Tensor | None = None) -> Tensor:
+    """All edits of all images in one call, (B, K, C, h, w)."""
+    z = draw.z if z is None else z
+    sources = Sources(draw.z_hat, draw.y_hat, draw.t, draw.eps)
+    images = [image for image in range(NUM_IMAGES) for _ in range(NUM_EDITS)]
+    return shared_source_dds(teacher, z.flatten(0, 1), draw.y, sources, images, OMEGA).reshape(z.shape)
+
+
 def unet(teacher: Teacher, z_t: Tensor, text: Conditioning, t: int) -> Tensor:
     added = None
     if teacher.name == "xl":
@@ -135,7 +143,7 @@ def test_sharing_the_source_is_the_plain_way(teacher: Teacher) -> None:
     whole_patches = teacher.size_multiple > teacher.vae_scale_factor
     for size in [(6, 10)] if whole_patches else [(6, 10), (9, 13)]:
         draw = make_draw(teacher, size)
-        got = shared_source_dds(teacher, draw.z, draw.z_hat, draw.y, draw.y_hat, draw.t, draw.eps, OMEGA)
+        got = of_all_pairs(teacher, draw)
         assert got.shape == draw.z.shape
         for image in range(NUM_IMAGES):
             for edit in range(NUM_EDITS):
@@ -147,9 +155,29 @@ def test_sharing_the_source_takes_2_plus_2k_passes_an_image(teacher: Teacher, dr
     """All in one call of the network."""
     sizes: list[int] = []
     hook = teacher.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    shared_source_dds(teacher, draw.z, draw.z_hat, draw.y, draw.y_hat, draw.t, draw.eps, OMEGA)
+    of_all_pairs(teacher, draw)
     hook.remove()
     assert sizes == [NUM_IMAGES * (2 + 2 * NUM_EDITS)]
+
+
+def test_pairs_in_any_portions_share_their_images_source(teacher: Teacher, draw: Draw) -> None:
+    """In portions that cut through images: the source branch runs with the first pair of its image, and once."""
+    sizes: list[int] = []
+    hook = teacher.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    pairs = [(image, edit) for image in range(NUM_IMAGES) for edit in range(NUM_EDITS)]
+    sources = Sources(draw.z_hat, draw.y_hat, draw.t, draw.eps)
+    got, seen, expected = [], set(), []
+    for start in range(0, len(pairs), 2):
+        images, edits = zip(*pairs[start : start + 2], strict=True)
+        z, y = draw.z[list(images), list(edits)], draw.y[torch.arange(start, start + len(images))]
+        got.append(shared_source_dds(teacher, z, y, sources, images, OMEGA))
+        expected.append(2 * len(images) + 2 * len(set(images) - seen))
+        seen |= set(images)
+    hook.remove()
+    assert sizes == expected and sum(sizes) == NUM_IMAGES * (2 + 2 * NUM_EDITS)
+    for (image, edit), gradient in zip(pairs, torch.cat(got), strict=True):
+        want = dds_written_out(teacher, draw, image, edit, OMEGA)
+        torch.testing.assert_close(gradient, want, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("tiny", FAMILIES.values())
@@ -168,7 +196,7 @@ def test_dds_of_equal_branches_is_zero(tiny: str, request: pytest.FixtureRequest
 def test_the_surrogates_gradient_is_the_score(teacher: Teacher, draw: Draw) -> None:
     """The network's own Jacobian is left out."""
     z = draw.z.clone().requires_grad_()
-    gradient = shared_source_dds(teacher, z, draw.z_hat, draw.y, draw.y_hat, draw.t, draw.eps, OMEGA)
+    gradient = of_all_pairs(teacher, draw, z)
     assert not gradient.requires_grad
     surrogate_loss(z, gradient).backward()
     assert z.grad is not None and torch.equal(z.grad, gradient)

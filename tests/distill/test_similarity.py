@@ -1,12 +1,14 @@
 """The judges of photographs, on small random networks of the very classes: what must hold whatever they know."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny_clip import tiny_clip_config, tiny_tokenizer
-from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, ViTConfig, ViTModel
+from tiny_clip import tiny_tokenizer
+from tiny_judges import save_tiny_clip, save_tiny_dino
+from transformers import CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from distill.evaluation.similarity import Clip, Lpips, Structure
@@ -19,37 +21,12 @@ AFTER = np.where(np.arange(40)[None, None, :, None] < 20, BEFORE, 255 - BEFORE).
 
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("clip")
-    torch.manual_seed(0)
-    tokenizer = tiny_tokenizer()
-    vision = CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=32,
-        patch_size=8,
-        projection_dim=16,
-    )
-    text = tiny_clip_config(tokenizer)
-    CLIPModel(
-        CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=16)
-    ).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    size = {"shortest_edge": 32}
-    CLIPImageProcessorPil(size=size, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
-    return folder
+    return save_tiny_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="module")
 def dino_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dino")
-    torch.manual_seed(0)
-    config = ViTConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=32
-    )
-    ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
-    return folder
+    return save_tiny_dino(tmp_path_factory.mktemp("dino"))
 
 
 def test_clip_scores_are_cosines(clip_folder: Path) -> None:
@@ -85,6 +62,9 @@ def test_what_cannot_be_opened_is_one_clear_line(tmp_path: Path, monkeypatch: py
     for judge, kind in ((Clip, "CLIP"), (Structure, "DINO")):
         with pytest.raises(TeacherError, match=f"cannot be opened as a {kind} model .*: name a folder or a Hub id"):
             judge(str(tmp_path))
-    monkeypatch.setitem(__import__("sys").modules, "lpips", None)
-    with pytest.raises(TeacherError, match=r'pip install "dds-distillery\[metrics\]"'):
-        Lpips()
+    for package in ("torchvision", "torchmetrics"):
+        with monkeypatch.context() as without:
+            without.setattr("torchmetrics.image.lpip._TORCHVISION_AVAILABLE", False)
+            without.setitem(sys.modules, package, None)
+            with pytest.raises(TeacherError, match=rf'{package} is not .*: pip install "dds-distillery\[metrics\]"'):
+                Lpips()

@@ -1,6 +1,7 @@
 """The loop, on a tiny real teacher and a dataset that it painted."""
 
 import io
+import logging
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from distill.scores import dds, sds_of_edits
 from distill.settings import TrainingSettings
+from distill.students import UNetStudent
 from distill.training import checkpoints
-from distill.training.objective import draw_edits, draw_image, draw_noise
+from distill.training.draws import draw_edits, draw_image, draw_noise
 from distill.training.schedules import cosine, linear_warmup
 from distill.training.train import StepRecord, train
 from synth.dataset.building import synthesize
@@ -138,16 +140,80 @@ def test_the_gradient_is_the_mean_of_each_pairs_own(
     assert record.dds == pytest.approx(float(torch.cat(scores).square().mean()), rel=1e-3)
 
 
-@pytest.mark.parametrize("edits_per_image", ["all", 1])
+@pytest.mark.parametrize(("edits_per_image", "micro_batch_size"), [("all", 1), ("all", 4), (1, 2), (1, 1)])
 def test_micro_batches_train_the_same(
-    tiny_teacher: Teacher, dataset: ImageDataset, tmp_path: Path, edits_per_image: object
+    tiny_teacher: Teacher, dataset: ImageDataset, tmp_path: Path, edits_per_image: object, micro_batch_size: int
 ) -> None:
+    """They cut through images: each image's source branch runs once all the same."""
     common = {"steps": 2, "edits_per_image": edits_per_image}
+    sizes: list[int] = []
+    hook = tiny_teacher.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     whole = run(tiny_teacher, dataset, tmp_path / "whole", **common)
-    parts = run(tiny_teacher, dataset, tmp_path / "parts", micro_batch_size=2, **common)
+    num_edits = 2 if edits_per_image == "all" else 1
+    assert sizes == [3 * (2 + 2 * num_edits)] * 2
+    parts = run(tiny_teacher, dataset, tmp_path / "parts", micro_batch_size=micro_batch_size, **common)
+    hook.remove()
+    assert sum(sizes[2:]) == sum(sizes[:2]) and len(sizes[2:]) == 2 * -(-3 * num_edits // micro_batch_size)
     for a, b in zip(whole, parts, strict=True):
         assert (b.dds, b.grad_norm) == pytest.approx((a.dds, a.grad_norm), rel=1e-3)
         assert b.identity == pytest.approx(a.identity, rel=1e-3)
+
+
+class SmallCard:
+    """A student's network that has memory for so many pairs at once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+        self.sizes: list[int] = []
+        forward = UNetStudent.forward
+
+        def limited(student: UNetStudent, latents: Tensor, edit: Tensor) -> Tensor:
+            self.sizes.append(len(latents))
+            if len(latents) > room:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return forward(student, latents, edit)
+
+        monkeypatch.setattr(UNetStudent, "forward", limited)
+
+
+def test_a_micro_batch_without_room_is_halved_once(
+    tiny_teacher: Teacher,
+    dataset: ImageDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    whole = run(tiny_teacher, dataset, tmp_path / "whole", steps=2)
+    monkeypatch.setattr(logging.getLogger("distill"), "propagate", True)
+    card = SmallCard(monkeypatch, room=3)
+    halved = run(tiny_teacher, dataset, tmp_path / "halved", steps=2)
+    assert card.sizes == [6, 3, 3, 3, 3]
+    # A set: where an earlier test set up the command's logs, a record is seen twice.
+    (warning,) = {text for r in caplog.records if "out of memory" in (text := r.getMessage())}
+    assert "out of memory with 6 pairs" in warning and "training.micro_batch_size=3" in warning
+    for a, b in zip(whole, halved, strict=True):
+        assert (b.dds, b.identity) == pytest.approx((a.dds, a.identity), rel=1e-3)
+        assert b.grad_norm == pytest.approx(a.grad_norm, rel=1e-3)
+
+    card = SmallCard(monkeypatch, room=2)
+    with pytest.raises(TrainingError) as refused:
+        run(tiny_teacher, dataset, tmp_path / "none", steps=2)
+    assert str(refused.value) == (
+        "out of memory with 3 pairs of an image and an edit at once: set training.micro_batch_size=1 or "
+        "training.gradient_checkpointing=true or training.lora_rank=16"
+    )
+    assert checkpoints.latest(tmp_path / "none") is None
+
+
+def test_memory_that_ends_elsewhere_is_one_line_too(
+    tiny_teacher: Teacher, dataset: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.optim.Adam, "step", no_room)  # it allocates its moments in the first step
+    overrides = {"micro_batch_size": 1, "gradient_checkpointing": True}
+    with pytest.raises(TrainingError, match=r"^out of memory at step 1: set training.lora_rank=16 or .*=compact$"):
+        run(tiny_teacher, dataset, tmp_path, **overrides)
 
 
 def test_it_moves_the_student_and_nothing_else(tiny_teacher: Teacher, dataset: ImageDataset, tmp_path: Path) -> None:

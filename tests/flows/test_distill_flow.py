@@ -137,7 +137,7 @@ def test_a_missing_tracker_is_refused_in_one_line(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     mine = recipe(tmp_path, tiny_sd_folder, 'source = ""', 'snow = { target = "a blue sofa" }')
     result = command("distill", mine, "--data", photos, "--set", "training.tracker=wandb", "--out", tmp_path / "run")
-    assert result.exit_code == 2 and "training.tracker is wandb, which is not installed" in result.stderr
+    assert result.exit_code == 2 and "training.tracker needs wandb, which is not installed" in result.stderr
 
 
 def test_a_trained_run_refuses_another_dataset(photos: Path, tiny_sd_folder: Path, tmp_path: Path) -> None:

@@ -3,18 +3,23 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from two_processes import EDITS, SCENES, descend
+from several_processes import NUM_STEPS, SCENES, VARIANTS, descend
 from workplace import wait_for
 
 from distill.training import checkpoints
+from distill.training.objective import check_processes
 from flows.config.loading import load_recipe
 from flows.run.folder import RunFolder
+from flows.shared_teacher import open_teacher
 from flows.stages.distill import distill_flow
+from flows.training.launcher import distill_together
 from synth.dataset.building import synthesize
 from synth.dataset.image_dataset import ImageDataset
 from synth.errors import TrainingError
@@ -39,21 +44,38 @@ def launch(*command: str | Path, port: int, num_processes: int = 2) -> None:
     assert ended.returncode == 0, ended.stderr[-3000:]
 
 
-def test_two_processes_have_the_gradient_of_one(
+def test_four_processes_have_the_gradient_of_one(
     tiny_teacher: Teacher, tiny_sd_folder: Path, painted: Path, tmp_path: Path
 ) -> None:
-    """With three images a step, one process takes one of them and the other takes two."""
-    file = tmp_path / "two.safetensors"
-    launch(ROOT / "tests" / "support" / "two_processes.py", tiny_sd_folder, painted, file, port=29517)
-    two, one = load_file(file), descend(tiny_teacher, ImageDataset(painted), painted / "latents")
-    assert two.keys() == one.keys()
-    for kind in ("all/gradient", "all/weight", "1/gradient", "1/weight"):
-        of_one, of_two = (
-            torch.cat([tensor.flatten() for name, tensor in sorted(tensors.items()) if name.startswith(kind)])
-            for tensors in (one, two)
-        )
-        assert of_one.norm() > 0
-        assert (of_two - of_one).norm() / of_one.norm() < 1e-5, kind
+    """Two images with three edits each are six pairs: the shares of four processes cut through the images."""
+    file = tmp_path / "four.safetensors"
+    script = ROOT / "tests" / "support" / "several_processes.py"
+    launch(script, tiny_sd_folder, painted, file, port=29517, num_processes=4)
+    ranks = [load_file(file.with_suffix(f".{rank}")) for rank in range(4)]
+    one = descend(tiny_teacher, ImageDataset(painted), painted / "latents")
+    for rank in ranks:
+        assert rank.keys() == one.keys()
+        for kind in [f"{variant}/{what}" for variant in VARIANTS for what in ("gradient", "weight")]:
+            of_one, of_rank = (
+                torch.cat([tensor.flatten() for name, tensor in sorted(tensors.items()) if name.startswith(kind)])
+                for tensors in (one, rank)
+            )
+            assert of_one.norm() > 0
+            assert (of_rank - of_one).norm() / of_one.norm() < 1e-5, kind
+    # Each process has work: 1, 2, 1 and 2 pairs, and the source branch once an image, each with and without text.
+    for variant, counts in {"all": [4, 6, 4, 6], "micro": [4, 6, 4, 6], "two": [4, 4, 4, 4]}.items():
+        assert [float(rank[f"{variant}/latents"]) for rank in ranks] == counts, variant
+    assert float(one["all/latents"]) == float(one["micro/latents"]) == 2 * (2 + 2 * 3)
+    assert NUM_STEPS > 1
+
+
+def test_more_processes_than_pairs_are_refused(recipe: Path) -> None:
+    with pytest.raises(TrainingError, match=r"3 images x 2 edits = 6: start at most 6 processes, .*batch_size to 4$"):
+        check_processes(load_recipe(recipe).training, 2, 7)
+    check_processes(load_recipe(recipe).training, 2, 6)
+    one_edit = load_recipe(recipe, ["training.edits_per_image=1"]).training
+    with pytest.raises(TrainingError, match="3 images x 1 edits = 3: start at most 3"):
+        check_processes(one_edit, 2, 4)
 
 
 @pytest.fixture
@@ -81,7 +103,7 @@ def recipe(tiny_sd_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_the_command_trains_in_four_processes(recipe: Path, painted: Path, tmp_path: Path) -> None:
-    """Four processes share three images, so one has none. Only the main process writes the run folder."""
+    """Four processes share three images with two edits each. Only the main process writes the run folder."""
     script = tmp_path / "distillery.py"
     script.write_text("from flows.cli import main\n\nmain()\n")
     out = tmp_path / "run"
@@ -90,7 +112,7 @@ def test_the_command_trains_in_four_processes(recipe: Path, painted: Path, tmp_p
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 2  # not four times as many
     checkpoint = checkpoints.latest(out)
     assert checkpoint is not None and checkpoint.name == "step_000002"
-    assert set(checkpoints.restore_student(checkpoint).edits) == set(EDITS)
+    assert set(checkpoints.restore_student(checkpoint).edits) == {"red-leather", "blue"}
 
 
 def test_a_flow_starts_processes_and_reports_their_error(
@@ -125,3 +147,52 @@ def test_a_transient_error_stays_transient_in_the_flow(tmp_path: Path) -> None:
     assert _first_error(log) == ("the bucket was not reached", True)
     log.write_text("error: the set is empty\ntransient error: the others were cut off\n")
     assert _first_error(log) == ("the set is empty", False)
+
+
+def test_the_parent_of_processes_holds_no_teacher(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It painted, and now the processes need the whole card."""
+    from flows.stages import distill
+
+    held: list[int] = []
+    monkeypatch.setattr(distill, "distill_together", lambda *_: held.append(open_teacher.cache_info().currsize))
+    in_two = load_recipe(recipe, ["operations.processes=2"])
+    open_teacher(in_two.teacher)
+    distill.train_task.fn(in_two, tmp_path / "run")
+    assert held == [0]
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_ends_in_one_line_and_resumes(recipe: Path, painted: Path, tmp_path: Path) -> None:
+    in_two = load_recipe(recipe, ["operations.processes=2", "training.steps=100000", "training.checkpoint_every=1"])
+    run = RunFolder.open_or_create(in_two, tmp_path / "run")
+    run.use_dataset(str(painted))
+
+    def kill_a_rank() -> None:
+        wait_for(lambda: checkpoints.latest(run.path) is not None, "the first checkpoint")
+        ranks = [
+            process
+            for process in psutil.Process().children(recursive=True)
+            if str(run.path) in process.cmdline() and "accelerate.commands.launch" not in process.cmdline()
+        ]
+        ranks[-1].kill()
+
+    killer = threading.Thread(target=kill_a_rank)
+    killer.start()
+    with pytest.raises(TrainingError, match="ended without reporting an error") as ended:
+        distill_together(in_two, run)
+    killer.join()
+    assert "\n" not in str(ended.value)
+    newest = checkpoints.latest(run.path)
+    assert newest is not None
+    steps = int(newest.name.removeprefix("step_"))
+    more = load_recipe(
+        recipe, ["operations.processes=2", f"training.steps={steps + 2}", "training.checkpoint_every=1"]
+    )
+    again = RunFolder(tmp_path / "run")
+    again.adopt(more)
+    distill_together(more, again)
+    last = checkpoints.latest(run.path)
+    assert last is not None and last.name == f"step_{steps + 2:06d}"
+    assert (run.student / "config.json").exists()

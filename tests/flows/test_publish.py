@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from small_page import exported_run
 
 from flows.publish import publish
 from synth.errors import RunError
@@ -28,6 +29,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.asked: list[str] = []
+        self.created: dict[str, Any] = {}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -39,7 +41,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._answer(401, {"error": "Invalid username or password."})
         elif self.path == "/api/repos/create":
-            asked = json.loads(body)
+            asked = self.server.created = json.loads(body)
             name = f"{asked.get('organization') or 'me'}/{asked['name']}"
             self.server.repositories.setdefault(f"{asked.get('type') or 'model'}s/{name}", {})
             prefix = "datasets/" if asked.get("type") == "dataset" else ""
@@ -118,6 +120,30 @@ def test_a_set_goes_up_whole(hub: Hub, finished: Path) -> None:
     shard = finished / "dataset" / "data" / "train-00000.parquet"
     assert sent["data/train-00000.parquet"] == shard.read_bytes()
     assert "README.md" in sent and "preview.html" in sent
+
+
+def test_a_page_goes_up_as_a_static_space(hub: Hub, tmp_path: Path) -> None:
+    from inference.server.web import fetch
+
+    run = exported_run(tmp_path / "run")
+    ran = distillery(hub, "publish", run, "--to", "hf://me/sofas", "--space")
+    if not fetch.is_there():
+        assert ran.returncode == 2 and "`make web` in the project puts it there" in ran.stderr
+        assert not hub.repositories
+        return
+    assert ran.returncode == 0, ran.stderr
+    (name,) = hub.repositories
+    assert name == "spaces/me/sofas" and hub.created["sdk"] == "static"
+    sent = hub.repositories[name]
+    (model,) = json.loads(sent["models.json"])
+    assert sent[model["file"]] == (run / "model.onnx").read_bytes()
+    assert {"index.html", "vendor/ort-wasm-simd-threaded.wasm", "grid.png"} <= set(sent)
+    assert b"https://huggingface.co/me/sofas" in sent["README.md"]
+
+
+def test_a_dataset_is_no_space(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is a dataset, and a Space shows a model: write hf://me/x"):
+        publish(tmp_path, "hf://datasets/me/x", as_space=True)
 
 
 def test_a_refusal_is_one_line(hub: Hub, finished: Path) -> None:

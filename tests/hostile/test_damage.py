@@ -120,7 +120,7 @@ def whole(tiny_sd_folder: Path, tiny_teacher: Teacher, tmp_path_factory: pytest.
     optimizer = torch.optim.Adam(student.parameters())
     student(torch.randn(1, 4, 8, 8), torch.tensor([0])).square().sum().backward()
     optimizer.step()
-    checkpoints.save(run.path, 4, student, student, optimizer, DEPENDS_ON, 1)
+    checkpoints.save(run.path, 4, student, student, optimizer.state_dict(), DEPENDS_ON, 1)
     save_network(student, run.student)
     run.metrics.write_text("".join(json.dumps({"step": step, "loss": 0.5}) + "\n" for step in (1, 2, 3)))
     rows = [{"step": 3, "better": True, "said": "well", "psnr": 20.0, "moved": 3.0}]

@@ -1,6 +1,8 @@
 """The examples, run as a reader runs them, against the runtime's output."""
 
+import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -145,3 +147,65 @@ def test_node(model: Path, tmp_path: Path, size: tuple[int, int], bound: int) ->
     subprocess.run(["node", *arguments], check=True, capture_output=True)
     expected = Translator.load(model, num_threads=1)(image, "blue fabric", 0.7).astype(int)
     assert np.abs(np.asarray(Image.open(target)) - expected).max() <= bound
+
+
+@pytest.mark.parametrize("size", [(64, 64), (90, 140), (400, 30)])
+def test_python_with_openvino(model: Path, tmp_path: Path, size: tuple[int, int]) -> None:
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("OpenVINO is not installed: pip install --no-deps openvino")
+    source, target = tmp_path / "room.png", tmp_path / "edited.png"
+    Image.fromarray(noise(*size)).save(source)
+    program = [sys.executable, EXAMPLES / "python_openvino.py", model, source, "red leather", target, "0.7"]
+    subprocess.run(program, check=True, capture_output=True)
+    expected = np.asarray(Translator.load(model, num_threads=1)(source, "red leather", 0.7)).astype(int)
+    assert np.abs(np.asarray(Image.open(target)) - expected).max() <= 1
+
+
+@pytest.mark.slow
+def test_openvino_in_a_clean_environment(model: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    pip = [python, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, "--no-deps", "openvino"], check=True, capture_output=True)
+    subprocess.run([*pip, *(f"{name}=={version(name)}" for name in ("numpy", "Pillow"))], check=True)
+    source, target = tmp_path / "room.png", tmp_path / "edited.png"
+    Image.fromarray(noise(90, 140)).save(source)
+    program = [python, EXAMPLES / "python_openvino.py", model, source, "red leather", target]
+    subprocess.run(program, check=True, capture_output=True)
+    expected = np.asarray(Translator.load(model, num_threads=1)(source, "red leather")).astype(int)
+    assert np.abs(np.asarray(Image.open(target)) - expected).max() <= 1
+
+
+def test_the_comfyui_node_keeps_comfyuis_contract(tmp_path: Path) -> None:
+    """Three files copied as the docs say, in a process where nothing of the project can be imported."""
+    root = EXAMPLES.parent
+    node, models = tmp_path / "custom_nodes" / "dds_distillery", tmp_path / "models" / "dds_distillery"
+    shutil.copytree(EXAMPLES / "comfyui", node, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("inference/runtime.py", "synth/images/reader.py"):
+        shutil.copy(root / file, node)
+    models.mkdir(parents=True)
+    model = write_model(models / "sofas.onnx", properties())
+    (models / "broken.onnx").write_bytes(b"no model")
+    (models / "notes.txt").write_text("no model either")
+    images = np.random.default_rng(0).random((3, 70, 90, 3), np.float32)
+    np.save(tmp_path / "images.npy", images)
+    support = Path(__file__).parents[1] / "support"
+    environment = {**os.environ, "COMFYUI_OF_THE_TEST": str(tmp_path), "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
+    program = [sys.executable, support / "comfyui_program.py", node, tmp_path / "images.npy", tmp_path / "out.npz"]
+    ran = subprocess.run(program, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    warned, widgets, answers = ran.stdout.splitlines()
+    assert warned.startswith("dds_distillery: ") and "broken.onnx" in warned
+    assert json.loads(widgets) == {
+        "image": "IMAGE",
+        "model": ["broken.onnx", "sofas.onnx"],
+        "edit": ["red leather", "blue fabric"],
+        "strength": "FLOAT",
+        "mask": "MASK",
+    }
+    assert json.loads(answers) == [True, "sofas.onnx has no edit 'green': it has red leather, blue fabric"]
+    pixels = np.rint(images * 255).astype(np.uint8)
+    change = Translator.load(model, num_threads=1)(pixels, "blue fabric", 0.7).astype(np.float32) - pixels
+    edited = np.load(tmp_path / "out.npz")["edited"]
+    np.testing.assert_allclose(edited, np.clip(images + change / 255, 0, 1), atol=1e-6)
+    assert np.array_equal(edited[:, :, 60:], images[:, :, 60:]) and (edited != images).any()

@@ -1,32 +1,30 @@
 """The browser's page: its resizing beside Pillow's, its routes, and the whole of it in a real Chromium."""
 
-import base64
 import hashlib
-import io
 import json
+import re
 import shutil
 import subprocess
 import threading
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, Browser
 from fastapi.testclient import TestClient
+from peoples_images import encoded, exif, photograph
 from PIL import Image
 from tiny_model import noise, properties, write_model
 
 from inference.runtime import Translator
 from inference.server.app import create_app
-from inference.server.models import load_models
 from inference.server.page import WEB
 from inference.server.run import listen, make_server
+from inference.server.served import load_models
 from inference.server.web import fetch
+from synth.images.reader import read_image
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TOKEN = "open-sesame-open-sesame"
 AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -110,69 +108,6 @@ def test_the_page_names_nothing_that_is_elsewhere() -> None:
             assert "http://" not in path.read_text() and "https://" not in path.read_text(), path.name
 
 
-class Browser:
-    """A page in a headless Chromium, over its DevTools protocol."""
-
-    def __init__(self, profile: Path):
-        from websockets.sync.client import connect
-
-        assert CHROMIUM is not None
-        flags = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--remote-debugging-port=0",
-            "--disable-dev-shm-usage",
-        ]
-        command = [CHROMIUM, *flags, f"--user-data-dir={profile}", "about:blank"]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        port_file = profile / "DevToolsActivePort"
-        _wait(lambda: port_file.exists() and port_file.read_text().count("\n") >= 1, "Chromium to start", 90)
-        port = port_file.read_text().splitlines()[0]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list") as answer:
-            (tab,) = [tab for tab in json.load(answer) if tab["type"] == "page"]
-        self._socket = connect(tab["webSocketDebuggerUrl"], max_size=None)
-        self._last = 0
-
-    def call(self, method: str, **parameters: Any) -> Any:
-        self._last += 1
-        self._socket.send(json.dumps({"id": self._last, "method": method, "params": parameters}))
-        while (answer := json.loads(self._socket.recv(60))).get("id") != self._last:
-            pass
-        assert "error" not in answer, answer["error"]
-        return answer["result"]
-
-    def evaluate(self, expression: str) -> Any:
-        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in result, result
-        return result["result"].get("value")
-
-    def put_file(self, selector: str, path: Path) -> None:
-        root = self.call("DOM.getDocument")["root"]["nodeId"]
-        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
-        self.call("DOM.setFileInputFiles", files=[str(path)], nodeId=node)
-
-    def wait_for(self, state: str) -> None:
-        def reached() -> bool:
-            now, text = self.evaluate("[document.body?.dataset.state, document.body?.innerText]")
-            assert now != "error" or state == "error", text
-            return bool(now == state)
-
-        _wait(reached, f"the page to be {state}", 60)
-
-    def close(self) -> None:
-        self._socket.close()
-        self._process.terminate()
-        self._process.wait()
-
-
-def _wait(reached: Any, what: str, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < end, f"waited {seconds} s for {what}"
-        time.sleep(0.05)
-
-
 @pytest.fixture
 def address(model: Path) -> Iterator[str]:
     with listen("127.0.0.1", 0) as listener:
@@ -200,6 +135,7 @@ def test_in_a_browser_it_paints_the_runtime_s_pixels(
     browser.call("Page.navigate", url=f"{address}/")
     browser.wait_for("waiting")
     assert browser.evaluate("crossOriginIsolated")
+    assert re.search(r"threads: [1-4]$", browser.evaluate("document.getElementById('about').textContent"))
     assert browser.evaluate("[...document.querySelectorAll('#edit option')].map(o => o.value)") == [
         *("red leather", "blue fabric")
     ]
@@ -218,11 +154,42 @@ def test_in_a_browser_it_paints_the_runtime_s_pixels(
                 document.getElementById("strength").dispatchEvent(new Event("input"));"""
             )
             browser.wait_for("done")
-            url = browser.evaluate("document.getElementById('after').toDataURL('image/png')")
-            painted = np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"))
+            painted = browser.painted()
             expected = np.asarray(translator(image, edit, strength))
             assert painted.shape == expected.shape
             assert np.abs(painted.astype(int) - expected).max() <= (1 if strength else 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.skipif(not fetch.is_there(), reason="`make web` puts onnxruntime-web beside the page")
+def test_in_a_browser_an_image_is_read_as_by_the_reader(address: str, browser: Browser, tmp_path: Path) -> None:
+    """What people bring, in sRGB: upright, and within two levels of the one reader's pixels."""
+    upright = photograph(90, 140)
+    turned = {turn: encoded(upright, "JPEG", quality=95, exif=exif(turn).tobytes()) for turn in (1, 6, 7)}
+    deep = (np.asarray(upright.convert("L")).astype(np.uint16) * 257).astype(np.uint16)
+    files = {
+        **{f"turned-{turn}.jpg": content for turn, content in turned.items()},
+        "plain.webp": encoded(upright, "WEBP", lossless=True),
+        "grey.jpg": encoded(upright.convert("L"), "JPEG", quality=95),
+        "palette.png": encoded(upright.convert("P"), "PNG"),
+        "deep.png": encoded(Image.fromarray(deep), "PNG"),
+        "bilevel.png": encoded(upright.convert("1"), "PNG"),
+        "frames.gif": encoded(upright, "GIF", save_all=True, append_images=[Image.new("RGB", upright.size)]),
+        "a.bmp": encoded(upright, "BMP"),
+        "wrong-name.png": encoded(upright, "JPEG", quality=95),
+    }
+    browser.call("Page.navigate", url=f"{address}/")
+    browser.wait_for("waiting")
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        browser.evaluate("document.body.dataset.state = 'asked'")
+        browser.put_file("#image", tmp_path / name)
+        browser.wait_for("done")
+        expected = read_image(content).srgb().astype(int)
+        painted = browser.painted("before")
+        assert painted.shape == expected.shape, name
+        assert np.abs(painted - expected).max() <= 2, name
 
 
 @pytest.mark.slow

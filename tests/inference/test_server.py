@@ -27,8 +27,9 @@ from inference.runtime import ModelFileError, Translator
 from inference.server.app import create_app
 from inference.server.batcher import BatchingTranslator
 from inference.server.limits import Limits
-from inference.server.models import ServerError, load_models
+from inference.server.models import ServerError
 from inference.server.run import listen, make_server
+from inference.server.served import load_models
 
 SMALL = Limits(max_bytes=300_000, max_pixels=100_000)
 

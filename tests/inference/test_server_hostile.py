@@ -29,8 +29,9 @@ from flows.cli.use.serve import serve
 from inference.runtime import Translator
 from inference.server.app import create_app
 from inference.server.limits import BYTES_PER_PIXEL, MAX_DETAIL_BYTES, Limits, Refused
-from inference.server.models import DIGEST_HEADER, ServerError, load_models
+from inference.server.models import DIGEST_HEADER, ServerError
 from inference.server.run import OneLineASecond, listen, make_server
+from inference.server.served import load_models
 from inference.server.transfers import Transfers
 from synth.images.reader import read_image
 

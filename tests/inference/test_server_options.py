@@ -20,8 +20,9 @@ from flows.cli.use.serve import serve
 from inference.runtime import Translator
 from inference.server.app import create_app
 from inference.server.limits import Limits, PixelBudget, Refused
-from inference.server.models import ServerError, load_models
+from inference.server.models import ServerError
 from inference.server.run import make_server
+from inference.server.served import load_models
 
 RED = {"edit": "red leather"}
 TOKEN = "a-token-of-enough-letters"
@@ -50,7 +51,7 @@ def command_serves(model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any
     loaded = load_models
     monkeypatch.setattr("inference.server.run.serve", lambda app, listener, tell: served.update(app=app))
     monkeypatch.setattr(
-        "inference.server.models.load_models", lambda *given: served.setdefault("models", loaded(*given))
+        "inference.server.served.load_models", lambda *given: served.setdefault("models", loaded(*given))
     )
 
     def call(*options: str) -> tuple[TestClient, dict[str, Translator]]:

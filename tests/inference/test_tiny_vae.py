@@ -17,13 +17,15 @@ from synth.teacher.teacher import Teacher
 
 def tiny_vae(latent_channels: int = 4) -> AutoencoderTiny:
     torch.manual_seed(0)
-    return AutoencoderTiny(
+    vae = AutoencoderTiny(
         latent_channels=latent_channels,
         encoder_block_out_channels=(8, 8, 8, 8),
         decoder_block_out_channels=(8, 8, 8, 8),
         num_encoder_blocks=(1, 1, 1, 1),
         num_decoder_blocks=(1, 1, 1, 1),
     )
+    vae.decoder.layers[-1].weight.data.mul_(30)  # a random one is so faint that every edit would be undone
+    return vae
 
 
 @pytest.fixture(scope="module")

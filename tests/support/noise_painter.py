@@ -19,6 +19,7 @@ class NoisePainter:
     device = torch.device("cpu")
     defaults = TeacherDefaults(image_size=16, num_inference_steps=1, guidance_scale=1.0)
     max_batch_size = None
+    family = SimpleNamespace(scheduler=lambda sampler: None)
 
     def __init__(self) -> None:
         self.pipeline = self
@@ -28,6 +29,9 @@ class NoisePainter:
 
     def check_size(self, height: int, width: int) -> None:
         """Accept every size."""
+
+    def unpark_encoders(self) -> None:
+        """It has none."""
 
     def __call__(self, prompts: list[str], generator: list[torch.Generator], **_: Any) -> Any:
         """Paint noise from each image's own seed."""

@@ -213,11 +213,17 @@ def test_in_float16_only_the_vae_stays_in_float32(tiny_xl_folder: Path) -> None:
 
 
 def test_each_family_brings_its_defaults(teacher: Teacher) -> None:
-    expected = {"StableDiffusionPipeline": (50, 7.5), "StableDiffusionXLPipeline": (50, 5.0)}.get(
-        type(teacher.pipeline).__name__, (28, 7.0)
-    )
+    expected = {
+        "StableDiffusionPipeline": (25, 7.5, "dpm++"),
+        "StableDiffusionXLPipeline": (50, 5.0, "own"),
+        "StableDiffusion3Pipeline": (28, 7.0, "own"),
+    }[type(teacher.pipeline).__name__]
     assert teacher.defaults == TeacherDefaults(
-        image_size=64, num_inference_steps=expected[0], guidance_scale=expected[1], licence=teacher.defaults.licence
+        image_size=64,
+        num_inference_steps=expected[0],
+        guidance_scale=expected[1],
+        sampler=expected[2],
+        licence=teacher.defaults.licence,
     )
     assert type(teacher.family) is FAMILIES[type(teacher.pipeline).__name__]
     assert not any(weight.requires_grad for weight in teacher.network.parameters())

@@ -1,13 +1,16 @@
 """Painting: an image depends only on its scene and the settings."""
 
+from copy import copy
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from agreement import assert_same_pixels
+from diffusers import DPMSolverMultistepScheduler
 from small_datasets import scenes, synth_log
 
+from synth.dataset.building import fingerprint
 from synth.dataset.generate import completed
 from synth.dataset.generate import paint as paint_batch
 from synth.dataset.prompts import Template
@@ -37,7 +40,14 @@ def test_an_image_does_not_depend_on_its_batch(tiny_teacher: Teacher) -> None:
 def test_images_equal_those_of_the_plain_pipeline(tiny: str, request: pytest.FixtureRequest) -> None:
     teacher: Teacher = request.getfixturevalue(tiny)
     scene = Template(scenes()).scene(0)
-    expected = teacher.pipeline(
+    pipeline = copy(teacher.pipeline)
+    if tiny in ("tiny_teacher", "tiny_v_teacher"):  # 1.x and 2.x: DPM-Solver++ 2M, without Karras' sigmas
+        pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+        assert (
+            pipeline.scheduler.config.algorithm_type == "dpmsolver++" and pipeline.scheduler.config.solver_order == 2
+        )
+        assert not pipeline.scheduler.config.use_karras_sigmas
+    expected = pipeline(
         [scene.prompt],
         height=64,
         width=64,
@@ -46,6 +56,32 @@ def test_images_equal_those_of_the_plain_pipeline(tiny: str, request: pytest.Fix
         generator=torch.Generator().manual_seed(scene.seed),
     ).images[0]
     assert_same_pixels(paint(teacher, [0])[0], expected)
+
+
+def test_the_sampler_is_a_setting(tiny_teacher: Teacher, tiny_xl_teacher: Teacher, tiny_3_teacher: Teacher) -> None:
+    before = tiny_teacher.pipeline.scheduler
+    scene = Template(scenes()).scene(0)
+    expected = tiny_teacher.pipeline(
+        [scene.prompt],
+        height=64,
+        width=64,
+        num_inference_steps=2,
+        guidance_scale=2.0,
+        generator=torch.Generator().manual_seed(scene.seed),
+    ).images[0]
+    assert_same_pixels(paint(tiny_teacher, [0], sampler="own")[0], expected)
+    assert not np.array_equal(paint(tiny_teacher, [0])[0], np.asarray(expected))
+    assert not np.array_equal(paint(tiny_xl_teacher, [0], sampler="dpm++")[0], paint(tiny_xl_teacher, [0])[0])
+    assert tiny_teacher.pipeline.scheduler is before, "a painting leaves the teacher as it was"
+    with pytest.raises(TeacherError, match=r"its own sampler: set scenes\.sampler=own"):
+        paint(tiny_3_teacher, [0], sampler="dpm++")
+    defaults = [completed(scenes(), each) for each in (tiny_teacher, tiny_xl_teacher, tiny_3_teacher)]
+    assert [each.sampler for each in defaults] == ["dpm++", "own", "own"]
+
+
+def test_the_sampler_is_in_a_set_s_identity_unless_own(tiny_teacher: Teacher) -> None:
+    assert fingerprint(tiny_teacher, scenes())["sampler"] == "dpm++"
+    assert "sampler" not in fingerprint(tiny_teacher, scenes(sampler="own")), "as sets were painted before"
 
 
 def test_the_negative_prompt_has_an_effect(tiny_teacher: Teacher) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 import pytest
+import torch
 from diffusers import EDMEulerScheduler
 
 from synth.errors import TeacherError
@@ -204,6 +205,19 @@ def test_pipelines_that_lack_something(
     assert "runs under DDIMScheduler, and Stable Diffusion 3 needs flow matching" in refusal(folder)
     change_json(folder / "transformer" / "config.json", in_channels=13)
     assert "takes 13 channels and its VAE makes 6" in refusal(folder)
+
+
+def test_t5_is_left_out_where_it_is_not_wanted(hub: type[Hub], tiny_3_folder: Path) -> None:
+    hub.folders["someone/three"] = tiny_3_folder
+    light = load("someone/three", t5=False)
+    assert light.pipeline.text_encoder_3 is None and light.pipeline.tokenizer_3 is None
+    assert weights(hub.asked) and not any("text_encoder_3" in name for name in weights(hub.asked))
+    whole = load("someone/three")
+    assert light.fingerprint != whole.fingerprint
+    with_t5, without = (each.encode_prompt(["a red sofa"]).prompt_embeds for each in (whole, light))
+    num_clip = 77
+    assert torch.equal(with_t5[:, :num_clip], without[:, :num_clip])
+    assert not without[:, num_clip:].any() and with_t5[:, num_clip:].any()
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,16 @@ import torch
 from agreement import assert_agrees
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from huggingface_hub import errors
+from small_datasets import synth_log
 
 from synth.errors import TeacherError
 from synth.settings import TeacherSettings
+from synth.teacher.devices import choose_dtype
 from synth.teacher.explain import explain
+from synth.teacher.families import FAMILIES
 from synth.teacher.teacher import Conditioning, Teacher
+
+__all__ = ["synth_log"]  # a fixture
 
 PROMPTS = ["a red leather sofa in a living room", "a zebra"]
 
@@ -50,8 +55,9 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_a_folder_takes_its_family_s_defaults(tiny_teacher: Teacher) -> None:
     assert tiny_teacher.defaults.model_dump(exclude={"licence"}) == {
         "image_size": 64,
-        "num_inference_steps": 50,
+        "num_inference_steps": 25,
         "guidance_scale": 7.5,
+        "sampler": "dpm++",
         "edit_guidance_scale": 7.5,
         "edit_learning_rate": 2.0,
     }
@@ -169,6 +175,7 @@ def test_the_teacher_s_own_file_sets_its_defaults(
         "image_size": 128,
         "num_inference_steps": 20,
         "guidance_scale": 3.0,
+        "sampler": "own",
         "edit_guidance_scale": 4.0,
         "edit_learning_rate": 1.0,
         "licence": "apache-2.0",
@@ -288,6 +295,28 @@ def test_a_full_size_model_on_a_cpu_is_refused(tiny_sd_folder: Path, tmp_path: P
     told = refusal(folder)
     assert "full-size" in told and "teacher.allow_cpu=true" in told and "miniature" in told
     assert "no safetensors in unet/" in refusal(folder, allow_cpu=True)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "bfloat16", "wanted"),
+    [
+        ("StableDiffusionPipeline", True, torch.float16),
+        ("StableDiffusionXLPipeline", True, torch.bfloat16),
+        ("StableDiffusion3Pipeline", True, torch.bfloat16),
+        ("StableDiffusion3Pipeline", False, torch.float16),
+    ],
+)
+def test_half_precision_follows_family_and_card(
+    monkeypatch: pytest.MonkeyPatch, synth_log: pytest.LogCaptureFixture, pipeline: str, bfloat16: bool, wanted: Any
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bfloat16)
+    cuda, family = torch.device("cuda", 0), FAMILIES[pipeline]
+    assert choose_dtype(TeacherSettings(), family, True, cuda) == wanted
+    assert bool(synth_log.messages) is not bfloat16
+    assert all("does not multiply bfloat16" in message for message in synth_log.messages)
+    assert choose_dtype(TeacherSettings(), family, False, cuda) == torch.float32
+    assert choose_dtype(TeacherSettings(), family, True, torch.device("cpu")) == torch.float32
+    assert choose_dtype(TeacherSettings(dtype="bfloat16"), family, False, cuda) == torch.bfloat16
 
 
 def test_devices_that_are_not_there(tiny_sd_folder: Path) -> None:

@@ -63,7 +63,7 @@ def distill(
     if dry_run:
         from flows.planning.dry_runs import dry_run_training
 
-        print_text(dry_run_training(resolved, data))
+        print_text(dry_run_training(resolved, out, data))
     elif is_launched_rank():
         from accelerate import PartialState
 

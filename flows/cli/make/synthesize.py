@@ -30,7 +30,7 @@ def synthesize(recipe: str, out: str, overrides: tuple[str, ...], trust: bool, d
         prepare()
         from flows.planning.dry_runs import dry_run_painting
 
-        print_text(dry_run_painting(resolved))
+        print_text(dry_run_painting(resolved, out))
         return
     prepare_flows()
     from flows.config.parameter import as_parameter

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flows.cli.measure.pie_bench import pie_bench
 from flows.cli.options import FOLDER, study_out_option, teacher_options
 from flows.cli.recipe import recipe_of
 from flows.cli.results import print_line, print_results, print_study_files, print_text
@@ -17,12 +18,16 @@ if TYPE_CHECKING:
 
 @click.group()
 def evaluate() -> None:
-    """Measure edits against their true counterfactuals, on drawn scenes.
+    """Measure edits: against their true counterfactuals on drawn scenes, on photographs, or on PIE-Bench.
 
     \b
     distillery evaluate student runs/sofas
     distillery evaluate edits --out benchmark
+    distillery evaluate pie-bench --data PIE-Bench_v1 --method dds --method sds --out pie
     """
+
+
+evaluate.add_command(pie_bench)
 
 
 @evaluate.command()

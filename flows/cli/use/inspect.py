@@ -19,9 +19,10 @@ def inspect(model: str, as_json: bool) -> None:
     distillery inspect runs/demo/model.onnx
     distillery inspect hf://owner/name --json
     """
+    from inference.pointer import resolved
     from inference.runtime import Translator
 
-    metadata = dict(Translator.load(model, ["cpu"]).metadata)
+    metadata = dict(Translator.load(resolved(model), ["cpu"]).metadata)
     if as_json:
         # JSON in ASCII escapes what a terminal would obey, and stays JSON.
         click.echo(json.dumps(metadata, indent=2))

@@ -1,6 +1,7 @@
 """`distillery serve`: model files over HTTP."""
 
 import os
+from functools import partial
 
 import click
 
@@ -83,17 +84,19 @@ def serve(
 ) -> None:
     """Serve model files over HTTP: POST an image to /v1/translate and get it back edited. Needs no torch.
 
-    MODEL is a file or hf://owner/name; NAME=MODEL gives it another name. Ctrl-C finishes accepted requests first.
+    MODEL is a file or hf://owner/name; NAME=MODEL gives it another name. The pointer that finished runs move,
+    NAME.latest.json, is followed: a new model is served without a restart. Ctrl-C finishes accepted requests first.
 
     \b
+    distillery serve runs/sofas.latest.json
     distillery serve runs/sofas/model.onnx runs/flowers/model.onnx
     curl -F image=@room.jpg "http://127.0.0.1:8000/v1/translate?model=sofas&edit=red-leather" -o edited.png
     """
     from inference.server.app import create_app
     from inference.server.limits import Limits
-    from inference.server.models import load_models
     from inference.server.run import listen
     from inference.server.run import serve as answer
+    from inference.server.served import load_models
     from synth.cpu import num_threads
 
     if token is None and "DISTILLERY_TOKEN" in os.environ:
@@ -104,13 +107,14 @@ def serve(
         max_side=max_side,
         max_aspect=max_aspect,
     )
+    tell = partial(print_line, err=True)
     # Listen first: a port that is taken is refused before the models are loaded.
     with listen(host, port) as listener:
-        translators = load_models(models, [provider] if provider else None, threads or num_threads())
+        translators = load_models(models, [provider] if provider else None, threads or num_threads(), tell)
         app = create_app(translators, limits, token, [host, *allowed_hosts], allowed_origins)
         for name, translator in translators.items():
             edits = ", ".join(translator.edits)
             print_line(f"{name}: {edits} (on {translator.providers[0]}{network_of(translator)})", err=True)
         if token is None and host not in ("127.0.0.1", "localhost", "::1"):
             print_line("warning: open to the network without a token: set DISTILLERY_TOKEN", err=True)
-        answer(app, listener, lambda line: print_line(line, err=True))
+        answer(app, listener, tell)

@@ -31,7 +31,7 @@ def translate(
     out: Path,
     provider: str | None,
 ) -> None:
-    """Apply an edit of MODEL, a file or hf://owner/name, to IMAGES of any size. Needs no torch.
+    """Apply an edit of MODEL, a file, NAME.latest.json or hf://owner/name, to IMAGES of any size. Needs no torch.
 
     IMAGES are files, folders and quoted globs. A result keeps its image's format, EXIF, color profile and DPI; JPEG
     is written at quality 95, and at strength 0 the file is copied. contact_sheet.png, beside the results, shows
@@ -46,12 +46,13 @@ def translate(
 
     from inference.contact_sheet import ContactSheet
     from inference.inputs import list_inputs
+    from inference.pointer import resolved
     from inference.results import Results
     from inference.runtime import Translator
     from inference.translate import Edits, Outcome, translate_all
     from synth.images.writer import check_format
 
-    translator = Translator.load(model, [provider] if provider else None)
+    translator = Translator.load(resolved(model), [provider] if provider else None)
     names = list(translator.edits) if edit == "all" else [edit]
     # A call without images refuses a wrong edit or strength before anything is written.
     translator([], names[0], strength)

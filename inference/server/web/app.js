@@ -1,6 +1,8 @@
 // The page: an image, an edit, a strength, and before and after. The network runs in worker.js.
 const $ = (id) => document.getElementById(id);
 const worker = new Worker("worker.js", { type: "module" });
+// A browser shares memory between threads for an isolated page alone.
+const threads = crossOriginIsolated ? Math.min(4, Math.ceil(navigator.hardwareConcurrency / 2)) : 1;
 const waiting = new Map(); // id of a message to the worker -> what to do with its answer
 let lastId = 0, image = null, loaded = false, busy = false, stale = false, url = null;
 
@@ -61,7 +63,7 @@ async function fetchModel() {
 async function useModel(bytes) {
   report("Loading the model ...");
   loaded = false;
-  const { metadata } = await ask({ bytes }, [bytes.buffer]);
+  const { metadata } = await ask({ bytes, threads }, [bytes.buffer]);
   loaded = true;
   const edits = [...metadata.get("edits")]; // a Map, in the model's order
   const chosen = $("edit").value;
@@ -71,6 +73,7 @@ async function useModel(bytes) {
   $("about").textContent = ["teacher", "licence", "validated_on"]
     .filter((key) => metadata.has(key))
     .map((key) => `${key.replace("_", " ")}: ${metadata.get(key)}`)
+    .concat(crossOriginIsolated ? `threads: ${threads}` : "one thread, as this page's server does not isolate it")
     .join(" · ");
   await refresh();
 }

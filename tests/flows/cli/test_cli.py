@@ -28,8 +28,8 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_every_verb_has_help_with_an_example() -> None:
     assert sorted(main.commands) == [
-        *("distill", "doctor", "edit", "evaluate", "export", "import-photos", "init", "inspect", "preview"),
-        *("publish", "run", "serve", "study", "synthesize", "translate"),
+        *("distill", "doctor", "edit", "evaluate", "export", "import-photos", "init", "inspect", "page"),
+        *("preview", "publish", "run", "serve", "study", "synthesize", "translate"),
     ]
     overview = command("--help").output
     verbs = {(name,): verb for name, verb in main.commands.items()}

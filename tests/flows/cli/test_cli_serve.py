@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from PIL import Image
 from small_runs import command
 
 
@@ -33,6 +34,7 @@ def test_serve_answers_until_it_is_stopped(model: Path) -> None:
 def test_serve_refuses_in_one_line(model: Path, tmp_path: Path) -> None:
     for arguments, message in (
         ([tmp_path / "absent.onnx", "--port", "0"], "no model file at"),
+        ([tmp_path / "absent.latest.json", "--port", "0"], "absent.latest.json cannot be read"),
         ([model, model, "--port", "0"], "two of the models are called rooms"),
         ([model, "--port", "0", "--token", ""], "the token is empty"),
         ([model, "--port", "0", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1 port 0"),
@@ -49,3 +51,18 @@ def test_serve_names_the_extra_that_it_needs(model: Path) -> None:
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert ran.returncode == 2
     assert 'pip install "dds-distillery[serve]"' in ran.stderr
+
+
+def test_a_pointer_is_a_model_for_every_verb(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "model.onnx").write_bytes(model.read_bytes())
+    pointer = tmp_path / "rooms.latest.json"
+    pointer.write_text('{"model": "a/model.onnx"}')
+    assert command("inspect", pointer, "--json").output == command("inspect", model, "--json").output
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "room.png")
+    result = command("translate", pointer, tmp_path / "room.png", "--edit", "red leather", "--out", tmp_path / "out")
+    assert result.exit_code == 0 and list((tmp_path / "out").glob("room_red*.png")), result.output
+    pointer.write_text('{"model": "../a/model.onnx"}')
+    for verb in (["inspect", pointer], ["translate", pointer, tmp_path / "room.png", "--edit", "red leather"]):
+        result = command(*verb)
+        assert result.exit_code == 2 and "which is not RUN/model.onnx beside it" in result.stderr

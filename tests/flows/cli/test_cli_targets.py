@@ -32,6 +32,8 @@ VERBS = {
     "translate": ["translate", "model.onnx", IMAGE, "--edit", "all"],
     "study": ["study", "steps"],
     "evaluate edits": ["evaluate", "edits"],
+    "evaluate pie-bench": ["evaluate", "pie-bench", "--data", ".", "--method", "dds"],
+    "page": ["page", "run"],
 }
 FILES = {"init", "preview"}
 

@@ -1,14 +1,15 @@
 """Take a few steps of plain gradient descent on the training's gradient, in one process or by `accelerate launch`.
 
-    accelerate launch --multi_gpu --num_processes 2 tests/support/two_processes.py TEACHER DATASET FILE
+    accelerate launch --multi_gpu --num_processes 4 tests/support/several_processes.py TEACHER DATASET FILE
 
 Adam would not do: where a gradient is nearly zero, its first steps are as long as elsewhere, in a direction that
-rounding decides. FILE gets the gradients of the first step and the weights after the last, once with all edits of
-every image and once with one.
+rounding decides. FILE.RANK gets the gradients of the first step and the weights after the last, for each of VARIANTS,
+and how many latents the process's teacher saw in a step.
 """
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -25,7 +26,11 @@ from synth.dataset.prompts import Template
 from synth.settings import SceneSettings, TeacherSettings
 from synth.teacher.teacher import Teacher
 
-EDITS = {"red-leather": {"color": "red", "material": "leather"}, "blue": {"color": "blue"}}
+EDITS = {
+    "red-leather": {"color": "red", "material": "leather"},
+    "blue": {"color": "blue"},
+    "green-fabric": {"color": "green", "material": "fabric"},
+}
 SCENES = SceneSettings(
     template="a {color} {material} sofa",
     slots={"color": ["red", "blue", "green"], "material": ["leather", "fabric"]},
@@ -35,7 +40,12 @@ SCENES = SceneSettings(
     guidance_scale=1.5,
     batch_size=5,
 )
-SETTINGS = TrainingSettings(preset="short", batch_size=3, autocast="off")
+SETTINGS = TrainingSettings(preset="short", batch_size=2, autocast="off")
+VARIANTS: dict[str, dict[str, Any]] = {
+    "all": {},
+    "two": {"edits_per_image": 2},
+    "micro": {"micro_batch_size": 1},
+}
 NUM_STEPS = 5
 LEARNING_RATE = 0.5
 
@@ -43,11 +53,9 @@ LEARNING_RATE = 0.5
 def descend(teacher: Teacher, dataset: ImageDataset, folder: Path) -> dict[str, Tensor]:
     """Descend, and return the gradients of the first step and the weights after the last."""
     return {
-        f"{edits_per_image}/{name}": tensor
-        for edits_per_image in ("all", 1)
-        for name, tensor in _descend(
-            teacher, dataset, folder, SETTINGS.model_copy(update={"edits_per_image": edits_per_image})
-        ).items()
+        f"{variant}/{name}": tensor
+        for variant, overrides in VARIANTS.items()
+        for name, tensor in _descend(teacher, dataset, folder, SETTINGS.model_copy(update=overrides)).items()
     }
 
 
@@ -58,6 +66,8 @@ def _descend(teacher: Teacher, dataset: ImageDataset, folder: Path, settings: Tr
     student = new_student(teacher, dict(zip(EDITS, pairs.target_prompts[0], strict=True)), settings)
     objective = Objective(teacher, student, pairs, settings, shared_source_dds, processes)
     gradients = {}
+    latents: list[int] = []
+    hook = teacher.network.register_forward_pre_hook(lambda _, inputs: latents.append(len(inputs[0])))
     for step in range(NUM_STEPS):
         student.zero_grad()
         objective.backward(step, omega=3.0, lambda_id=1.0)
@@ -66,7 +76,12 @@ def _descend(teacher: Teacher, dataset: ImageDataset, folder: Path, settings: Tr
                 if step == 0:
                     gradients[f"gradient/{name}"] = weight.grad.clone()
                 weight -= LEARNING_RATE * weight.grad
-    return gradients | {f"weight/{name}": weight.detach().clone() for name, weight in student.named_parameters()}
+    hook.remove()
+    return (
+        {"latents": torch.tensor(sum(latents) / NUM_STEPS)}
+        | gradients
+        | {f"weight/{name}": weight.detach().clone() for name, weight in student.named_parameters()}
+    )
 
 
 if __name__ == "__main__":
@@ -74,8 +89,6 @@ if __name__ == "__main__":
     teacher = Teacher.load(TeacherSettings(id=str(teacher_folder), device="cpu"))
     tensors = descend(teacher, ImageDataset(dataset_folder), dataset_folder / "latents")
     state = PartialState()
-    assert state.num_processes == 2
-    if state.is_main_process:
-        save_file(tensors, file)
+    save_file(tensors, file.with_suffix(f".{state.process_index}"))
     state.wait_for_everyone()
     state.destroy_process_group()

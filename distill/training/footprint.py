@@ -1,0 +1,227 @@
+"""How much memory a training step takes at most, counted before anything is allocated.
+
+A step runs once on PyTorch's meta tensors, which have shapes and no content: the student's forward pass, whose
+activations its backward pass needs, then the teacher's pass, then the backward pass. The estimate is the largest sum
+of all that lives at one moment, and what stays through all steps.
+"""
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from distill.settings import TrainingSettings, edits_of_an_image
+from distill.students import CompactStudent, Student, UNetStudent, require_plain_unet
+from distill.training.draws import share_of
+from synth.teacher.hub import ModelFolder
+
+_TOKENS = 77  # that CLIP's text encoders read
+_ALLOCATOR = 0.5 * 2**30  # CUDA's own context and kernels, on every GPU
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of a device's memory that a training takes at most."""
+
+    teacher: int
+    """The weights of its network, and of its VAE in its own precision and in float32."""
+    student: int
+    """Its weights in float32, Adam's two moments of what it learns, and the moving average."""
+    step: int
+    """What lives for a step alone: activations, gradients, and autocast's copies of the weights."""
+    on_gpu: bool
+
+    @property
+    def total(self) -> int:
+        """All of it, with what CUDA takes for itself."""
+        return self.teacher + self.student + self.step + round(_ALLOCATOR * self.on_gpu)
+
+
+def footprint(
+    model: ModelFolder,
+    edits: Mapping[str, str],
+    settings: TrainingSettings,
+    image_size: int,
+    dtype: torch.dtype,
+    on_gpu: bool,
+    world_size: int = 1,
+) -> Footprint:
+    """Count the memory of one of a training's processes.
+
+    Args:
+        model: the teacher, of which only the small files need to be here.
+        edits: name -> an example of the target prompt.
+        settings: of the training.
+        image_size: in pixels.
+        dtype: the teacher's precision.
+        on_gpu: count as CUDA's autocast does; otherwise as a CPU in `settings.autocast`'s precision.
+        world_size: processes that share a step.
+
+    Raises:
+        TeacherError: if the teacher has no U-Net for a student of that kind.
+        TrainingError: for LoRA without peft.
+    """
+    num_edits = edits_of_an_image(settings, len(edits))
+    pairs = share_of(settings.batch_size * num_edits, world_size - 1, world_size)  # the last share is as large as any
+    at_once = min(settings.micro_batch_size or len(pairs), len(pairs))
+    images = (pairs.start + at_once - 1) // num_edits - pairs.start // num_edits + 1
+    latent = (model.config["in_channels"], image_size // model.vae_scale_factor, image_size // model.vae_scale_factor)
+    half = settings.autocast != "off" if on_gpu else settings.autocast == "bfloat16"
+    with torch.device("meta"):
+        network, vae = nn.Module.to(model.network(), dtype), model.vae()
+        student = _student(model, edits, settings)
+        if settings.gradient_checkpointing:
+            student.enable_gradient_checkpointing()
+        learned = sum(weight.nbytes for weight in student.parameters() if weight.requires_grad)
+        turns = 1 if at_once == len(pairs) else 2  # a gradient of earlier micro-batches is there in the second
+        step = _peak_of_step(student, _caller(model, network), (at_once, images, turns), latent, half, on_gpu)
+        num_vae = sum(weight.numel() for weight in vae.parameters())
+        copies = {dtype.itemsize, 4} if on_gpu else {dtype.itemsize}
+        return Footprint(
+            teacher=sum(weight.nbytes for weight in network.parameters()) + num_vae * sum(copies),
+            student=sum(weight.nbytes for weight in student.parameters()) + (2 + (settings.ema_decay > 0)) * learned,
+            step=step,
+            on_gpu=on_gpu,
+        )
+
+
+def _peak_of_step(
+    student: Student,
+    call_teacher: Callable[[int, tuple[int, ...]], None],
+    portions: tuple[int, int, int],
+    latent: tuple[int, ...],
+    half: bool,
+    on_gpu: bool,
+) -> int:
+    """Run a step on fake tensors; return the most bytes that live beside the networks' weights.
+
+    Args:
+        student: the network in training.
+        call_teacher: what `_caller` returns.
+        portions: pairs of a micro-batch, images of it, and micro-batches.
+        latent: (C, h, w).
+        half: the student runs in bfloat16.
+        on_gpu: as CUDA's autocast does it.
+    """
+    num_pairs, num_images, turns = portions
+    student.train()
+    if half:
+        for module in student.modules():
+            _autocast(module, on_gpu)
+    z_hat, edit = torch.zeros((num_pairs, *latent)), torch.zeros(num_pairs, dtype=torch.int64)
+    with _flash_attention(), _Live(student) as live:
+        for _ in range(turns):
+            z = z_hat + student(z_hat, edit).float()
+            call_teacher(2 * (num_pairs + num_images), latent)
+            z.sum().backward()  # type: ignore[no-untyped-call]
+    return int(live.peak)
+
+
+def _student(model: ModelFolder, edits: Mapping[str, str], settings: TrainingSettings) -> Student:
+    """The student of a training, without its weights."""
+    names, prompts = list(edits), list(edits.values())
+    if settings.student == "compact":
+        return CompactStudent(model.config["in_channels"], names, prompts)  # type: ignore[no-any-return]
+    require_plain_unet(model.name, model.family.network_class, model.config)
+    context = (_TOKENS, model.config["cross_attention_dim"])
+    config = {key: value for key, value in model.config.items() if not key.startswith("_")}
+    return UNetStudent(  # type: ignore[no-any-return]
+        config, names, prompts, context, settings.student_timestep, settings.lora_rank
+    )
+
+
+def _caller(model: ModelFolder, network: nn.Module) -> Callable[[int, tuple[int, ...]], None]:
+    """Return what calls a teacher's network on so many latents."""
+    config, dtype = model.config, next(network.parameters()).dtype
+
+    @torch.no_grad()
+    def call(num: int, latent: tuple[int, ...]) -> None:
+        z_t, t = torch.zeros((num, *latent), dtype=dtype), torch.zeros(num, dtype=torch.int64)
+        if model.family.network_name == "transformer":
+            network(
+                z_t,
+                timestep=t,
+                encoder_hidden_states=torch.zeros((num, _TOKENS, config["joint_attention_dim"]), dtype=dtype),
+                pooled_projections=torch.zeros((num, config["pooled_projection_dim"]), dtype=dtype),
+            )
+            return
+        text = torch.zeros((num, _TOKENS, config["cross_attention_dim"]), dtype=dtype)
+        added = None
+        if config.get("addition_embed_type"):
+            sizes = 6 * config["addition_time_embed_dim"]
+            pooled = torch.zeros((num, config["projection_class_embeddings_input_dim"] - sizes), dtype=dtype)
+            added = {"text_embeds": pooled, "time_ids": torch.zeros((num, 6), dtype=dtype)}
+        network(z_t, t, encoder_hidden_states=text, added_cond_kwargs=added)
+
+    return call
+
+
+def _autocast(module: nn.Module, on_gpu: bool) -> None:
+    """Let a layer do what autocast does, which does not know meta tensors."""
+    if isinstance(module, nn.GroupNorm | nn.LayerNorm) and on_gpu:  # CUDA's autocast takes norms to float32
+        module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+    elif isinstance(module, nn.Conv2d | nn.Linear):
+        module.forward = partial(_in_bfloat16, module)  # type: ignore[method-assign]
+
+
+def _in_bfloat16(layer: nn.Conv2d | nn.Linear, inputs: Tensor, *_: Any) -> Tensor:
+    """A layer's output by copies of its weights in bfloat16, which live until its backward pass."""
+    bias = None if layer.bias is None else layer.bias.bfloat16()
+    if isinstance(layer, nn.Linear):
+        return nn.functional.linear(inputs.bfloat16(), layer.weight.bfloat16(), bias)
+    output: Tensor = layer._conv_forward(inputs.bfloat16(), layer.weight.bfloat16(), bias)
+    return output
+
+
+@contextmanager
+def _flash_attention() -> Iterator[None]:
+    """Let attention keep no matrix of all pairs of places, as the kernels of GPUs and CPUs do it."""
+    functional = torch.nn.functional
+    before = functional.scaled_dot_product_attention
+
+    def flash(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Any:
+        return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[0]
+
+    functional.scaled_dot_product_attention = flash  # a mode would not reach what the backward pass computes again
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = before
+
+
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the bytes of all tensors that operators make, from when they are made until they are freed."""
+
+    def __init__(self, *modules: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._now = 0
+        # Storage -> bytes. Views of weights are new tensors, but no new memory.
+        self._sizes = {
+            weight.untyped_storage()._cdata: 0 for module in modules for weight in module.state_dict().values()
+        }
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._add(tensor.untyped_storage())
+        return out
+
+    def _add(self, storage: Any) -> None:
+        key = storage._cdata
+        if key not in self._sizes:
+            self._sizes[key] = storage.nbytes()
+            self._now += storage.nbytes()
+            self.peak = max(self.peak, self._now)
+            weakref.finalize(storage, self._free, key)
+
+    def _free(self, key: int) -> None:
+        self._now -= self._sizes.pop(key)

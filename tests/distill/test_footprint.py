@@ -1,0 +1,183 @@
+"""The memory of a training step, counted on tensors without content, against counts by other means."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from distill.settings import TrainingSettings
+from distill.students import CompactStudent, UNetStudent
+from distill.training.footprint import Footprint, _flash_attention, footprint
+from synth.teacher.families import FAMILIES
+from synth.teacher.hub import ModelFolder, find
+
+GIB = 2**30
+SD_15: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
+SD_21: dict[str, Any] = {
+    **{"sample_size": 96, "cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20]},
+    "use_linear_projection": True,
+}
+XL: dict[str, Any] = {
+    "sample_size": 128,
+    "cross_attention_dim": 2048,
+    "block_out_channels": [320, 640, 1280],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "transformer_layers_per_block": [1, 2, 10],
+    "attention_head_dim": [5, 10, 20],
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+
+
+def model(folder: Path, unet: dict[str, Any], pipeline: str = "StableDiffusionPipeline") -> ModelFolder:
+    """A teacher of so large a network, of which only the small files are there."""
+    vae = {
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "block_out_channels": [128, 256, 512, 512],
+        "layers_per_block": 2,
+        "latent_channels": 4,
+    }
+    (folder / "vae").mkdir()
+    (folder / "vae" / "config.json").write_text(json.dumps(vae))
+    with torch.device("meta"):
+        config = {k: v for k, v in UNet2DConditionModel(**unet).config.items() if not k.startswith("_")}
+    return ModelFolder("large", folder, FAMILIES[pipeline], {"vae": ["diffusers", "AutoencoderKL"]}, config, None)
+
+
+def count(folder: ModelFolder, size: int, num_edits: int = 1, **settings: Any) -> Footprint:
+    edits = {f"edit {number}": "" for number in range(num_edits)}
+    return footprint(folder, edits, TrainingSettings(**settings), size, folder.family.half, on_gpu=True)
+
+
+def saved(student: torch.nn.Module, num: int, side: int, half: bool = True) -> int:
+    """Bytes that a student's backward pass keeps of `num` pairs, by autograd's own hooks and the CPU's autocast."""
+    kept: dict[int, tuple[int, Tensor]] = {}
+    weights = {weight.untyped_storage()._cdata for weight in student.parameters()}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes(), tensor
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=half):
+        student(torch.zeros(num, 4, side, side), torch.zeros(num, dtype=torch.int64))
+    return sum(num_bytes for key, (num_bytes, _) in kept.items() if key not in weights)
+
+
+def test_what_is_known_of_stable_diffusion_15(tmp_path: Path) -> None:
+    """1.16 GiB of activations a pair at 512 px; 860 million weights; what fits on which card."""
+    folder = model(tmp_path, SD_15)
+    eight, six = count(folder, 512, batch_size=8), count(folder, 512, batch_size=6)
+    # Each pair also brings four of the teacher's latents, a few hundredths of a GiB each.
+    assert 1.10 < (eight.step - six.step) / 2 / GIB < 1.45
+    weights = 859_520_964 * 4
+    assert eight.student == pytest.approx(3 * weights, rel=0.001)
+    assert eight.teacher == 859_520_964 * 2 + 83_653_863 * (2 + 4)
+    small = {"batch_size": 2, "micro_batch_size": 1, "gradient_checkpointing": True}
+    assert count(folder, 512, 6, **small).total < 24 * GIB
+    assert count(folder, 512, 6, **small, lora_rank=16).total < 12 * GIB
+
+
+@pytest.mark.slow
+def test_what_a_default_training_takes(tmp_path: Path) -> None:
+    folder, weights = model(tmp_path, SD_15), 859_520_964 * 4
+    default = count(folder, 512, 6)
+    assert 26 * GIB < default.total < 34 * GIB
+    assert count(folder, 512, 6, ema_decay=0.9).student == pytest.approx(4 * weights, rel=0.001)
+    halves = footprint(
+        folder, dict.fromkeys("abcdef", ""), TrainingSettings(), 512, torch.float16, True, world_size=2
+    )
+    assert halves.step == pytest.approx(count(folder, 512, 6, batch_size=1).step, rel=0.01)
+
+
+def test_a_gradient_waits_through_later_micro_batches(tmp_path: Path) -> None:
+    folder = model(tmp_path, SD_15)
+    alone = count(folder, 512, 2, batch_size=1)
+    parts = count(folder, 512, 4, batch_size=1, micro_batch_size=2)
+    assert parts.step - alone.step > 2 * GIB
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "checkpointed": {"gradient_checkpointing": True},
+    "lora": {"lora_rank": 16},
+    "compact": {"student": "compact"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_edits", [1, 4, 6])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("unet", ["SD_15", "SD_21"])
+def test_activations_are_within_a_tenth_of_what_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unet: str, kind: str, num_edits: int
+) -> None:
+    """PyTorch's fake tensors under the CPU's autocast, which leaves norms in bfloat16 where a GPU's does not."""
+    config, size = (SD_15, 512) if unet == "SD_15" else (SD_21, 768)
+    folder, side = model(tmp_path, config), size // 8
+    settings, names = TrainingSettings(**KINDS[kind]), [f"edit {number}" for number in range(num_edits)]
+
+    context = (77, folder.config["cross_attention_dim"])
+    if kind == "lora":  # peft cannot move fake tensors: without autocast, meta tensors do
+        settings = settings.model_copy(update={"autocast": "off"})
+        with torch.device("meta"), _flash_attention():
+            want = saved(UNetStudent(folder.config, names, names, context, 1, 16), 2 * num_edits, side, half=False)
+    else:
+        with FakeTensorMode():
+            student: Any = CompactStudent(4, names, names)
+            if kind != "compact":
+                student = UNetStudent(folder.config, names, names, context, 1)
+            if kind == "checkpointed":
+                student.enable_gradient_checkpointing()
+            want = saved(student, 2 * num_edits, side)
+    counted = kept_by_the_estimate(folder, dict.fromkeys(names, ""), settings, size, monkeypatch)
+    assert counted == pytest.approx(want, rel=0.1)
+
+
+def kept_by_the_estimate(
+    folder: ModelFolder,
+    edits: dict[str, str],
+    settings: TrainingSettings,
+    size: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> int:
+    """What lives between the student's forward pass and the teacher's, by the estimate's own meter."""
+    from distill.training import footprint as module
+
+    lives: list[int] = []
+    meters: list[Any] = []
+    enter = module._Live.__enter__
+    monkeypatch.setattr(module._Live, "__enter__", lambda meter: (meters.append(meter), enter(meter))[1])
+    monkeypatch.setattr(module, "_caller", lambda *_: lambda *_: lives.append(meters[-1]._now))
+    autocast = module._autocast
+    monkeypatch.setattr(module, "_autocast", lambda layer, on_gpu: autocast(layer, False))
+    module.footprint(folder, edits, settings, size, torch.float16, True)
+    return lives[0]
+
+
+@pytest.mark.slow
+def test_xl_teaches_a_compact_student_alone(tmp_path: Path) -> None:
+    folder = model(tmp_path, XL, "StableDiffusionXLPipeline")
+    counted = count(folder, 1024, 4, student="compact")
+    with FakeTensorMode():
+        kept = saved(CompactStudent(4, list("abcd"), list("abcd")), 8, 128)
+    assert counted.teacher == pytest.approx(2_567_463_684 * 2 + 83_653_863 * 6, rel=0.001)
+    assert counted.step > kept
+
+
+def test_other_students_than_the_teacher_takes_are_refused(tiny_xl_folder: Path, tiny_3_folder: Path) -> None:
+    for tiny in (tiny_xl_folder, tiny_3_folder):
+        small = find(str(tiny), None)
+        compact = footprint(small, {"a": ""}, TrainingSettings(student="compact"), 64, torch.bfloat16, True)
+        assert compact.step > 0 and compact.teacher > 0
+        with pytest.raises(Exception, match=r"training\.student=compact"):
+            footprint(small, {"a": ""}, TrainingSettings(), 64, torch.bfloat16, True)

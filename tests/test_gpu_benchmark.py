@@ -1,0 +1,84 @@
+"""`benchmarks/gpu.py` on tiny shapes and a CPU: each step's figures, and what happens to a step that cannot run."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def gpu() -> ModuleType:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        spec = importlib.util.spec_from_file_location("benchmark_of_the_gpu", ROOT / "benchmarks" / "gpu.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+    return module
+
+
+def test_steps_have_their_figures_in_small(gpu: ModuleType) -> None:
+    """In this process, which has all imports already."""
+    steps = gpu.gpu_steps
+    ladder = steps.ladder(2, True)
+    assert list(ladder) == ["teacher inside autocast", "teacher outside", "student channels_last", "cuDNN's search"]
+    assert all(re.fullmatch(r"\d+ ms", value) for value in ladder.values())
+    score = {name: float(value.split("%")[0]) for name, value in steps.score(True).items()}
+    assert 0 < score["float16"] < score["bfloat16"] < 40
+    assert set(steps.painting(True)) == {"PNDM, 50 steps", "DPM-Solver++, 25 steps"}
+    assert set(steps.checkpoint(True)) == {"the loop waits, s", "on disk after, s", "restored in, s"}
+    assert re.fullmatch(r"\d+ ms", steps.decode(True)["ten images, one at a time"])
+    files = steps.files(True)
+    assert files.pop("float16, ONNX") == "not run: onnxruntime-gpu"
+    assert list(files) == ["float32, PyTorch", "float16, PyTorch", "float16, TorchScript", "float16, pt2"]
+    assert all(re.fullmatch(r"\d+ ms, off by \d.* in the mean, \d.* at most", value) for value in files.values())
+
+
+def slow() -> dict[str, str]:
+    time.sleep(60)
+    return {}
+
+
+def test_a_step_that_takes_too_long_is_ended(gpu: ModuleType) -> None:
+    assert gpu.run(slow, seconds=0.1) == {"not run": "took more than 0 s"}
+
+
+def test_fits_are_trained_and_counted(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu.gpu_steps, "_FITS", {"compact": (12, {"student": "compact"})})
+    (value,) = gpu.gpu_steps.fits(True).values()
+    assert re.fullmatch(r"\d+ ms, counted 0\.\d", value)
+
+
+def no_package() -> dict[str, str]:
+    raise ModuleNotFoundError(name="peft")
+
+
+def broken() -> dict[str, str]:
+    raise ValueError("one\ntwo")
+
+
+def test_a_step_that_cannot_run_leaves_the_others(gpu: ModuleType) -> None:
+    assert gpu._guarded(no_package) == {"not run": "peft"}
+    assert gpu._guarded(broken) == {"failed": "ValueError: one two"}
+
+
+@pytest.mark.slow
+def test_the_plan_in_small_writes_what_it_has(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    command = [sys.executable, ROOT / "benchmarks" / "gpu.py", "--tiny", "--out", out, "--only", "decode", "fits"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    results = json.loads(out.read_text())
+    assert list(results) == ["device", "torch", "python", "decode", "fits"]
+    assert set(results["fits"]) == {"full in 24 GiB", "lora in 12 GiB", "compact in 12 GiB", "seconds"}
+    assert ended.stdout.startswith("cpu, tiny shapes, torch ")
