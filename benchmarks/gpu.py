@@ -1,12 +1,12 @@
 """What a GPU does with Stable Diffusion 1.5's shapes, in steps of about a minute, the most telling first.
 
-    python benchmarks/gpu.py [--out runs/gpu.json] [--only ladder-4 fits ...]      # `make gpu`
+    python benchmarks/gpu.py [--out runs/gpu.json] [--only ladder-4 decode ...]      # `make gpu`
     python benchmarks/gpu.py --tiny                                           # the same plan in small, on a CPU
 
     ladder-K    a training step of two images and K edits: teacher inside autocast and outside of it, with the
                 student in channels_last, and with cuDNN's search; ms and peak memory
     compiled    the same with four edits, the networks compiled block by block
-    fits        trainings in 24 and in 12 GiB: do they run, and how far is the estimate off
+    fit-KIND    trainings in 24 and in 12 GiB: do they run, and how far is the estimate off
     score       error of the miniature's score at guidance 25 in half precision, over float32's
     painting    an image by PNDM in 50 steps, and by DPM-Solver++ in 25
     checkpoint  seconds to begin a checkpoint, to end it, and to restore it
@@ -30,8 +30,9 @@ from pathlib import Path
 from typing import Any
 
 import gpu_steps
+import gpu_training
 import torch
-from gpu_steps import Result
+from gpu_shared import Result
 from support import one_line
 
 from flows.orchestration.environment import quiet_libraries
@@ -84,9 +85,14 @@ def _guarded(step: Callable[[], Result]) -> Result:
 
 
 def _plan() -> dict[str, Callable[[bool], Result]]:
-    ladders = {f"ladder-{num}": partial(gpu_steps.ladder, num) for num in (4, 1, 6)}
-    names = ("compiled", "fits", "score", "painting", "checkpoint", "files", "decode", "demo")
-    return {**ladders, **{name: getattr(gpu_steps, name) for name in names}}
+    return {
+        **{f"ladder-{num}": partial(gpu_training.ladder, num) for num in (4, 1, 6)},
+        "compiled": gpu_training.compiled,
+        **{f"fit-{kind}": partial(gpu_training.fit, kind) for kind in gpu_training.FITS},
+        **{name: getattr(gpu_steps, name) for name in ("score", "painting")},
+        "checkpoint": gpu_training.checkpoint,
+        **{name: getattr(gpu_steps, name) for name in ("files", "decode", "demo")},
+    }
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def _model_of(run: RunFolder) -> Path:
     Raises:
         RunError: if there is none, or it is not whole in itself.
     """
-    pixel = run.model.with_name("model.pixel.onnx")
+    pixel = run.pixel_model
     model = pixel if pixel.exists() else run.model
     if not model.exists():
         raise RunError(f"{run.path} has no model file yet: `distillery export {run.path}` writes one")

@@ -31,13 +31,14 @@ def gpu() -> ModuleType:
 def test_steps_have_their_figures_in_small(gpu: ModuleType) -> None:
     """In this process, which has all imports already."""
     steps = gpu.gpu_steps
-    ladder = steps.ladder(2, True)
+    trainings = gpu.gpu_training
+    ladder = trainings.ladder(2, True)
     assert list(ladder) == ["teacher inside autocast", "teacher outside", "student channels_last", "cuDNN's search"]
     assert all(re.fullmatch(r"\d+ ms", value) for value in ladder.values())
     score = {name: float(value.split("%")[0]) for name, value in steps.score(True).items()}
     assert 0 < score["float16"] < score["bfloat16"] < 40
     assert set(steps.painting(True)) == {"PNDM, 50 steps", "DPM-Solver++, 25 steps"}
-    assert set(steps.checkpoint(True)) == {"the loop waits, s", "on disk after, s", "restored in, s"}
+    assert set(trainings.checkpoint(True)) == {"the loop waits, s", "on disk after, s", "restored in, s"}
     assert re.fullmatch(r"\d+ ms", steps.decode(True)["ten images, one at a time"])
     files = steps.files(True)
     assert files.pop("float16, ONNX") == "not run: onnxruntime-gpu"
@@ -54,9 +55,8 @@ def test_a_step_that_takes_too_long_is_ended(gpu: ModuleType) -> None:
     assert gpu.run(slow, seconds=0.1) == {"not run": "took more than 0 s"}
 
 
-def test_fits_are_trained_and_counted(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu.gpu_steps, "_FITS", {"compact": (12, {"student": "compact"})})
-    (value,) = gpu.gpu_steps.fits(True).values()
+def test_a_fit_is_trained_and_counted(gpu: ModuleType) -> None:
+    (value,) = gpu.gpu_training.fit("compact", True).values()
     assert re.fullmatch(r"\d+ ms, counted 0\.\d", value)
 
 
@@ -76,9 +76,9 @@ def test_a_step_that_cannot_run_leaves_the_others(gpu: ModuleType) -> None:
 @pytest.mark.slow
 def test_the_plan_in_small_writes_what_it_has(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
-    command = [sys.executable, ROOT / "benchmarks" / "gpu.py", "--tiny", "--out", out, "--only", "decode", "fits"]
+    command = [sys.executable, ROOT / "benchmarks" / "gpu.py", "--tiny", "--out", out, "--only", "decode", "fit-full"]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     results = json.loads(out.read_text())
-    assert list(results) == ["device", "torch", "python", "decode", "fits"]
-    assert set(results["fits"]) == {"full in 24 GiB", "lora in 12 GiB", "compact in 12 GiB", "seconds"}
+    assert list(results) == ["device", "torch", "python", "decode", "fit-full"]
+    assert set(results["fit-full"]) == {"full in 24 GiB", "seconds"}
     assert ended.stdout.startswith("cpu, tiny shapes, torch ")

@@ -25,7 +25,7 @@ from flows.run.remote_state import is_run_file
 from flows.stages.export import write_model_files
 from inference.export.formats import read_metadata
 from inference.runtime import Translator
-from inference.server.models import load_models
+from inference.server.served import load_models
 from synth.world.readers import FactorNetwork, FactorReader
 
 TINY = (
