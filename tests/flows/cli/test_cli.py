@@ -28,7 +28,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_every_verb_has_help_with_an_example() -> None:
     assert sorted(main.commands) == [
-        *("distill", "doctor", "edit", "evaluate", "export", "import-photos", "init", "inspect", "page"),
+        *("compress", "distill", "doctor", "edit", "evaluate", "export", "import-photos", "init", "inspect", "page"),
         *("preview", "publish", "run", "serve", "study", "synthesize", "translate"),
     ]
     overview = command("--help").output
