@@ -208,12 +208,12 @@ class PixelSettings(Settings):
     """Pairs a step."""
     learning_rate: Annotated[float, Field(gt=0, le=1e38)] = 2e-3
     """Adam's at the first step; it falls to 0 along a cosine."""
-    change_weight: Annotated[float, Field(ge=0, le=1e6)] = 0.25
+    change_weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     """Weight of the loss on the pixels that an edit changes, beside the one on all pixels. Without it, a network may
     learn to do nothing where the edited object is small."""
     gradient_weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     """Weight of the loss on differences between neighbouring pixels: sharp edges."""
-    feature_weight: Annotated[float, Field(ge=0, le=1e6)] = 0.1
+    feature_weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     """Weight of the loss on features of the teacher's VAE encoder: textures, which the others blur. 0 leaves it out,
     and is faster."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
