@@ -151,10 +151,15 @@ def test_node_reads_weights_in_the_folder_alone(tmp_path: Path, location: str) -
         assert result.stderr.startswith("error: model.onnx is not a model that onnxruntime can load: ")
 
 
+def test_node_enlarges_as_the_page_does() -> None:
+    page = EXAMPLES.parent / "inference" / "server" / "web" / "enlargement.js"
+    assert (NODE / "enlargement.mjs").read_bytes() == page.read_bytes()
+
+
 @needs_onnxruntime_node
 @pytest.mark.parametrize(("size", "bound"), [((64, 64), 1), ((90, 140), 8), ((400, 30), 8)])
 def test_node(model: Path, tmp_path: Path, size: tuple[int, int], bound: int) -> None:
-    """The same pixels at the network's own size; elsewhere another filter scales the change."""
+    """The same pixels at the network's own size; elsewhere another filter makes the small image."""
     source, target = tmp_path / "room.ppm", tmp_path / "edited.ppm"
     image = noise(*size)
     Image.fromarray(image).save(source)

@@ -84,7 +84,7 @@ def test_it_enlarges_a_change_as_the_reader_does(tmp_path: Path, size: tuple[int
         const planes = [0, 1, 2].map((c) => numbers.subarray(c * area, (c + 1) * area));
         const functions = fitChange(planes, readFileSync("small"), {w}, {h});
         const rgba = new Uint8ClampedArray(readFileSync("rgba"));
-        applyFit(functions, {w}, {h}, rgba, {width}, {height});
+        applyFit(functions, {w}, {h}, rgba, 4, {width}, {height});
         writeFileSync("edited", rgba);
     """
     (tmp_path / "enlarge.mjs").write_text(program)

@@ -1,4 +1,5 @@
 // A change enlarged along a photograph's own edges: the arithmetic of synth/images/enlargement.py, which explains it.
+// examples/node_onnxruntime/enlargement.mjs is a copy of this file.
 
 const EPS = 0.04, FLAT = 0.03, MAX_CHANGE = 2;
 
@@ -67,8 +68,9 @@ function between(small, large) {
   });
 }
 
-// Lays the change onto rgba, 8-bit pixels [toHeight, toWidth, 4], in place; `functions` are those of a small image.
-export function applyFit(functions, width, height, rgba, toWidth, toHeight) {
+// Lays the change onto a large image's pixels, a Uint8ClampedArray [toHeight, toWidth, channels], in place; `functions`
+// are those of the small one. Channels after the third, alpha, stay as they are.
+export function applyFit(functions, width, height, pixels, channels, toWidth, toHeight) {
   const planes = functions.flat(), row = planes.map(() => new Float64Array(width)), at = new Float64Array(12);
   const rows = between(height, toHeight), columns = between(width, toWidth);
   for (let y = 0; y < toHeight; y++) {
@@ -82,12 +84,12 @@ export function applyFit(functions, width, height, rgba, toWidth, toHeight) {
       }
     if (!isTouched) continue; // an edit is often a small part of an image
     for (let x = 0; x < toWidth; x++) {
-      const [left, right, across] = columns[x], i = 4 * (y * toWidth + x);
+      const [left, right, across] = columns[x], i = channels * (y * toWidth + x);
       for (let n = 0; n < planes.length; n++) at[n] = row[n][left] + (row[n][right] - row[n][left]) * across;
-      const r = rgba[i], g = rgba[i + 1], b = rgba[i + 2];
+      const r = pixels[i], g = pixels[i + 1], b = pixels[i + 2];
       // A clamped array rounds halves to even, as numpy does.
       for (let c = 0; c < 3; c++)
-        rgba[i + c] += Math.fround(at[4 * c] * r + at[4 * c + 1] * g + at[4 * c + 2] * b + at[4 * c + 3]);
+        pixels[i + c] += Math.fround(at[4 * c] * r + at[4 * c + 1] * g + at[4 * c + 2] * b + at[4 * c + 3]);
     }
   }
 }

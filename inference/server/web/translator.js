@@ -155,7 +155,7 @@ export class Translator {
     const planes = [0, 1, 2].map((c) => change.subarray(c * area, (c + 1) * area));
     // Onto the original, which so keeps its detail: along its own edges, but for an image that is smaller.
     if ((w !== width || h !== height) && w <= width && h <= height) {
-      applyFit(fitChange(planes, small, w, h), w, h, edited, width, height);
+      applyFit(fitChange(planes, small, w, h), w, h, edited, 4, width, height);
       return edited;
     }
     for (let c = 0; c < 3; c++) {
