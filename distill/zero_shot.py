@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from distill.optimization import Progress, optimize
 from distill.settings import EditSettings
 from synth.errors import ImageInputError
 from synth.images.reader import ImageError, SourceImage, read_image
-from synth.pixels import to_float, to_uint8
+from synth.pixels import to_float
 from synth.teacher.teacher import Teacher
 
 _MAX_PIXELS = 64_000_000
@@ -97,12 +98,13 @@ def edit(
     z = optimize(teacher, z_hat, y, y_hat, settings, with_images if callback_on_step_end is not None else None)
     if output_type == "latent":
         return Edited(z, z, z_hat)
-    edited: Any = compose(teacher, images, x, z_hat, z)
-    if output_type != "pil":
-        edited = np.stack([np.asarray(image) for image in edited]).astype(np.float32) / 255  # (N, H, W, 3)
-    else:
-        laid = [_laid_on(photo, before, after) for photo, before, after in zip(photos, images, edited, strict=True)]
+    edited: Any
+    if output_type == "pil":
+        laid = _laid_on(photos, _changes(teacher, x, z_hat, z))
         edited = [new if isinstance(old, SourceImage) else new.to_pil() for old, new in zip(given, laid, strict=True)]
+        return Edited(edited, z, z_hat)
+    laid_flat = compose(teacher, images, x, z_hat, z)
+    edited = np.stack([np.asarray(image) for image in laid_flat]).astype(np.float32) / 255  # (N, H, W, 3)
     if output_type == "pt":
         edited = torch.from_numpy(edited).permute(0, 3, 1, 2).contiguous()  # (N, 3, H, W)
     return Edited(edited, z, z_hat)
@@ -146,14 +148,22 @@ def compose(
         z_hat: float (N, C, h, w).
         z: float (N, C, h, w).
     """
+    photos = [SourceImage(np.asarray(image.convert("RGB"))) for image in images]
+    return [Image.fromarray(laid.pixels) for laid in _laid_on(photos, _changes(teacher, x, z_hat, z))]
+
+
+def _changes(teacher: Teacher, x: Tensor, z_hat: Tensor, z: Tensor) -> NDArray[np.float32]:
+    """What edits add to the pixels that were encoded, (N, 3, H, W)."""
     edited = teacher.decode(z).float()  # (N, 3, H, W)
     plain = teacher.decode(z_hat).float()  # (N, 3, H, W)
-    change = change_of_pixels(x.to(edited), edited, plain, teacher.vae_scale_factor)  # (N, 3, H, W)
-    width, height = images[0].size
-    if (height, width) != tuple(x.shape[2:]):
-        change = torch.nn.functional.interpolate(change, (height, width), mode="bicubic", antialias=True)
-        x = to_float(torch.from_numpy(np.stack([np.asarray(image.convert("RGB")) for image in images])))
-    return [Image.fromarray(pixels) for pixels in to_uint8(x.to(change.device) + change)]
+    changes: NDArray[np.float32] = (
+        change_of_pixels(x.to(edited), edited, plain, teacher.vae_scale_factor).cpu().numpy()
+    )
+    return changes
+
+
+def _laid_on(photos: Sequence[SourceImage], changes: NDArray[np.float32]) -> list[SourceImage]:
+    return [photo.with_change(change) for photo, change in zip(photos, changes, strict=True)]
 
 
 def _photo(image: Image.Image | SourceImage) -> SourceImage:
@@ -161,12 +171,6 @@ def _photo(image: Image.Image | SourceImage) -> SourceImage:
         return read_image(image)
     except ImageError as error:
         raise ImageInputError(str(error)) from None
-
-
-def _laid_on(photo: SourceImage, before: Image.Image, after: Image.Image) -> SourceImage:
-    """The change from one RGB image to another, laid onto the photograph that they show."""
-    change = np.asarray(after).astype(np.float32) - np.asarray(before)  # (H, W, 3), in levels
-    return photo.with_change((change / np.float32(127.5)).transpose(2, 0, 1).copy())
 
 
 def _one_each(text: str | Sequence[str], num: int) -> list[str]:

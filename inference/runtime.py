@@ -3,9 +3,9 @@
     translator = Translator.load("model.onnx")  # or hf://owner/name
     translator("room.jpg", "red leather").save("room-red.png")
 
-Copy this file and `synth/images/reader.py` side by side into a program of your own: they need nothing else of the
-project. With models of strangers, use onnxruntime 1.31 or newer, which refuses files that point at data outside
-their folder.
+Copy this file, `synth/images/reader.py` and `synth/images/enlargement.py` side by side into a program of your own:
+they need nothing else of the project. With models of strangers, use onnxruntime 1.31 or newer, which refuses files
+that point at data outside their folder.
 
     TranslatorError          bad input; its message is one line that says what was wrong and what to do
     ├── ModelFileError       a model file that is missing, broken, foreign or cannot be fetched
@@ -56,8 +56,6 @@ PROVIDERS = {
 MAX_STRENGTH = 10.0  # an edit ten times over is noise already, and far beyond it the network's numbers overflow
 MAX_BATCH = 8  # images in one pass of the network: bounds memory whatever the length of a list
 MAX_ASPECT = 4.0  # longer images are squeezed to this for the network alone; their own size returns
-# Images that shrink by more than twice this are averaged to it first: Lanczos over an axis of millions takes seconds.
-REDUCING_GAP = 16.0
 
 # Bounds of what a model file may say about itself: a file from somebody else can say anything.
 MAX_SIZE = 8192
@@ -155,7 +153,7 @@ class Translator:
         """Make an edit in one image or several, of any size.
 
         The network sees an image near its training size. Only the *difference* that it makes is scaled up onto the
-        original, which keeps its detail.
+        original, which keeps its detail, and along whose edges it ends.
 
         Args:
             images: a path, a PIL image, what `reader.read_image` returns, a uint8 array (H, W, 3) or (N, H, W, 3),
@@ -204,12 +202,13 @@ class Translator:
         for (height, width), members in by_size.items():
             for start in range(0, len(members), MAX_BATCH):
                 batch = members[start : start + MAX_BATCH]
-                small = np.stack([_resize(edited[i].srgb(), height, width) for i in batch])
+                small = np.stack([edited[i].reduced(height, width) for i in batch])
                 edits, strengths = np.full(len(batch), edit, np.int64), np.full(len(batch), strength, np.float32)
-                for i, difference in zip(batch, self._difference(small, edits, strengths), strict=True):
+                differences = self._difference(small, edits, strengths)
+                for i, reduced, difference in zip(batch, small, differences, strict=True):
                     if not np.isfinite(difference).all():
                         raise EditError(f"the network's numbers overflow at strength {strength}: try a smaller one")
-                    edited[i] = edited[i].with_change(difference)
+                    edited[i] = edited[i].with_change(difference, reduced)
         return [_as_given(image, given) for image, given in zip(edited, images, strict=True)]
 
     def _network_size(self, height: int, width: int) -> tuple[int, int]:
@@ -431,12 +430,3 @@ def _as_given(image: reader.SourceImage, given: Any) -> Any:
     if isinstance(given, np.ndarray):
         return image.pixels.copy() if image.pixels is given else image.pixels
     return image.to_pil()
-
-
-def _resize(rgb: UInt8Array, height: int, width: int) -> UInt8Array:
-    """uint8 (H, W, 3) -> uint8 (height, width, 3), antialiased; the same pixels where the size fits."""
-    if rgb.shape[:2] == (height, width):
-        return rgb
-    return np.asarray(
-        Image.fromarray(rgb).resize((width, height), Image.Resampling.LANCZOS, reducing_gap=REDUCING_GAP)
-    )

@@ -1,8 +1,8 @@
 """A ComfyUI node that applies an edit of a model file to images.
 
-Copy this folder to `ComfyUI/custom_nodes/dds_distillery`, put `inference/runtime.py` and `synth/images/reader.py`
-beside this file, and the model files into `ComfyUI/models/dds_distillery`. ComfyUI's own environment lacks only
-onnxruntime: `pip install "onnxruntime>=1.31"`, or `onnxruntime-gpu`.
+Copy this folder to `ComfyUI/custom_nodes/dds_distillery`, put `inference/runtime.py`, `synth/images/reader.py` and
+`synth/images/enlargement.py` beside this file, and the model files into `ComfyUI/models/dds_distillery`. Of ComfyUI's
+own environment only onnxruntime is missing: `pip install "onnxruntime>=1.31"`, or `onnxruntime-gpu`.
 """
 
 import importlib.util
@@ -31,13 +31,15 @@ def _load(name: str) -> ModuleType:
 
 try:
     from inference import runtime
-except ModuleNotFoundError:  # dds-distillery is not installed: the two copied files are enough
-    others = sys.modules.get("reader")
-    sys.modules["reader"] = _load("reader")  # by this name `runtime` asks for it
+except ModuleNotFoundError:  # dds-distillery is not installed: the three copied files are enough
+    needed = ("enlargement", "reader")  # by these names they ask for each other
+    others = {name: sys.modules[name] for name in needed if name in sys.modules}
+    for name in needed:
+        sys.modules[name] = _load(name)
     runtime = _load("runtime")
-    del sys.modules["reader"]
-    if others is not None:
-        sys.modules["reader"] = others
+    for name in needed:
+        del sys.modules[name]
+    sys.modules.update(others)
 
 
 @lru_cache(maxsize=2)

@@ -2,6 +2,7 @@
 //   npm install --ignore-scripts && node translate.mjs model.onnx room.ppm red-leather edited.ppm [strength]
 // Images here are binary PPM (`magick room.jpg room.ppm`): use your own program's reader and writer instead.
 import { readFileSync, writeFileSync } from "node:fs";
+import { applyFit, fitChange } from "./enlargement.mjs";
 
 // Before the import, or ONNX Runtime may call home; a static import would come first.
 process.env.ORT_DISABLE_TELEMETRY ??= "1";
@@ -97,6 +98,14 @@ const { translated } = await session.run({
   strength: new ort.Tensor("float32", [Number(strength)], [1]),
 }).catch((error) => fail(`${model} refuses edit number ${index}, so its graph and its metadata disagree: ${firstLine(error)}`));
 if (translated?.data.length !== 3 * w * h) fail(`${model} does not return an image of the input's size: export it again`);
-const change = resize(translated.data.map((value, i) => value - image[i]), w, h, width, height); // at the original's size
-const edited = Uint8ClampedArray.from(pixels.subarray(0, planes.length), (value, i) => value + change[plane(i)] * 127.5);
+const change = translated.data.map((value, i) => value - image[i]), area = w * h; // (3, h, w)
+let edited = Uint8ClampedArray.from(pixels.subarray(0, planes.length));
+if ((w !== width || h !== height) && w <= width && h <= height) { // enlarged along the original's own edges
+  const small = change.map((_, i) => (image[(i % 3) * area + Math.floor(i / 3)] + 1) * 127.5); // (h, w, 3), levels
+  const functions = fitChange([0, 1, 2].map((c) => change.subarray(c * area, (c + 1) * area)), small, w, h);
+  applyFit(functions, w, h, edited, 3, width, height);
+} else {
+  const resized = resize(change, w, h, width, height);
+  edited = edited.map((value, i) => value + resized[plane(i)] * 127.5);
+}
 writeFileSync(target, Buffer.concat([file.subarray(0, head[0].length), Buffer.from(edited.buffer)]));

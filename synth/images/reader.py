@@ -5,7 +5,8 @@
     edited = photo.with_change(change) # the change laid on; what it leaves alone stays equal, bit for bit
     edited.to_pil()                    # a PIL image, with profile, EXIF, XMP and DPI in its `info`
 
-Copy this file together with `runtime.py`, which imports it; it needs nothing else of the project.
+Copy this file and `enlargement.py` together with `runtime.py`, which imports them; they need nothing else of the
+project.
 
 Everything becomes upright 8-bit RGB, with alpha aside: palettes, greyscale, 16 bits and floats (by their smallest
 usual range), inks and LAB (through their profile). An RGB profile stays on its pixels, and whoever looks at them
@@ -34,6 +35,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageCms, features
 
+try:
+    from synth.images import enlargement
+except ModuleNotFoundError:  # copied out of the project
+    import enlargement  # type: ignore[import-not-found, no-redef]
+
 # Not all of Pillow's: some of its readers start other programs (EPS starts Ghostscript).
 FORMATS = (
     *("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"),
@@ -58,6 +64,8 @@ MAX_PIXELS = 300_000_000
 """Of an image, checked before it is decoded: the largest phones take 200 megapixels, bombs say billions."""
 STRIP_PIXELS = 2**20  # worked on at a time: bounds memory whatever an image's size
 MAX_COLUMNS = 2**16  # of a strip
+# What shrinks by more than twice this is averaged to it first: Lanczos over an axis of millions takes seconds.
+REDUCING_GAP = 16.0
 REPLACED = 51  # levels: a color that changes by so much is another one
 WHITE = 255
 
@@ -131,11 +139,21 @@ class SourceImage:
         """Return uint8 (H, W, 3) in sRGB, laid on a grey of `ground` (0 to 255) where it is transparent."""
         return self.srgb() if self.alpha is None else laid_on(self.srgb(), self.alpha, ground)
 
-    def with_change(self, change: FloatArray) -> "SourceImage":
+    def reduced(self, height: int, width: int) -> UInt8Array:
+        """Return what a network is shown: `srgb()`, uint8 (height, width, 3), antialiased."""
+        seen = self.srgb()
+        if seen.shape[:2] == (height, width):
+            return seen
+        image = Image.fromarray(seen)
+        return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=REDUCING_GAP))
+
+    def with_change(self, change: FloatArray, reduced: UInt8Array | None = None) -> "SourceImage":
         """Lay a change of the sRGB pixels onto the image.
 
         Args:
-            change: float32 (3, h, w), scaled up to the image's size; 2.0 is the way from black to white.
+            change: float32 (3, h, w); 2.0 is the way from black to white. It is brought to the image's size: where
+                neither side of the image is shorter, along the image's own edges (see `enlargement`).
+            reduced: `reduced(h, w)`, if it is at hand.
 
         Returns:
             The changed image. In another RGB space than sRGB, the changed color is taken there: a pixel whose sRGB
@@ -144,16 +162,23 @@ class SourceImage:
         height, width = self.pixels.shape[:2]
         profile = None if self.icc_profile is None or _is_srgb(self.icc_profile) else self.icc_profile
         there, back = (_transform(profile, None), _transform(None, profile)) if profile else (None, None)
+        h, w = change.shape[1:]
+        fit = None
+        if (h, w) != (height, width) and h <= height and w <= width:
+            fit = enlargement.fit_change(change, self.reduced(h, w) if reduced is None else reduced)
         edited = np.empty_like(self.pixels)
         for rows, columns in _tiles(height, width):
             own = self.pixels[rows, columns]  # (rows, columns, 3)
-            # Pillow reads beyond a box where its cubic needs to, so that tiles meet without seams.
-            levels = _scaled_up(change, rows, columns, height, width) * np.float32(127.5)  # (rows, columns, 3)
-            if there is None or back is None:
-                edited[rows, columns] = np.clip(np.rint(levels + own), 0, 255)
+            seen = own if there is None else _applied(there, own)
+            if fit is None:
+                levels = _scaled(change, rows, columns, height, width) * np.float32(127.5)  # (rows, columns, 3)
+            else:
+                levels = enlargement.apply_fit(fit, seen, rows, columns, (height, width))
+            levels += seen
+            wanted = np.clip(np.rint(levels, out=levels), 0, 255, out=levels).astype(np.uint8)
+            if back is None:
+                edited[rows, columns] = wanted
                 continue
-            seen = _applied(there, own)
-            wanted = np.clip(np.rint(levels + seen), 0, 255).astype(np.uint8)
             # What its profile says beyond sRGB stays with a color that hardly changes, and goes with one that does.
             moved = np.abs(wanted.astype(np.int16) - seen).max(axis=2, keepdims=True)  # (rows, columns, 1)
             beyond = own.astype(np.float32) - _applied(back, seen)
@@ -342,7 +367,7 @@ def _tiles(height: int, width: int) -> Iterator[tuple[slice, slice]]:
             yield slice(top, min(top + rows, height)), slice(left, min(left + columns, width))
 
 
-def _scaled_up(change: FloatArray, rows: slice, columns: slice, height: int, width: int) -> FloatArray:
+def _scaled(change: FloatArray, rows: slice, columns: slice, height: int, width: int) -> FloatArray:
     """float32 (3, h, w) -> one tile, (rows, columns, 3), of what it is at (height, width), by a cubic."""
     down, across = change.shape[1] / height, change.shape[2] / width
     # Pillow reads beyond the box where its cubic needs to, so that tiles meet without seams.

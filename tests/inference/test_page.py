@@ -23,7 +23,7 @@ from inference.server.page import WEB
 from inference.server.run import listen, make_server
 from inference.server.served import load_models
 from inference.server.web import fetch
-from synth.images.reader import read_image
+from synth.images.reader import SourceImage, read_image
 
 TOKEN = "open-sesame-open-sesame"
 AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}
@@ -63,6 +63,40 @@ def test_it_resizes_as_pillow_does(tmp_path: Path, width: int, height: int, to_w
     assert np.abs(large - expected_plane).max() < 1e-5
 
 
+@pytest.mark.skipif(not shutil.which("node"), reason="Node is not installed")
+@pytest.mark.parametrize("size", [(150, 211), (48, 65), (49, 64), (1000, 100)])
+def test_it_enlarges_a_change_as_the_reader_does(tmp_path: Path, size: tuple[int, int]) -> None:
+    height, width, h, w = *size, 48, 64
+    photo = SourceImage(np.asarray(photograph(height, width)))
+    if width < w:
+        h, w = 128, 32
+    change = np.random.default_rng(1).normal(0, 0.5, (3, h, w)).astype(np.float32)
+    change[:, : h // 2, w // 3 :] = 0
+    small = photo.reduced(h, w)
+    alpha = np.arange(height * width, dtype=np.uint8).reshape(height, width, 1)
+    (tmp_path / "rgba").write_bytes(np.dstack([photo.pixels, alpha]).tobytes())
+    (tmp_path / "small").write_bytes(small.tobytes())
+    (tmp_path / "change").write_bytes(change.tobytes())
+    program = f"""
+        import {{ readFileSync, writeFileSync }} from "node:fs";
+        import {{ applyFit, fitChange }} from {json.dumps((WEB / "enlargement.js").as_uri())};
+        const numbers = new Float32Array(Uint8Array.from(readFileSync("change")).buffer), area = {h * w};
+        const planes = [0, 1, 2].map((c) => numbers.subarray(c * area, (c + 1) * area));
+        const functions = fitChange(planes, readFileSync("small"), {w}, {h});
+        const rgba = new Uint8ClampedArray(readFileSync("rgba"));
+        applyFit(functions, {w}, {h}, rgba, 4, {width}, {height});
+        writeFileSync("edited", rgba);
+    """
+    (tmp_path / "enlarge.mjs").write_text(program)
+    subprocess.run(["node", "enlarge.mjs"], cwd=tmp_path, check=True, capture_output=True)
+    edited = np.frombuffer((tmp_path / "edited").read_bytes(), np.uint8).reshape(height, width, 4)
+    expected = photo.with_change(change, small).pixels
+    assert np.array_equal(edited[..., 3:], alpha)
+    assert np.abs(edited[..., :3].astype(int) - expected).max() <= 1
+    assert (edited[..., :3] == expected).mean() > 0.999
+    assert (expected != photo.pixels).mean() > 0.4
+
+
 def _rows_first_is_known() -> bool:
     """Before 13, Pillow began with the width always, and clipped in between."""
     import PIL
@@ -75,7 +109,7 @@ def test_the_page_and_its_models_are_served(model: Path) -> None:
         page = client.get("/")
         assert page.status_code == 200 and "text/html" in page.headers["content-type"]
         assert page.headers["cross-origin-embedder-policy"] == "require-corp"  # or WebAssembly gets one core
-        for name in ("app.js", "worker.js", "translator.js", "resample.js"):
+        for name in ("app.js", "worker.js", "translator.js", "enlargement.js", "resample.js"):
             assert "text/javascript" in client.get(f"/{name}").headers["content-type"]
         ((listed),) = client.get("/models.json").json()
         digest = "sha256:" + hashlib.sha256(model.read_bytes()).hexdigest()

@@ -347,9 +347,9 @@ def test_importing_it_takes_no_time_of_its_own():
     assert float(output) < 0.3
 
 
-def test_two_copied_files_stand_alone(translator, tmp_path):
+def test_three_copied_files_stand_alone(translator, tmp_path):
     """Copied out of the project they work still: only the standard library, numpy, Pillow and onnxruntime."""
-    for module in (runtime, runtime.reader):
+    for module in (runtime, runtime.reader, runtime.reader.enlargement):
         (tmp_path / Path(module.__file__).name).write_bytes(Path(module.__file__).read_bytes())
     photo = Image.fromarray(np.dstack([noise(40, 60)[..., 0]] * 3))
     photo.convert("CMYK").save(tmp_path / "photo.jpg")

@@ -18,11 +18,12 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from inference.runtime import Translator
-from inference.translate import Job, translate_image
+from synth.images.reader import read_image
+from synth.images.writer import write_image
 translator = Translator.load(sys.argv[1], num_threads=1)
 translator(np.zeros((64, 64, 3), np.uint8), "red leather")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-translate_image(translator, Job(Path(sys.argv[2]), {"red leather": Path(sys.argv[3])}), 1.0)
+write_image(translator(read_image(sys.argv[2]), "red leather"), Path(sys.argv[3]), "JPEG")
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 

@@ -19,7 +19,7 @@ assert spec is not None and spec.loader is not None
 module = importlib.util.module_from_spec(spec)
 sys.modules[node_folder] = module
 spec.loader.exec_module(module)
-assert "reader" not in sys.modules and "runtime" not in sys.modules
+assert not {"enlargement", "reader", "runtime"} & set(sys.modules)
 
 (kind,) = module.NODE_CLASS_MAPPINGS.values()
 assert set(module.NODE_DISPLAY_NAME_MAPPINGS) == set(module.NODE_CLASS_MAPPINGS)

@@ -1,4 +1,5 @@
 // A model file applied to an image: the rules of inference/runtime.py.
+import { applyFit, fitChange } from "./enlargement.js";
 import { resizePixels, resizePlane } from "./resample.js";
 
 const PREFIX = "distillery.", SCHEMA_VERSION = 1, MAX_ASPECT = 4;
@@ -149,11 +150,16 @@ export class Translator {
     });
     const translated = answer.translated?.data;
     if (translated?.length !== 3 * area) throw new Error("the model's graph gives no image of the input's size");
+    const change = image.map((value, i) => translated[i] - value); // [3, h, w]
+    if (!change.every(Number.isFinite)) throw new Error(`the network's numbers overflow at strength ${strength}`);
+    const planes = [0, 1, 2].map((c) => change.subarray(c * area, (c + 1) * area));
+    // Onto the original, which so keeps its detail: along its own edges, but for an image that is smaller.
+    if ((w !== width || h !== height) && w <= width && h <= height) {
+      applyFit(fitChange(planes, small, w, h), w, h, edited, 4, width, height);
+      return edited;
+    }
     for (let c = 0; c < 3; c++) {
-      const change = new Float32Array(area);
-      for (let i = 0; i < area; i++) change[i] = translated[c * area + i] - image[c * area + i];
-      if (!change.every(Number.isFinite)) throw new Error(`the network's numbers overflow at strength ${strength}`);
-      const plane = resizePlane(change, w, h, width, height); // onto the original, which so keeps its detail
+      const plane = resizePlane(planes[c], w, h, width, height);
       for (let i = 0; i < plane.length; i++)
         // A clamped array rounds halves to even, as numpy does.
         edited[4 * i + c] = Math.fround(Math.fround(plane[i] * 127.5) + rgba[4 * i + c]);
