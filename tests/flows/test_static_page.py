@@ -59,7 +59,7 @@ def test_the_folder_holds_the_page_the_model_and_a_card(run: Path, web: Path, tm
     digest = hashlib.sha256(content).hexdigest()
     assert listed == {"name": "sofas", "file": f"models/sofas-{digest[:12]}.onnx", "digest": f"sha256:{digest}"}
     assert (site / listed["file"]).read_bytes() == content
-    scripts = [f"{name}.js" for name in ("app", "worker", "translator", "enlargement", "resample")]
+    scripts = [f"{name}.js" for name in ("app", "live", "worker", "translator", "enlargement", "resample")]
     for name in ("index.html", *scripts, "style.css"):
         assert (site / name).read_bytes() == (WEB / name).read_bytes()
     assert {path.name for path in (site / "vendor").iterdir()} == set(fetch.FILES)
