@@ -21,13 +21,13 @@ from distill.zero_shot import edit
 from flows.cli import main
 from inference.contact_sheet import ContactSheet
 from inference.inputs import Input
+from inference.media.translate import Edits, Outcome, translate_all
 from inference.results import Results
 from inference.runtime import ImageError as RuntimeImageError
 from inference.runtime import Translator
 from inference.server.app import _edit
 from inference.server.limits import Limits, PixelBudget, Refused
 from inference.server.uploads import Ask
-from inference.translate import Edits, Outcome, translate_all
 from synth.dataset.importing import import_photos
 from synth.dataset.photographs import Rejected, prepared
 from synth.errors import ImageInputError
@@ -110,10 +110,13 @@ def test_another_format_by_option(model: Path, tmp_path: Path) -> None:
 
 def test_translate_says_what_it_left_out(model: Path, tmp_path: Path) -> None:
     frames = [Image.new("RGB", (40, 30), color) for color in ("gray", "green")]
-    (tmp_path / "a.gif").write_bytes(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
-    result = command("translate", model, tmp_path / "a.gif", "--edit", "red leather", "--out", tmp_path / "out")
-    assert result.exit_code == 0 and f"note: {tmp_path / 'a.gif'}: the first of 2 frames" in result.stderr
-    assert (tmp_path / "out" / "a_red-leather.png").exists()
+    for name, format, options in (("a.tif", "TIFF", ()), ("b.gif", "GIF", ("--format", "jpeg"))):
+        (tmp_path / name).write_bytes(encoded(frames[0], format, save_all=True, append_images=frames[1:]))
+        edit = ("--edit", "red leather", *options)
+        result = command("translate", model, tmp_path / name, *edit, "--out", tmp_path / "out")
+        kind = "pages" if format == "TIFF" else "frames"
+        assert result.exit_code == 0 and f"note: {tmp_path / name}: the first of 2 {kind}" in result.stderr
+    assert (tmp_path / "out" / "a_red-leather.tif").exists() and (tmp_path / "out" / "b_red-leather.jpg").exists()
 
 
 def test_the_contact_sheet_shows_colors_in_srgb(model: Path, tmp_path: Path) -> None:
