@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from inference.runtime import Translator
 from inference.server import docs_page
+from inference.server.gate import PERMISSIONS
 from inference.server.limits import Refused
 from inference.server.models import DIGEST_HEADER, ModelBytes, ServedTranslator
 from inference.server.served import Served
@@ -25,6 +26,8 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",  # ask each time; an unchanged file is a short answer
 }
+# The page itself may ask for the camera; `gate.py` forbids it to all else.
+PAGE_POLICY = {"Permissions-Policy": PERMISSIONS.replace("camera=()", "camera=(self)")}
 METHODS = ["GET", "HEAD"]
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -98,11 +101,13 @@ class _LeasedResponse(StreamingResponse):
 
 
 def _add_file(router: APIRouter, route: str, path: Path) -> None:
+    headers = HEADERS | PAGE_POLICY if path.suffix == ".html" else HEADERS
+
     @router.api_route(route, methods=METHODS)
     def answer() -> FileResponse:
         if not path.is_file():
             raise Refused(404, f"{path.name} is not here: `make web` in the project puts onnxruntime-web in place")
-        return FileResponse(path, media_type=_TYPES[path.suffix], headers=HEADERS)
+        return FileResponse(path, media_type=_TYPES[path.suffix], headers=headers)
 
 
 def _file_of(translator: Translator) -> ModelBytes | None:

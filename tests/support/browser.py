@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,21 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 class Browser:
     """A page in a headless Chromium, over its DevTools protocol."""
 
-    def __init__(self, profile: Path):
+    events: list[dict[str, Any]]
+    """What it reported by itself, in the domains that a test has enabled."""
+
+    def __init__(self, profile: Path, flags: Sequence[str] = ()):
         from websockets.sync.client import connect
 
         assert CHROMIUM is not None
-        flags = [
+        own = [
             "--headless",
             "--no-sandbox",
             "--disable-gpu",
             "--remote-debugging-port=0",
             "--disable-dev-shm-usage",
         ]
-        command = [CHROMIUM, *flags, f"--user-data-dir={profile}", "about:blank"]
+        command = [CHROMIUM, *own, *flags, f"--user-data-dir={profile}", "about:blank"]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         port_file = profile / "DevToolsActivePort"
         _wait(lambda: port_file.exists() and port_file.read_text().count("\n") >= 1, "Chromium to start", 90)
@@ -39,12 +43,13 @@ class Browser:
             (tab,) = [tab for tab in json.load(answer) if tab["type"] == "page"]
         self._socket = connect(tab["webSocketDebuggerUrl"], max_size=None)
         self._last = 0
+        self.events = []
 
     def call(self, method: str, **parameters: Any) -> Any:
         self._last += 1
         self._socket.send(json.dumps({"id": self._last, "method": method, "params": parameters}))
         while (answer := json.loads(self._socket.recv(60))).get("id") != self._last:
-            pass
+            self.events.append(answer)
         assert "error" not in answer, answer["error"]
         return answer["result"]
 

@@ -125,14 +125,15 @@ export class Translator {
     return sides.map((side) => multiple * Math.max(1, roundHalfToEven(side / multiple)));
   }
 
-  // rgba: 8-bit pixels [height, width, 4]. Returns the edited ones; alpha stays as it is.
-  async translate(rgba, width, height, edit, strength) {
+  // rgba: 8-bit pixels [height, width, 4]. size: [width, height] for the network. Returns the edited ones; alpha stays
+  // as it is.
+  async translate(rgba, width, height, edit, strength, size = this.networkSize(width, height)) {
     const edited = Uint8ClampedArray.from(rgba);
     if (strength === 0) return edited;
     const rgb = new Uint8ClampedArray(width * height * 3);
     for (let i = 0, at = 0; i < rgba.length; i++) if (i % 4 !== 3) rgb[at++] = rgba[i];
 
-    const [w, h] = this.networkSize(width, height), area = w * h;
+    const [w, h] = size, area = w * h;
     const small = resizePixels(rgb, width, height, 3, w, h); // [h, w, 3]
     const image = new Float32Array(3 * area); // [3, h, w] in [-1, 1]
     for (let i = 0; i < area; i++)
