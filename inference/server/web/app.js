@@ -129,14 +129,14 @@ function showFrame({ frame, rgba, width, height }, rate) {
   $("rate").hidden = false;
 }
 
-function tellOfLive(line, isError) {
+function tellOfLive(state, line) {
   $("camera").textContent = live.isOn ? "Stop" : "Start the camera";
   if (live.isOn) $("save").hidden = true;
   else {
     $("rate").hidden = true;
     if (image) guarded(offerToSave);
   }
-  report(line, isError, isError ? "error" : live.isOn ? "live" : "stopped");
+  report(line, state === "error", state);
 }
 
 function playVideo(file) {

@@ -63,7 +63,7 @@ export class Live {
   #wake = () => {};
 
   // video: the element that plays, unseen. edit: an ImageBitmap -> a promise of what `show` gets, with frames a second.
-  // tell: how things stand, a line and whether it is an error; `isOn` is up to date by then.
+  // tell: how things stand ("starting", "live", "stopped" or "error") and a line; `isOn` is up to date by then.
   constructor(video, { edit, show, tell }) {
     this.#video = video;
     this.#edit = edit;
@@ -73,7 +73,7 @@ export class Live {
       this.#isLast = true;
       this.#wake();
     });
-    video.addEventListener("error", () => this.#source && this.stop(this.#source.problem, true));
+    video.addEventListener("error", () => this.#source && this.stop(this.#source.problem, "error"));
   }
 
   get isOn() {
@@ -85,7 +85,7 @@ export class Live {
     this.#end();
     const turn = ++this.#turn;
     this.#isOn = true;
-    this.#tell("Starting ...");
+    this.#tell("starting", "Starting ...");
     try {
       const source = await open();
       if (turn !== this.#turn) return source.release(); // stopped while the browser was asking
@@ -93,18 +93,18 @@ export class Live {
       source.lost?.then(() => turn === this.#turn && this.stop("The camera is gone."));
       await this.#play(source);
       if (turn !== this.#turn) return;
-      this.#tell("Live.");
+      this.#tell("live", "Live.");
       await this.#loop(turn);
     } catch (error) {
-      if (turn === this.#turn) this.stop(error.message, true);
+      if (turn === this.#turn) this.stop(error.message, "error");
     }
   }
 
   // The camera goes dark, and what is still being edited will not be shown.
-  stop(line = "Stopped.", isError = false) {
+  stop(line = "Stopped.", state = "stopped") {
     if (!this.#isOn) return;
     this.#end();
-    this.#tell(line, isError);
+    this.#tell(state, line);
   }
 
   #end() {
