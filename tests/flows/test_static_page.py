@@ -59,7 +59,7 @@ def test_the_folder_holds_the_page_the_model_and_a_card(run: Path, web: Path, tm
     digest = hashlib.sha256(content).hexdigest()
     assert listed == {"name": "sofas", "file": f"models/sofas-{digest[:12]}.onnx", "digest": f"sha256:{digest}"}
     assert (site / listed["file"]).read_bytes() == content
-    for name in ("index.html", "app.js", "worker.js", "translator.js", "resample.js", "style.css"):
+    for name in ("index.html", "app.js", "live.js", "worker.js", "translator.js", "resample.js", "style.css"):
         assert (site / name).read_bytes() == (WEB / name).read_bytes()
     assert {path.name for path in (site / "vendor").iterdir()} == set(fetch.FILES)
     assert not list(site.rglob("*.py"))

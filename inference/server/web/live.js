@@ -91,10 +91,8 @@ export class Live {
       if (turn !== this.#turn) return source.release(); // stopped while the browser was asking
       this.#source = source;
       source.lost?.then(() => turn === this.#turn && this.stop("The camera is gone."));
-      await this.#play(source);
-      if (turn !== this.#turn) return;
-      this.#tell("live", "Live.");
-      await this.#loop(turn);
+      await this.#play(source, turn);
+      if (turn === this.#turn) await this.#loop(turn);
     } catch (error) {
       if (turn === this.#turn) this.stop(error.message, "error");
     }
@@ -122,10 +120,18 @@ export class Live {
     this.#wake();
   }
 
-  async #play({ srcObject, src, problem }) {
+  async #play({ srcObject, src, problem }, turn) {
     if (!this.#video.requestVideoFrameCallback)
       throw new Error("This browser does not say when a video has a new frame: use a newer one.");
     this.#isFresh = this.#isLast = false;
+    const watch = () =>
+      this.#video.requestVideoFrameCallback(() => {
+        if (turn !== this.#turn) return;
+        this.#isFresh = true;
+        this.#wake();
+        watch();
+      });
+    watch(); // before it plays, for a video may have no more than one frame
     if (srcObject) this.#video.srcObject = srcObject;
     else this.#video.src = src;
     await this.#video.play().catch(() => {
@@ -135,13 +141,7 @@ export class Live {
   }
 
   async #loop(turn) {
-    const rate = new Rate(), watch = () => {
-      if (turn !== this.#turn) return;
-      this.#isFresh = true;
-      this.#wake();
-      this.#video.requestVideoFrameCallback(watch);
-    };
-    watch(); // the first frame is there already
+    const rate = new Rate();
     let fastest = Infinity;
     for (let number = 1; ; number++) {
       if (!this.#isFresh && !this.#isLast) await new Promise((resolve) => (this.#wake = resolve));
@@ -153,6 +153,7 @@ export class Live {
       if (turn !== this.#turn) return;
       const now = performance.now();
       this.#show(frame, rate.add(now));
+      if (number === 1) this.#tell("live", "Live.");
       if (isLast) return this.stop("The video has ended.");
       fastest = Math.min(fastest, now - started);
       if (number === NUM_TRIED && fastest > MAX_FRAME_MS)
