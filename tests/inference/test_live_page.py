@@ -230,17 +230,21 @@ def test_a_video_without_a_picture_is_refused(tmp_path: Path) -> None:
         video.videoWidth = 0;
         await live.start(() => openVideo(file));
         const sound = told.at(-1);
-        video.play = async () => { throw new Error("no decoder"); };
+        video.play = async () => { throw Object.assign(new Error("it saves power"), { name: "NotAllowedError" }); };
+        await live.start(() => openVideo(file));
+        const saving = told.at(-1);
+        video.play = async () => { throw Object.assign(new Error("no decoder"), { name: "NotSupportedError" }); };
         await live.start(() => openVideo(file));
         const decoder = told.at(-1);
         video.requestVideoFrameCallback = undefined;
         await live.start(() => openVideo(file));
-        const answer = { sound, decoder, old: told.at(-1), asked: asked.length };
+        const answer = { sound, saving, decoder, old: told.at(-1), asked: asked.length };
         """,
         tmp_path,
     )
     refused = ["error", "song.mp4 is not a video that this browser plays.", False]
     assert answer["sound"] == answer["decoder"] == refused
+    assert answer["saving"] == ["error", "it saves power", False]
     assert answer["old"][1].endswith("use a newer one.") and answer["asked"] == 0
 
 
@@ -421,10 +425,8 @@ def test_in_a_browser_the_camera_is_edited_live(model: Path, tmp_path: Path) -> 
 
         page.press()
         browser.wait_for("live")
-        browser.evaluate(
-            """Object.defineProperty(document, "hidden", { value: true });
-            document.dispatchEvent(new Event("visibilitychange"));"""
-        )
+        window = browser.call("Browser.getWindowForTarget")["windowId"]
+        browser.call("Browser.setWindowBounds", windowId=window, bounds={"windowState": "minimized"})
         browser.wait_for("stopped")
         assert page.text() == "Stopped, as the page was hidden."
         assert browser.evaluate(TRACKS) == ["video ended"] * 3

@@ -134,8 +134,9 @@ export class Live {
     watch(); // before it plays, for a video may have no more than one frame
     if (srcObject) this.#video.srcObject = srcObject;
     else this.#video.src = src;
-    await this.#video.play().catch(() => {
-      throw new Error(problem);
+    await this.#video.play().catch((error) => {
+      // All other names are of a browser that does not let it play now, such as a phone that saves power.
+      throw error.name === "NotSupportedError" ? new Error(problem) : error;
     });
     if (!this.#video.videoWidth) throw new Error(problem); // sound alone
   }
