@@ -157,13 +157,11 @@ async function refresh() {
       const started = performance.now(), asked = image, { data, width, height } = image;
       const message = { rgba: data, width, height, edit: $("edit").value, strength: Number($("strength").value) };
       const { rgba } = await ask(message);
-      if (live.isOn) return;
-      if (stale) continue;
-      if (image !== asked) return; // a frame took its place
+      if (stale || image !== asked) continue; // asked anew, or a frame took its place
       $("after").getContext("2d").putImageData(new ImageData(rgba, width, height), 0, 0);
       await offerToSave();
       report(`Done in ${Math.round(performance.now() - started)} ms.`, false, "done");
-    } while (stale);
+    } while (stale && !live.isOn);
   } finally {
     busy = false;
   }
