@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from inference.media.container import PACKAGE, has_pyav
 from inference.results import LIST, Record, Results, one_spelling
 from synth.errors import os_reason
-from synth.images.listing import is_image_name, is_junk, list_images
+from synth.images.listing import VIDEOS, is_image_name, is_junk, is_video_name, list_images
 
 _Place = tuple[str, str]
 
@@ -49,7 +50,7 @@ class _Candidate:
         return _place(self.path)
 
 
-def list_inputs(given: Sequence[str | Path], out: Path | None = None) -> Inputs:
+def list_inputs(given: Sequence[str | Path], out: Path | None = None, with_videos: bool = False) -> Inputs:
     """List the images that are meant.
 
     A result of an earlier call is left out where the image that it was made from is given, too, and where a folder or
@@ -59,6 +60,7 @@ def list_inputs(given: Sequence[str | Path], out: Path | None = None) -> Inputs:
     Args:
         given: files, folders (all images in and below them), and globs such as "photos/**/*.jpg".
         out: where the results go.
+        with_videos: whether folders and globs mean the videos, too.
 
     Raises:
         FileError: if a folder's list of results cannot be read.
@@ -66,7 +68,7 @@ def list_inputs(given: Sequence[str | Path], out: Path | None = None) -> Inputs:
     inputs = Inputs()
     found: dict[_Place, _Candidate] = {}
     for item in given:
-        for candidate in _find(str(item), inputs):
+        for candidate in _find(str(item), inputs, with_videos):
             found.setdefault(candidate.place, candidate)
     results = _results_among(found, out)
     kept = [candidate for place, candidate in found.items() if place not in results]
@@ -79,12 +81,12 @@ def list_inputs(given: Sequence[str | Path], out: Path | None = None) -> Inputs:
     return inputs
 
 
-def _find(given: str, inputs: Inputs) -> list[_Candidate]:
+def _find(given: str, inputs: Inputs, with_videos: bool) -> list[_Candidate]:
     """Find what one item means; what is wrong with it goes to `inputs`."""
     path = Path(given)
     try:
         if path.is_dir():
-            return [] if _is_left_out(path, inputs) else _in_folder(path, inputs)
+            return [] if _is_left_out(path, inputs) else _in_folder(path, inputs, with_videos)
         is_there = os.path.lexists(path)
         if not is_there and os.path.basename(given):
             path.lstat()  # says why, where it is not just missing
@@ -95,7 +97,7 @@ def _find(given: str, inputs: Inputs) -> list[_Candidate]:
         return []
     if is_there:
         return [] if _is_left_out(path, inputs) else [_Candidate(path, 1, is_named=True)]
-    matches = _matches(given) if glob.has_magic(given) else []
+    matches = _matches(given, with_videos) if glob.has_magic(given) else []
     if not matches:
         inputs.problems.append(f"no image at {given}: check the path")
     return matches
@@ -109,16 +111,18 @@ def _is_left_out(path: Path, inputs: Inputs) -> bool:
     return True
 
 
-def _in_folder(folder: Path, inputs: Inputs) -> list[_Candidate]:
-    listing = list_images(folder)
+def _in_folder(folder: Path, inputs: Inputs, with_videos: bool) -> list[_Candidate]:
+    listing = list_images(folder, with_videos and has_pyav())
     inputs.problems.extend(listing.problems)
-    inputs.notes.extend(f"left out, {line}" for line in listing.left_out)
+    for line in listing.left_out:
+        hint = f"; they need {PACKAGE}" if with_videos and line.startswith(VIDEOS) else ""
+        inputs.notes.append(f"left out, {line}{hint}")
     if not listing.images and not listing.problems:
         inputs.problems.append(f"no image at {folder}: it has no files that are named like images")
     return [_Candidate(path, len(path.relative_to(folder).parts), is_named=False) for path in listing.images]
 
 
-def _matches(pattern: str) -> list[_Candidate]:
+def _matches(pattern: str, with_videos: bool) -> list[_Candidate]:
     """Match a glob. `**` follows no links, for they may lead in circles."""
     parts = Path(pattern).parts
     num_fixed = next(place for place, part in enumerate(parts) if glob.has_magic(part))
@@ -128,7 +132,9 @@ def _matches(pattern: str) -> list[_Candidate]:
     return [
         _Candidate(path, 1, is_named=False)
         for path, names in below
-        if is_image_name(path.name) and not any(map(is_junk, names)) and path.is_file()
+        if (is_image_name(path.name) or (with_videos and is_video_name(path.name)))
+        and not any(map(is_junk, names))
+        and path.is_file()
     ]
 
 

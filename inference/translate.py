@@ -1,4 +1,4 @@
-"""Images on disk through a model: each edit of each image once, and none of a person's own files in the way."""
+"""Images and videos on disk through a model: each edit of each once, and none of a person's own files in the way."""
 
 import errno
 import shutil
@@ -11,12 +11,12 @@ from PIL import Image
 
 from inference.contact_sheet import ContactSheet, thumbnail
 from inference.inputs import Input
+from inference.media.medium import Edit, Medium, Progress
+from inference.media.opening import open_medium
 from inference.results import Results, Wanted, file_digest, key_of, part_of_name
 from inference.runtime import EditError, ImageError, Translator
-from synth.errors import FileError
-from synth.images import reader
+from synth.errors import FileError, ImageInputError
 from synth.images.reader import SourceImage
-from synth.images.writer import suffix_for, write_image, written_format
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of a disk: what fails for one result fails for all
 
@@ -29,12 +29,14 @@ class Edits:
     names: Sequence[str]
     strength: float = 1.0
     format: str | None = None
-    """One of `writer.WRITTEN` (default: each image's own)."""
+    """Of images: one of `writer.WRITTEN` (default: each image's own)."""
+    progress: Progress[SourceImage] = lambda frames, path, total: frames
+    """Shows the frames of an animation or a video as they are made."""
 
-    def wanted(self, source: Path, name: str) -> Wanted:
-        """Return what one edit of an image is, for the list of results."""
-        key = key_of(self._model, name, float(self.strength), self.format)
-        return Wanted(source, f"translate {name}", key)
+    def wanted(self, medium: Medium, name: str) -> Wanted:
+        """Return what one edit of a file is, for the list of results."""
+        parts = (self._model, name, float(self.strength), self.format)
+        return Wanted(medium.path, f"translate {name}", key_of(*parts, *filter(None, [medium.kind])))
 
     @cached_property
     def _model(self) -> list[str]:
@@ -71,7 +73,7 @@ def translate_all(
         try:
             yield _translate(edits, image, results, sheet, outcome)
             continue
-        except (ImageError, EditError) as error:
+        except (ImageError, ImageInputError, EditError) as error:
             outcome.problems.append(str(error))
         except MemoryError:
             outcome.problems.append(f"{image.path} needs more memory than there is: scale it down first")
@@ -93,56 +95,48 @@ def _translate(
     """Make the edits of one image that are not there yet, each whole or not at all, with what the image brought.
 
     Raises:
-        ImageError: if the image cannot be read, or the format cannot hold it.
+        ImageError, ImageInputError: if the image or video cannot be read, or the format cannot hold it.
         EditError: if the network's numbers overflow.
         FileError: if a result cannot be written.
     """
-    wanted = {name: edits.wanted(image.path, name) for name in edits.names}
+    medium = open_medium(image.path, edits.format)
+    wanted = {name: edits.wanted(medium, name) for name in edits.names}
     paths = {name: path for name, each in wanted.items() if (path := results.find(each)) is not None}
     outcome.num_skipped += len(paths)
     row: dict[str, Image.Image] = {}
-    photo = _read(image.path) if len(paths) < len(wanted) or sheet.has_room else None
-    if photo is not None:
-        outcome.notes += [f"{image.path}: {note}" for note in photo.notes]
+    is_read = len(paths) < len(wanted) or sheet.has_room
+    if is_read:
+        outcome.notes += [f"{image.path}: {note}" for note in medium.notes]
     for name in edits.names:
         if name in paths:
             if sheet.has_room:
-                row[name] = thumbnail(_read(paths[name]))
+                row[name] = thumbnail(open_medium(paths[name]).first)
             continue
-        assert photo is not None
-        paths[name], edited = _make(edits, image, photo, wanted[name], name, results)
+        paths[name], edited = _make(edits, image, medium, wanted[name], name, results)
         if sheet.has_room:
             row[name] = thumbnail(edited)
-    if photo is None or not sheet.has_room:
+    if not is_read or not sheet.has_room:
         sheet.count_out()
     else:
-        sheet.add(image.path, [thumbnail(photo), *(row[name] for name in edits.names)])
+        sheet.add(image.path, [thumbnail(medium.first), *(row[name] for name in edits.names)])
     paths = {name: paths[name] for name in edits.names}
     outcome.files += paths.values()
     return paths
 
 
 def _make(
-    edits: Edits, image: Input, photo: SourceImage, wanted: Wanted, name: str, results: Results
+    edits: Edits, image: Input, medium: Medium, wanted: Wanted, name: str, results: Results
 ) -> tuple[Path, SourceImage]:
     """Make and write one edit; at strength 0 the file itself is copied, unless another format is asked for."""
-    edited = edits.translator(photo, name, edits.strength)
-    suffix = suffix_for(image.path, edits.format)
+    edit = Edit(edits.translator, name, edits.strength)
+    is_copy = edits.strength == 0 and medium.takes(edits.format)
+    suffix = medium.own_suffix if is_copy else medium.suffix(edits.format)
     own = (f"-{image.path.suffix[1:].lower()}",) if image.path.suffix else ()
     target = results.choose(wanted, image.name, f"_{part_of_name(name)}", suffix, own)
-    try:
-        with results.put(wanted, target) as part:
-            if edits.strength == 0 and edits.format in (None, photo.format):
-                shutil.copyfile(image.path, part)
-            else:
-                write_image(edited, part, edits.format or written_format(photo.format))
-    except reader.ImageError as error:
-        raise ImageError(f"{image.path}: {error}") from error
+    with results.put(wanted, target) as part:
+        if is_copy:
+            edited = medium.first
+            shutil.copyfile(image.path, part)
+        else:
+            edited = medium.write(edit, part, edits.format, edits.progress)
     return target, edited
-
-
-def _read(path: Path) -> SourceImage:
-    try:
-        return reader.read_image(path)
-    except reader.ImageError as error:
-        raise ImageError(str(error)) from error

@@ -26,8 +26,10 @@ _UNFINISHED = (
     *(".!qb", ".bc!", ".filepart", ".icloud"),
 )
 _IMAGES = {suffix: name for name, suffixes in SUFFIXES.items() for suffix in suffixes}
+VIDEOS = "videos"
+"""What `Listing.left_out` calls them."""
 _NAMED = {
-    "videos": ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv .flv .3gp .3g2 .mts .m2ts .vob .ogv .insv",
+    VIDEOS: ".mp4 .m4v .mov .qt .avi .mkv .webm .mpg .mpeg .wmv .flv .3gp .3g2 .mts .m2ts .vob .ogv .insv",
     "raw photographs": ".dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .raf .orf .rw2 .pef .srw .x3f .3fr .iiq",
     "images in formats that are not read": (
         ".psd .psb .xcf .kra .svg .svgz .pdf .eps .ai .jxl .jp2 .j2k .jxr .exr .hdr .tga .ico .icns .ppm .pgm .pbm"
@@ -48,10 +50,10 @@ class Listing:
     """A line for each kind of file that a person may miss among the images."""
 
 
-def list_images(folder: Path) -> Listing:
+def list_images(folder: Path, with_videos: bool = False) -> Listing:
     """List the images in a folder and below it, by their names; the reader tells what is inside.
 
-    Links to files and folders are followed, and no folder is entered twice.
+    Links to files and folders are followed, and no folder is entered twice. Videos count as images if asked for.
     """
     images, problems = [], []
     named: dict[str, list[Path]] = defaultdict(list)
@@ -60,11 +62,13 @@ def list_images(folder: Path) -> Listing:
         suffix = path.suffix.lower()
         if problem:
             problems += [problem] if is_folder or suffix in _IMAGES else []
-        elif suffix not in _IMAGES:
+        elif suffix not in _IMAGES and not (with_videos and is_video_name(path.name)):
             if suffix in _KINDS:
                 named[_KINDS[suffix]].append(path)
         elif path.stat().st_size == 0:
             named["empty files"].append(path)
+        elif suffix not in _IMAGES:
+            images.append(path)
         elif _IMAGES[suffix] not in FORMATS:
             needed[_IMAGES[suffix]].append(path)
         else:
@@ -127,6 +131,11 @@ def is_junk(name: str) -> bool:
 def is_image_name(name: str) -> bool:
     """Return whether a name ends as an image's does, HEIC among them, and is not junk."""
     return os.path.splitext(name)[1].lower() in _IMAGES and not is_junk(name)
+
+
+def is_video_name(name: str) -> bool:
+    """Return whether a name ends as a video's does, and is not junk."""
+    return _KINDS.get(os.path.splitext(name)[1].lower()) == VIDEOS and not is_junk(name)
 
 
 def _needs_package(format: str, paths: list[Path]) -> str:

@@ -1,11 +1,16 @@
-"""`distillery translate`: images through a model file."""
+"""`distillery translate`: images and videos through a model file."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
 from flows.cli.options import OUT_FOLDER, provider_option
 from flows.cli.results import network_of, print_line, print_outcome
+from synth.errors import printable
+
+T = TypeVar("T")
 
 
 @click.command()
@@ -18,7 +23,7 @@ from flows.cli.results import network_of, print_line, print_outcome
 @click.option(
     "--format",
     type=click.Choice(["png", "jpeg", "webp", "tiff", "bmp", "avif", "heif"], case_sensitive=False),
-    help="Write this format. (default: each image's own; PNG for GIF)",
+    help="Write images in this format. (default: each image's own; PNG for a GIF of one frame)",
 )
 @click.option("--out", type=OUT_FOLDER, default=Path("edited"), show_default=True, help="Write into this folder.")
 @provider_option
@@ -33,7 +38,8 @@ def translate(
 ) -> None:
     """Apply an edit of MODEL, a file, NAME.latest.json or hf://owner/name, to IMAGES of any size. Needs no torch.
 
-    IMAGES are files, folders and quoted globs. A result keeps its image's format, EXIF, color profile and DPI; JPEG
+    IMAGES are files, folders and quoted globs; videos among them and animations are edited frame by frame, with
+    times and sound kept, and videos need the extra `video`. A result keeps its image's format, EXIF, color profile and DPI; JPEG
     is written at quality 95, and at strength 0 the file is copied. contact_sheet.png, beside the results, shows
     inputs and edits. What is there already is not made again, and no other file is overwritten. An image that cannot
     be read does not stop the others: it gets an error line at the end, and the exit code is 2.
@@ -41,11 +47,13 @@ def translate(
     \b
     distillery translate model.onnx room.jpg --edit red-leather
     distillery translate model.onnx photos "more/**/*.png" --edit all --strength 0.8 --out edited
+    distillery translate model.pixel.onnx clip.mp4 --edit red-leather
     """
     from tqdm import tqdm
 
     from inference.contact_sheet import ContactSheet
     from inference.inputs import list_inputs
+    from inference.media.video import is_video
     from inference.pointer import resolved
     from inference.results import Results
     from inference.runtime import Translator
@@ -57,12 +65,26 @@ def translate(
     # A call without images refuses a wrong edit or strength before anything is written.
     translator([], names[0], strength)
 
-    edits = Edits(translator, names, strength, check_format(format) if format else None)
-    inputs, results = list_inputs(images, out), Results(out)
+    def frames_bar(frames: Iterable[T], path: Path, total: int | None) -> Iterable[T]:
+        bar: Iterable[T] = tqdm(frames, printable(path.name), total, leave=False, unit="frame")
+        return bar
+
+    edits = Edits(translator, names, strength, check_format(format) if format else None, frames_bar)
+    inputs, results = list_inputs(images, out, with_videos=True), Results(out)
+    num_videos = sum(is_video(image.path) for image in inputs.images)
+    counts = [f"{len(inputs.images) - num_videos} images", *([f"{num_videos} videos"] if num_videos else [])]
     runs_on = f"{translator.providers[0]}{network_of(translator)}"
-    print_line(f"{len(inputs.images)} images, {len(names)} edits, on {runs_on}", err=True)
+    print_line(f"{', '.join(counts)}, {len(names)} edits, on {runs_on}", err=True)
+    if num_videos:
+        print_line("a video is made in one go: one that is stopped starts again from its beginning", err=True)
     sheet, outcome = ContactSheet(names), Outcome(problems=inputs.problems, notes=inputs.notes)
     work = translate_all(edits, inputs.images, results, sheet, outcome)
-    for _ in tqdm(work, total=len(inputs.images), unit="image", disable=len(inputs.images) < 2):
-        pass
+    try:
+        for _ in tqdm(work, total=len(inputs.images), unit="file", disable=len(inputs.images) < 2):
+            pass
+    except KeyboardInterrupt:
+        print_line(
+            "stopped: what is written is whole, and what was in work starts again from its beginning", err=True
+        )
+        raise
     print_outcome(outcome)
