@@ -18,6 +18,7 @@ from synth.images.writer import QUALITY
 ANIMATED = ("GIF", "WEBP", "PNG")
 """The formats whose animations are edited whole; of others, such as AVIF, the first frame is."""
 _CLEAR = 255  # in a GIF's palette: the color that is transparent
+_SEEN = 128  # alpha from which on a pixel of a GIF is opaque
 
 
 class Animation(Medium):
@@ -82,7 +83,7 @@ class Animation(Medium):
                     image.seek(number)
                     frame = reader.read_image(image)
                     # WebP says how long a frame lasts only once it is decoded.
-                    infos.append(dict(image.info))
+                    infos.append({str(key): value for key, value in image.info.items()})
                     yield replace(frame, notes=())
         except reader.ImageError as error:
             # A frame has no name of its own.
@@ -125,18 +126,15 @@ def _options(format: str, infos: list[dict[str, Any]], first: SourceImage, is_cl
 
 def _with_palette(frame: SourceImage) -> Image.Image:
     """Return a frame in the 256 colors of a GIF, or in 255 and a transparent one; its own where it has no more."""
-    holes = None if frame.alpha is None else frame.alpha < 128  # (H, W)
-    num_colors = 256 if holes is None or not holes.any() else _CLEAR
     rgb = frame.srgb()
-    if num_colors == _CLEAR:
-        # What is not seen takes no colors away from what is.
-        rgb = np.where(holes[..., None], rgb[~holes][:1] if not holes.all() else 0, rgb).astype(np.uint8)
-    picture = Image.fromarray(rgb).quantize(num_colors, Image.Quantize.MEDIANCUT, kmeans=1)
-    if num_colors == _CLEAR:
-        numbers = np.asarray(picture).copy()
-        numbers[holes] = _CLEAR
-        palette = picture.getpalette() or []
-        picture = Image.fromarray(numbers)
-        picture.putpalette([*palette, *([0] * (3 * 256 - len(palette)))])
-        picture.info["transparency"] = _CLEAR
+    if frame.alpha is None or frame.alpha.min() >= _SEEN:
+        return Image.fromarray(rgb).quantize(256, Image.Quantize.MEDIANCUT, kmeans=1)
+    holes = frame.alpha < _SEEN  # (H, W)
+    # What is not seen takes no colors away from what is.
+    rgb = np.where(holes[..., None], 0 if holes.all() else rgb[~holes][0], rgb).astype(np.uint8)
+    opaque = Image.fromarray(rgb).quantize(_CLEAR, Image.Quantize.MEDIANCUT, kmeans=1)
+    picture = Image.fromarray(np.where(holes, np.uint8(_CLEAR), np.asarray(opaque)))
+    palette = opaque.getpalette() or []
+    picture.putpalette([*palette, *([0] * (3 * 256 - len(palette)))])
+    picture.info["transparency"] = _CLEAR
     return picture

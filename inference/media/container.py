@@ -11,7 +11,7 @@ from synth.errors import ImageInputError
 if TYPE_CHECKING:
     from av.stream import Stream
 
-# Hardly to be told from the input by eye. Without frames that are out of order, all times are exact in every container.
+# Hardly to be told from the input by eye; with all frames in order, times are exact in every container.
 H264_OPTIONS = {"crf": "16", "preset": "medium", "bf": "0"}
 VP9_OPTIONS = {"crf": "18", "b:v": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"}
 PACKAGE = 'one more package: pip install "dds-distillery[video]"'

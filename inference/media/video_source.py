@@ -38,7 +38,7 @@ class Colors:
     """How a video's numbers stand for colors, in the numbers of ITU-T H.273."""
 
     matrix: int
-    """With which RGB is computed, there and back: a guess by size, as players make it, where the video does not say."""
+    """With which RGB is computed, there and back: guessed by size, as players do, where the video does not say."""
     space: int
     """What the result says, as the video does."""
     primaries: int
@@ -88,7 +88,7 @@ def describe(path: Path) -> Description:
     """Read what a video says of itself, and its first frame.
 
     Raises:
-        ImageInputError: if it cannot be read, is cut short as far as its index tells, or is of a kind that is refused.
+        ImageInputError: if it cannot be read, is refused, or is cut short as far as its index tells.
     """
     with path.open("rb") as file, _opened(path, file) as opened:
         stream = _picture(opened, path)

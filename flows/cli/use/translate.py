@@ -38,11 +38,13 @@ def translate(
 ) -> None:
     """Apply an edit of MODEL, a file, NAME.latest.json or hf://owner/name, to IMAGES of any size. Needs no torch.
 
-    IMAGES are files, folders and quoted globs; videos among them and animations are edited frame by frame, with
-    times and sound kept, and videos need the extra `video`. A result keeps its image's format, EXIF, color profile and DPI; JPEG
+    IMAGES are files, folders and quoted globs. A result keeps its image's format, EXIF, color profile and DPI; JPEG
     is written at quality 95, and at strength 0 the file is copied. contact_sheet.png, beside the results, shows
     inputs and edits. What is there already is not made again, and no other file is overwritten. An image that cannot
     be read does not stop the others: it gets an error line at the end, and the exit code is 2.
+
+    Animations and videos among IMAGES are edited frame by frame, and keep times, loops and sound. Videos need the
+    extra `video`; they are made in one go, so that one that is stopped starts again from its beginning.
 
     \b
     distillery translate model.onnx room.jpg --edit red-leather
