@@ -35,8 +35,8 @@ class Edits:
 
     def wanted(self, medium: Medium, name: str) -> Wanted:
         """Return what one edit of a file is, for the list of results."""
-        parts = (self._model, name, float(self.strength), self.format)
-        return Wanted(medium.path, f"translate {name}", key_of(*parts, *filter(None, [medium.kind])))
+        key = key_of(self._model, name, float(self.strength), *medium.key(self.format))
+        return Wanted(medium.path, f"translate {name}", key)
 
     @cached_property
     def _model(self) -> list[str]:

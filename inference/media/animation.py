@@ -24,8 +24,6 @@ _SEEN = 128  # alpha from which on a pixel of a GIF is opaque
 class Animation(Medium):
     """An image file of several frames, each shown for a time of its own."""
 
-    kind = "animation"
-
     def __init__(self, path: Path, format: str, num_frames: int) -> None:
         super().__init__(path)
         self.format = format
@@ -40,6 +38,10 @@ class Animation(Medium):
     def notes(self) -> tuple[str, ...]:
         """See Medium."""
         return ()
+
+    def key(self, format: str | None) -> list[str | None]:
+        """See Medium."""
+        return [format, "animation"]
 
     def takes(self, format: str | None) -> bool:
         """See Medium."""

@@ -38,9 +38,6 @@ class Edit:
 class Medium(ABC):
     """A file to edit. Nothing is read before it is asked for."""
 
-    kind = ""
-    """Tells its results from those of a still image of the same file, for the list of results."""
-
     def __init__(self, path: Path) -> None:
         self.path = path
 
@@ -53,6 +50,10 @@ class Medium(ABC):
     @abstractmethod
     def notes(self) -> tuple[str, ...]:
         """What is left out of its results, a few words each."""
+
+    def key(self, format: str | None) -> list[str | None]:
+        """Return what its results depend on beside model, edit and strength, for the list of results."""
+        return [format]
 
     @abstractmethod
     def takes(self, format: str | None) -> bool:

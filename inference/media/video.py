@@ -25,8 +25,6 @@ _MAGIC = re.compile(
 class Video(Medium):
     """A video file. It goes out in its own container where that is one of `container`'s, else as MP4."""
 
-    kind = "video"
-
     @cached_property
     def _description(self) -> "Description":
         if not has_pyav():
@@ -44,6 +42,10 @@ class Video(Medium):
     def notes(self) -> tuple[str, ...]:
         """See Medium."""
         return self._description.notes
+
+    def key(self, format: str | None) -> list[str | None]:
+        """See Medium."""
+        return [None, "video"]
 
     def takes(self, format: str | None) -> bool:
         """See Medium: `format` is that of images."""

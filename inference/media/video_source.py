@@ -152,7 +152,10 @@ def frames(described: Description, copy: Callable[["Packet[Stream]"], None]) -> 
 
 def _opened(path: Path, file: Any) -> InputContainer:
     try:
-        return av.open(file, "r", options={"format_whitelist": _DEMUXERS}, metadata_errors="replace")
+        opened: InputContainer = av.open(
+            file, "r", options={"format_whitelist": _DEMUXERS}, metadata_errors="replace"
+        )
+        return opened
     except (av.FFmpegError, OSError) as error:
         raise ImageInputError(f"{path} cannot be read as a video: {_reason(error)}") from error
 
@@ -271,7 +274,8 @@ def _rgb(frame: VideoFrame, width: int, height: int, colors: Colors) -> UInt8Arr
 
 def _turn(frame: VideoFrame) -> tuple[int, int, int, int]:
     """Return the signs of a frame's display matrix; the identity's where there is none."""
-    found = [data for data in list(frame.side_data) if getattr(data, "type", None) == Type.DISPLAYMATRIX]
+    side_data: Any = frame.side_data
+    found = [data for data in side_data if data.type == Type.DISPLAYMATRIX]
     if not found:
         return 1, 0, 0, 1
     a, b, _, c, d = np.frombuffer(bytes(found[0]), np.int32)[:5].tolist()

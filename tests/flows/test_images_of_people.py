@@ -110,10 +110,13 @@ def test_another_format_by_option(model: Path, tmp_path: Path) -> None:
 
 def test_translate_says_what_it_left_out(model: Path, tmp_path: Path) -> None:
     frames = [Image.new("RGB", (40, 30), color) for color in ("gray", "green")]
-    (tmp_path / "a.gif").write_bytes(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
-    result = command("translate", model, tmp_path / "a.gif", "--edit", "red leather", "--out", tmp_path / "out")
-    assert result.exit_code == 0 and f"note: {tmp_path / 'a.gif'}: the first of 2 frames" in result.stderr
-    assert (tmp_path / "out" / "a_red-leather.png").exists()
+    for name, format, options in (("a.tif", "TIFF", ()), ("b.gif", "GIF", ("--format", "jpeg"))):
+        (tmp_path / name).write_bytes(encoded(frames[0], format, save_all=True, append_images=frames[1:]))
+        edit = ("--edit", "red leather", *options)
+        result = command("translate", model, tmp_path / name, *edit, "--out", tmp_path / "out")
+        kind = "pages" if format == "TIFF" else "frames"
+        assert result.exit_code == 0 and f"note: {tmp_path / name}: the first of 2 {kind}" in result.stderr
+    assert (tmp_path / "out" / "a_red-leather.tif").exists() and (tmp_path / "out" / "b_red-leather.jpg").exists()
 
 
 def test_the_contact_sheet_shows_colors_in_srgb(model: Path, tmp_path: Path) -> None:
