@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from inference.media.container import PACKAGE, has_pyav
 from inference.results import LIST, Record, Results, one_spelling
 from synth.errors import os_reason
-from synth.images.listing import VIDEOS, is_image_name, is_junk, is_video_name, list_images
+from synth.images.listing import is_image_name, is_junk, is_video_name, list_images
 
 _Place = tuple[str, str]
 
@@ -112,11 +111,9 @@ def _is_left_out(path: Path, inputs: Inputs) -> bool:
 
 
 def _in_folder(folder: Path, inputs: Inputs, with_videos: bool) -> list[_Candidate]:
-    listing = list_images(folder, with_videos and has_pyav())
+    listing = list_images(folder, with_videos)
     inputs.problems.extend(listing.problems)
-    for line in listing.left_out:
-        hint = f"; they need {PACKAGE}" if with_videos and line.startswith(VIDEOS) else ""
-        inputs.notes.append(f"left out, {line}{hint}")
+    inputs.notes.extend(f"left out, {line}" for line in listing.left_out)
     if not listing.images and not listing.problems:
         inputs.problems.append(f"no image at {folder}: it has no files that are named like images")
     return [_Candidate(path, len(path.relative_to(folder).parts), is_named=False) for path in listing.images]

@@ -9,8 +9,8 @@ import click
 from synth.errors import printable
 
 if TYPE_CHECKING:
+    from inference.media.translate import Outcome
     from inference.runtime import Translator
-    from inference.translate import Outcome
 
 
 def print_line(text: object, err: bool = False) -> None:

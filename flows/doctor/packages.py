@@ -34,6 +34,7 @@ PURPOSES = {
     "ray": "--runner ray",
     "tracking": "training.tracker=tensorboard",
     "s3": "s3:// URLs",
+    "video": "translate, of videos",
     "serve": "serve",
     "dev": "the tests",
 }

@@ -55,9 +55,9 @@ def show_photographs(
     from distill.evaluation.diagnostics import measure_change
     from inference.contact_sheet import ContactSheet
     from inference.inputs import list_inputs
+    from inference.media.translate import Edits, Outcome, translate_all
     from inference.results import Results
     from inference.runtime import Translator
-    from inference.translate import Edits, Outcome, translate_all
 
     run = RunFolder(out)
     if not run.model.exists():

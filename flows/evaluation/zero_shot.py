@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from distill.optimization import Progress
     from inference.inputs import Input
+    from inference.media.translate import Outcome
     from inference.results import Results
-    from inference.translate import Outcome
     from synth.teacher.teacher import Teacher
 
 _BATCH = 4  # images of one size, edited together
@@ -53,8 +53,8 @@ def edit_files(
         FileError: if a result cannot be written.
     """
     from inference.inputs import list_inputs
+    from inference.media.translate import Outcome
     from inference.results import Results, Wanted, key_of
-    from inference.translate import Outcome
 
     teacher.check_prompts([prompt, source_prompt])
     inputs, results = list_inputs(paths, out), Results(out)

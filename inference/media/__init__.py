@@ -1,1 +1,1 @@
-"""What an edit is made in: an image, an animation or a video, each read, edited and written in its own way."""
+"""Files through a model: images, animations and videos, each read, edited and written in its own way."""

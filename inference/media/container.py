@@ -1,6 +1,5 @@
 """Which container and encoder a video goes out in, and what of its file fits in there."""
 
-import importlib.util
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
 # Hardly to be told from the input by eye; with all frames in order, times are exact in every container.
 H264_OPTIONS = {"crf": "16", "preset": "medium", "bf": "0"}
 VP9_OPTIONS = {"crf": "18", "b:v": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"}
-PACKAGE = 'one more package: pip install "dds-distillery[video]"'
 
 
 @dataclass(frozen=True)
@@ -37,11 +35,6 @@ MP4 = Container((".mp4", ".m4v"), "mp4", options=_START_FIRST)
 MOV = Container((".mov", ".qt"), "mov", options=_START_FIRST)
 MKV = Container((".mkv",), "matroska")
 WEBM = Container((".webm",), "webm", "libvpx-vp9", VP9_OPTIONS, needs_even_sides=False)
-
-
-def has_pyav() -> bool:
-    """Return whether videos can be read and written here."""
-    return importlib.util.find_spec("av") is not None
 
 
 def container_for(path: Path, others: "list[Stream]") -> Container:

@@ -7,10 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference.media.container import PACKAGE, has_pyav
 from inference.media.medium import Edit, Medium, Progress, edited_in_batches
 from synth.errors import ImageInputError
-from synth.images.listing import is_video_name
+from synth.images.listing import VIDEO_PACKAGE, has_video_package, is_video_name
 from synth.images.reader import SourceImage, sniff_format
 
 if TYPE_CHECKING:
@@ -27,8 +26,8 @@ class Video(Medium):
 
     @cached_property
     def _description(self) -> "Description":
-        if not has_pyav():
-            raise ImageInputError(f"{self.path} is a video, which needs {PACKAGE}")
+        if not has_video_package():
+            raise ImageInputError(f"{self.path} is a video, which needs {VIDEO_PACKAGE}")
         from inference.media.video_source import describe
 
         return describe(self.path)

@@ -4,6 +4,7 @@ Folders hold more than people see: thumbnails of file servers, what a Mac writes
 cut off. All of that is junk and is passed over. What a person may miss, such as a video, is named.
 """
 
+import importlib.util
 import os
 from collections import defaultdict
 from collections.abc import Iterator
@@ -26,16 +27,17 @@ _UNFINISHED = (
     *(".!qb", ".bc!", ".filepart", ".icloud"),
 )
 _IMAGES = {suffix: name for name, suffixes in SUFFIXES.items() for suffix in suffixes}
-VIDEOS = "videos"
-"""What `Listing.left_out` calls them."""
+_VIDEOS = "videos"
 _NAMED = {
-    VIDEOS: ".mp4 .m4v .mov .qt .avi .mkv .webm .mpg .mpeg .wmv .flv .3gp .3g2 .mts .m2ts .vob .ogv .insv",
+    _VIDEOS: ".mp4 .m4v .mov .qt .avi .mkv .webm .mpg .mpeg .wmv .flv .3gp .3g2 .mts .m2ts .vob .ogv .insv",
     "raw photographs": ".dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .raf .orf .rw2 .pef .srw .x3f .3fr .iiq",
     "images in formats that are not read": (
         ".psd .psb .xcf .kra .svg .svgz .pdf .eps .ai .jxl .jp2 .j2k .jxr .exr .hdr .tga .ico .icns .ppm .pgm .pbm"
     ),
 }
 _KINDS = {suffix: kind for kind, suffixes in _NAMED.items() for suffix in suffixes.split()}
+
+VIDEO_PACKAGE = 'one more package: pip install "dds-distillery[video]"'
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,18 @@ class Listing:
 def list_images(folder: Path, with_videos: bool = False) -> Listing:
     """List the images in a folder and below it, by their names; the reader tells what is inside.
 
-    Links to files and folders are followed, and no folder is entered twice. Videos count as images if asked for.
+    Links to files and folders are followed, and no folder is entered twice. Videos count as images if asked for and
+    where their package is.
     """
     images, problems = [], []
+    takes_videos = with_videos and has_video_package()
     named: dict[str, list[Path]] = defaultdict(list)
     needed: dict[str, list[Path]] = defaultdict(list)
     for path, problem, is_folder in walk(folder):
         suffix = path.suffix.lower()
         if problem:
             problems += [problem] if is_folder or suffix in _IMAGES else []
-        elif suffix not in _IMAGES and not (with_videos and is_video_name(path.name)):
+        elif suffix not in _IMAGES and not (takes_videos and is_video_name(path.name)):
             if suffix in _KINDS:
                 named[_KINDS[suffix]].append(path)
         elif path.stat().st_size == 0:
@@ -74,7 +78,8 @@ def list_images(folder: Path, with_videos: bool = False) -> Listing:
         else:
             images.append(path)
     problems += [_needs_package(format, paths) for format, paths in needed.items()]
-    left_out = [f"{kind}: {_number(paths)}" for kind, paths in sorted(named.items())]
+    hints = {_VIDEOS: f"; they need {VIDEO_PACKAGE}"} if with_videos else {}
+    left_out = [f"{kind}: {_number(paths)}{hints.get(kind, '')}" for kind, paths in sorted(named.items())]
     return Listing(sorted(images), problems, left_out)
 
 
@@ -133,9 +138,14 @@ def is_image_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in _IMAGES and not is_junk(name)
 
 
+def has_video_package() -> bool:
+    """Return whether PyAV is here, without which videos are not read."""
+    return importlib.util.find_spec("av") is not None
+
+
 def is_video_name(name: str) -> bool:
     """Return whether a name ends as a video's does, and is not junk."""
-    return _KINDS.get(os.path.splitext(name)[1].lower()) == VIDEOS and not is_junk(name)
+    return _KINDS.get(os.path.splitext(name)[1].lower()) == _VIDEOS and not is_junk(name)
 
 
 def _needs_package(format: str, paths: list[Path]) -> str:

@@ -21,13 +21,13 @@ from distill.zero_shot import edit
 from flows.cli import main
 from inference.contact_sheet import ContactSheet
 from inference.inputs import Input
+from inference.media.translate import Edits, Outcome, translate_all
 from inference.results import Results
 from inference.runtime import ImageError as RuntimeImageError
 from inference.runtime import Translator
 from inference.server.app import _edit
 from inference.server.limits import Limits, PixelBudget, Refused
 from inference.server.uploads import Ask
-from inference.translate import Edits, Outcome, translate_all
 from synth.dataset.importing import import_photos
 from synth.dataset.photographs import Rejected, prepared
 from synth.errors import ImageInputError

@@ -331,8 +331,8 @@ def test_a_video_is_told_by_its_bytes(model: Path, translator: Translator, tmp_p
 def test_frames_are_counted(model: Path, tmp_path: Path) -> None:
     from inference.contact_sheet import ContactSheet
     from inference.inputs import Input
+    from inference.media.translate import Edits, Outcome, translate_all
     from inference.results import Results
-    from inference.translate import Edits, Outcome, translate_all
 
     counted: list[object] = []
 
@@ -343,7 +343,7 @@ def test_frames_are_counted(model: Path, tmp_path: Path) -> None:
             yield frame
 
     clip = write_video(tmp_path / "clip.mp4")
-    edits = Edits(Translator.load(model), [EDIT], progress=progress)
+    edits = Edits(Translator.load(model), [EDIT], all_frames=True, progress=progress)
     outcome = Outcome()
     list(translate_all(edits, [Input(clip, Path("clip"))], Results(tmp_path / "o"), ContactSheet([EDIT]), outcome))
     assert not outcome.problems and counted == [(clip, NUM_FRAMES), *[SIZE] * NUM_FRAMES]

@@ -18,7 +18,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from inference.runtime import Translator
-from inference.translate import Job, translate_image
+from inference.media.translate import Job, translate_image
 translator = Translator.load(sys.argv[1], num_threads=1)
 translator(np.zeros((64, 64, 3), np.uint8), "red leather")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

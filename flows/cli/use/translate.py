@@ -55,11 +55,11 @@ def translate(
 
     from inference.contact_sheet import ContactSheet
     from inference.inputs import list_inputs
+    from inference.media.translate import Edits, Outcome, translate_all
     from inference.media.video import is_video
     from inference.pointer import resolved
     from inference.results import Results
     from inference.runtime import Translator
-    from inference.translate import Edits, Outcome, translate_all
     from synth.images.writer import check_format
 
     translator = Translator.load(resolved(model), [provider] if provider else None)
@@ -71,7 +71,7 @@ def translate(
         bar: Iterable[T] = tqdm(frames, printable(path.name), total, leave=False, unit="frame")
         return bar
 
-    edits = Edits(translator, names, strength, check_format(format) if format else None, frames_bar)
+    edits = Edits(translator, names, strength, check_format(format) if format else None, True, frames_bar)
     inputs, results = list_inputs(images, out, with_videos=True), Results(out)
     num_videos = sum(is_video(image.path) for image in inputs.images)
     counts = [f"{len(inputs.images) - num_videos} images", *([f"{num_videos} videos"] if num_videos else [])]

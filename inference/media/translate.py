@@ -11,7 +11,7 @@ from PIL import Image
 
 from inference.contact_sheet import ContactSheet, thumbnail
 from inference.inputs import Input
-from inference.media.medium import Edit, Medium, Progress
+from inference.media.medium import Edit, Medium, Progress, Still
 from inference.media.opening import open_medium
 from inference.results import Results, Wanted, file_digest, key_of, part_of_name
 from inference.runtime import EditError, ImageError, Translator
@@ -30,6 +30,8 @@ class Edits:
     strength: float = 1.0
     format: str | None = None
     """Of images: one of `writer.WRITTEN` (default: each image's own)."""
+    all_frames: bool = False
+    """Whether videos are edited, and animations whole; else the first frame of an animation is."""
     progress: Progress[SourceImage] = lambda frames, path, total: frames
     """Shows the frames of an animation or a video as they are made."""
 
@@ -99,7 +101,7 @@ def _translate(
         EditError: if the network's numbers overflow.
         FileError: if a result cannot be written.
     """
-    medium = open_medium(image.path, edits.format)
+    medium = open_medium(image.path, edits.format) if edits.all_frames else Still(image.path)
     wanted = {name: edits.wanted(medium, name) for name in edits.names}
     paths = {name: path for name, each in wanted.items() if (path := results.find(each)) is not None}
     outcome.num_skipped += len(paths)
