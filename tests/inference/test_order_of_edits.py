@@ -65,8 +65,9 @@ def test_the_node_example_keeps_the_order_of_edits(model: Path, tmp_path: Path) 
     package.mkdir(parents=True)
     (package / "package.json").write_text('{"name": "onnxruntime-node", "main": "index.mjs"}')
     (package / "index.mjs").write_text(f"{STUB}\nexport default {{ Tensor, InferenceSession }};")
-    example = Path(__file__).parents[2] / "examples" / "node_onnxruntime" / "translate.mjs"
-    program = shutil.copy(example, tmp_path / "translate.mjs")
+    examples = Path(__file__).parents[2] / "examples" / "node_onnxruntime"
+    shutil.copy(examples / "enlargement.mjs", tmp_path)
+    program = shutil.copy(examples / "translate.mjs", tmp_path)
     source = tmp_path / "room.ppm"
     Image.fromarray(noise(64, 64)).save(source)
     for number, name in enumerate(NAMES):

@@ -73,6 +73,11 @@ def _objects(content: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def _truncated_toml(content: bytes) -> bytes:
+    """Cut after a key, wherever two thirds of the file may end."""
+    return content[: content.rindex(b"=", 0, len(content) * 2 // 3) + 1]
+
+
 OF_A_KIND: dict[str, dict[str, Callable[[bytes], bytes]]] = {
     ".safetensors": {
         "without weights": _without_weights,
@@ -84,8 +89,9 @@ OF_A_KIND: dict[str, dict[str, Callable[[bytes], bytes]]] = {
     ".npy": {"another array": _array, "pickled objects": _objects},
     ".json": {"an empty table": lambda content: b"{}\n"},
     ".jsonl": {"an empty table": lambda content: b"{}\n"},
+    ".toml": {"truncated": _truncated_toml},
 }
-"""Well-formed files of the same kind that hold something else."""
+"""Well-formed files of the same kind that hold something else; and TOML, which is well-formed when cut between lines."""
 
 
 def damages_of(name: str) -> dict[str, Callable[[bytes], bytes]]:
