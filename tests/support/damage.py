@@ -91,7 +91,7 @@ OF_A_KIND: dict[str, dict[str, Callable[[bytes], bytes]]] = {
     ".jsonl": {"an empty table": lambda content: b"{}\n"},
     ".toml": {"truncated": _truncated_toml},
 }
-"""Well-formed files of the same kind that hold something else. (TOML that is cut between two lines is well-formed.)"""
+"""Well-formed files of the same kind that hold something else. (TOML cut between two lines is well-formed.)"""
 
 
 def damages_of(name: str) -> dict[str, Callable[[bytes], bytes]]:
