@@ -85,8 +85,8 @@ def test_the_page_refuses_all_of_them_and_takes_the_good_one(tmp_path: Path) -> 
 @node
 @pytest.mark.parametrize("name", LIES)
 def test_the_node_example_refuses_it(tmp_path: Path, name: str) -> None:
-    for name in ("translate.mjs", "enlargement.mjs"):
-        shutil.copy(EXAMPLES / "node_onnxruntime" / name, tmp_path)
+    for script in ("translate.mjs", "enlargement.mjs"):
+        shutil.copy(EXAMPLES / "node_onnxruntime" / script, tmp_path)
     package = tmp_path / "node_modules" / "onnxruntime-node"  # metadata is read before anything of it is used
     package.mkdir(parents=True)
     (package / "package.json").write_text('{"name": "onnxruntime-node", "type": "module", "main": "index.js"}')
