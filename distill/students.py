@@ -114,7 +114,7 @@ class UNetStudent(Student):
         require_plain_unet(teacher.name, teacher.family.network_class, teacher.network.config)
         contexts = teacher.encode_prompt(list(edits.values())).prompt_embeds  # (K, T, D)
         unet_config = _public_config(teacher.unet)
-        with teacher.device:  # where the random weights, which the teacher's replace, are drawn soonest
+        with teacher.device:  # a GPU draws the weights, which the teacher's replace, in a moment
             student: UNetStudent = cls(
                 unet_config, list(edits), list(edits.values()), tuple(contexts.shape[1:]), timestep
             )
@@ -200,7 +200,8 @@ def new_student(teacher: Teacher, edits: Mapping[str, str], settings: TrainingSe
         TeacherError: if the teacher has no U-Net for a student of that kind.
         TrainingError: for LoRA without peft.
     """
-    with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU
+    # Nobody else's draws may depend on a student's, on whichever device they are made.
+    with torch.random.fork_rng(devices=[teacher.device] if teacher.device.type == "cuda" else []):
         torch.manual_seed(derive_seed(settings.seed, "student"))
         student: Student
         if settings.student == "compact":
