@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.config.schema import Recipe
-from flows.planning.estimates import Sizes, disk_of
+from flows.planning.estimates import EXTRAS_FACTOR, Sizes, disk_of
 from flows.run.folder import RunFolder
 from synth.errors import RunError
 from synth.urls import is_url
@@ -45,11 +45,12 @@ def check_disk(recipe: Recipe, teacher: "Teacher", run: RunFolder, data: str) ->
         vae=4 * sum(weight.numel() for weight in teacher.vae.parameters()),
     )
     count = recipe.scenes.count if recipe.scenes is not None else 0
-    training = disk_of(recipe, sizes, 0)
+    painted = round(count * EXTRAS_FACTOR * sizes.image)
+    training = disk_of(recipe, sizes, count) - painted  # latents and pairs lie in the run folder
     there = _size(run.path) - (_size(Path(run.dataset)) if Path(run.dataset).parent == run.path else 0)
     needs = [(run.path, training - there)]
     if not is_url(data):
-        needs.append((Path(data), disk_of(recipe, sizes, count) - training - _size(Path(data))))
+        needs.append((Path(data), painted - _size(Path(data))))
     # Folders of one disk share what is free there.
     by_disk: dict[int, tuple[Path, int]] = {}
     for folder, num_bytes in needs:

@@ -12,6 +12,7 @@ import small_runs
 import torch
 from small_runs import SMALL, command, run_command
 
+from flows.config.loading import with_overrides
 from flows.config.schema import Recipe
 from flows.planning.preflight import check_hours, preflight, preflight_lines, require
 from synth.errors import DistilleryError
@@ -203,3 +204,21 @@ def test_hours_are_compared_with_the_longest_task(tiny_sd_folder: Path) -> None:
 def test_a_trained_run_has_nothing_to_check(tiny_sd_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "run" / "student").mkdir(parents=True)
     assert preflight(small_recipe(tiny_sd_folder, "operations.processes=100"), tmp_path / "run") == []
+
+
+def test_pairs_need_room_where_the_run_is(
+    tiny_sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The images are elsewhere; what the student makes of them is not."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**4))
+
+    def needed(size: str) -> float:
+        many = ["scenes.count=100000", f"pixel.size={size}", "pixel.edits_per_image=1"]
+        recipe = with_overrides(small_recipe(tiny_sd_folder), many)
+        checks = preflight(recipe, tmp_path / "run", "s3://bucket/images")
+        (check,) = [check for check in checks if check.name == "disk"]
+        return float(str(check.error).split()[4])
+
+    side = 64
+    pairs = 100_000 * 2 * 3 * side**2 / 1e9  # an image, and one edit of it
+    assert needed("small") - needed("none") == pytest.approx(pairs, rel=0.1)
