@@ -5,6 +5,8 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers share the cores: threads of their own would wait for each other's. Before anything imports torch.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What the tests compare to the bit is a CPU's; `make gpu` is for a card. CUDA_VISIBLE_DEVICES=0 runs them on one.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub: no test asks the network
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 # Prefect reads its settings when it is imported, which some test does before a command prepares this process: the

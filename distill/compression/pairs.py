@@ -9,7 +9,7 @@ that the pixels follow from: pairs of another student, or of images that changed
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -35,6 +35,10 @@ _BATCH = 4  # images decoded at once
 _VERSION = 2  # of what this module computes; raise it with each change of the pixels
 
 
+ChangeOfPixels = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+"""What an edit adds to an image, called as `distill.composition.change_of_pixels` is."""
+
+
 class Bar(Protocol):
     """A progress bar, as tqdm's and the flows' are."""
 
@@ -58,9 +62,14 @@ class PixelPairs:
         height, width = self._shards[0].shape[2:4]
         return height, width
 
+    @property
+    def edits_an_image(self) -> int:
+        """K."""
+        return len(self.edits[0])
+
     def pair(self, number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], int]:
         """Return an image, uint8 (H, W, 3), what the student made of it, of the same shape, and the edit's number."""
-        index, place = divmod(number, len(self.edits[0]))
+        index, place = divmod(number, self.edits_an_image)
         row = self._shards[index // SHARD_SIZE][index % SHARD_SIZE]
         return row[0], row[1 + place], self.edits[index][place]
 
@@ -74,6 +83,7 @@ def make_pairs(
     latents: Path,
     folder: Path,
     bar: Bar | None = None,
+    change: ChangeOfPixels = change_of_pixels,
 ) -> PixelPairs:
     """Take every image through its edits, but for those that are on disk.
 
@@ -86,8 +96,9 @@ def make_pairs(
         dataset: M images of one size.
         settings: how many edits an image gets, and the seed that draws them.
         latents: where the images' latents are cached.
-        folder: where the pairs are kept; created if it does not exist.
+        folder: where the pairs are kept, which are all made by one `change`; created if it does not exist.
         bar: counts images, those on disk included.
+        change: what the student's latents change of an image.
 
     Raises:
         TrainingError: if the dataset is empty, or a shard is damaged.
@@ -110,7 +121,7 @@ def make_pairs(
         file = place / f"{number:05d}.npy"
         if not file.exists():
             z_hat = encode(teacher, dataset, latents, progress=bar is not None) if z_hat is None else z_hat
-            rows = _translate(teacher, student, dataset, z_hat, edits, indices, bar)
+            rows = _translate(teacher, student, dataset, z_hat, edits, indices, bar, change)
             with whole_file(file) as part, part.open("wb") as out:
                 np.save(out, np.stack(list(rows)))
         elif bar is not None:
@@ -137,6 +148,7 @@ def _translate(
     edits: list[list[int]],
     indices: range,
     bar: Bar | None,
+    change: ChangeOfPixels,
 ) -> Iterator[NDArray[np.uint8]]:
     """Yield for each image itself and its edits, uint8 (1 + K, H, W, 3), as the student's model file makes them."""
     for start in range(indices.start, indices.stop, _BATCH):
@@ -150,7 +162,7 @@ def _translate(
             for place in range(len(edits[0])):
                 edit = torch.tensor([edits[index][place] for index in chosen], device=teacher.device)  # (B,)
                 edited = teacher.decode(z_hat + student(z_hat, edit)).float()  # (B, 3, H, W)
-                rows.append(to_uint8(x + change_of_pixels(x, edited, plain, teacher.vae_scale_factor)))
+                rows.append(to_uint8(x + change(x, edited, plain, teacher.vae_scale_factor)))
         yield from np.stack(rows, axis=1)  # B of (1 + K, H, W, 3)
         if bar is not None:
             bar.update(len(chosen))

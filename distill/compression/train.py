@@ -45,7 +45,9 @@ class PixelRecord:
     gradients: float
     """The first of the differences between neighbouring pixels."""
     features: float
-    """Relative difference of the VAE encoder's features; 0 where they have no weight."""
+    """Relative difference of the VAE encoder's features; 0 where neither they nor textures have a weight."""
+    textures: float
+    """The same of how strong their texture is."""
     learning_rate: float
     seconds: float
     """Wall time of this step."""
@@ -91,7 +93,7 @@ def train(
     steps_done = 0
     if (checkpoint := checkpoints.latest(run_dir)) is not None:
         steps_done = checkpoints.restore(checkpoint, network, averaged, optimizer, depends_on)
-    features = FeatureLoss(teacher) if settings.feature_weight else None
+    features = FeatureLoss(teacher) if settings.feature_weight or settings.texture_weight else None
 
     for step in range(steps_done, settings.steps):
         started = time.perf_counter()
@@ -117,6 +119,7 @@ def train(
             change=metrics["change"],
             gradients=metrics["gradients"],
             features=metrics["features"],
+            textures=metrics["textures"],
             learning_rate=rate,
             seconds=time.perf_counter() - started,
             network=averaged,
@@ -128,7 +131,7 @@ def seconds_of_step(teacher: Teacher, settings: PixelSettings, side: int, autoca
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (1, 2, side, side, 3), np.uint8)  # an image and its edit
     network = new_network({"edit": ""}, settings).to(teacher.device).train()
-    features = FeatureLoss(teacher) if settings.feature_weight else None
+    features = FeatureLoss(teacher) if settings.feature_weight or settings.texture_weight else None
     seconds = []
     for step in range(3):  # the first one prepares kernels
         started = time.perf_counter()
@@ -169,11 +172,13 @@ def _losses(
         """(N, 3, h, w) -> (N, 3, h / 2, w / 2)."""
         return torch.stack([image[:, rows, columns] for image, (rows, columns) in zip(images, windows, strict=True)])
 
-    distance = torch.zeros((), device=device)
+    distance = textures = torch.zeros((), device=device)
     if features is not None:
         with autocast():
-            distance = features(cut(translated), cut(y))
-    return Losses(pixel_loss(translated, y), change_loss(translated, y, x), gradient_loss(translated, y), distance)
+            distance, textures = features(cut(translated), cut(y))
+    return Losses(
+        pixel_loss(translated, y), change_loss(translated, y, x), gradient_loss(translated, y), distance, textures
+    )
 
 
 def _average(averaged: PixelNetwork, network: PixelNetwork, decay: float, step: int) -> None:

@@ -221,6 +221,10 @@ class Teacher:
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """float (N, 3, H, W) in [-1, 1] -> latents (N, C, h, w): the posterior's mean, scaled."""
+        return self.encode_with_gradient(images)
+
+    def encode_with_gradient(self, images: Tensor) -> Tensor:
+        """As `encode`, and a gradient with respect to the latents reaches the images."""
         shift, scale = self._shift_and_scale()
         output = self.vae.encode(images.to(self.device, self.vae.dtype))
         # An AutoencoderTiny has no posterior: it returns the latents themselves.

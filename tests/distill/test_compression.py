@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import distill.compression.pairs
 from distill.composition import translated
 from distill.compression.augmentation import draw_augmentation, draw_crop
-from distill.compression.losses import FeatureLoss, change_loss, draw_window, gradient_loss, pixel_loss
+from distill.compression.losses import FeatureLoss, change_loss, deviation, draw_window, gradient_loss, pixel_loss
 from distill.compression.pairs import PixelPairs, draw_edits, make_pairs
 from distill.compression.train import PixelRecord, train
 from distill.pixel import edited
@@ -210,20 +210,35 @@ def test_losses_have_their_values() -> None:
 
 
 def test_features_are_those_of_the_teachers_encoder(tiny_teacher: Teacher) -> None:
-    distance = FeatureLoss(tiny_teacher)
+    compare = FeatureLoss(tiny_teacher)
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.rand(2, 3, 32, 32, generator=generator) * 2 - 1 for _ in range(2))
-    assert float(distance(x, x)) == 0
+    assert [float(distance) for distance in compare(x, x)] == [0, 0]
     encoder = tiny_teacher.vae.encoder
-    f_x, f_y, expected = x, y, []
+    f_x, f_y, distances, textures = x, y, [], []
     for stage in (encoder.conv_in, *encoder.down_blocks[:2]):
         f_x, f_y = stage(f_x), stage(f_y)
-        expected.append((f_x - f_y).abs().mean() / f_y.abs().mean())
-    assert_agrees(distance(x, y), torch.stack(expected).mean())
-    x.requires_grad_()
-    y.requires_grad_()
-    distance(x, y).backward()
-    assert x.grad is not None and x.grad.abs().sum() > 0 and y.grad is None
+        size = f_y.abs().mean()
+        distances.append((f_x - f_y).abs().mean() / size)
+        textures.append((deviation(f_x / size) - deviation(f_y / size)).abs().mean())
+    assert_agrees(compare(x, y)[0], torch.stack(distances).mean())
+    assert_agrees(compare(x, y)[1], torch.stack(textures).mean())
+    for part in range(2):
+        x = x.detach().requires_grad_()
+        y.requires_grad_()
+        compare(x, y)[part].backward()  # type: ignore[no-untyped-call]
+        assert x.grad is not None and x.grad.abs().sum() > 0 and y.grad is None
+
+
+def test_a_texture_is_as_strong_wherever_it_lies() -> None:
+    stripes = torch.tensor([1.0, -1.0]).repeat(8).expand(1, 1, 8, 16)
+    assert deviation(stripes).shape == (1, 1, 2, 4)
+    assert_agrees(deviation(stripes), torch.ones(1, 1, 2, 4))
+    assert_agrees(deviation(-stripes + 3), deviation(stripes))  # moved by one column, and brighter
+    assert float(deviation(torch.zeros(1, 1, 8, 8)).max()) == pytest.approx(0.001**0.5)  # bounds the root's gradient
+    ends = torch.cat([stripes, 5 * stripes[..., :2]], dim=-1)[:, :, :1]  # a row of cells cut short
+    assert_agrees(deviation(ends), torch.tensor([1.0, 1, 1, 1, 5])[None, None, None])
+    assert deviation(torch.ones(1, 1, 1, 1)).shape == (1, 1, 1, 1)
 
 
 def test_windows_lie_where_the_edit_is() -> None:
@@ -310,12 +325,14 @@ def test_a_killed_training_resumes_to_the_bit(tiny_teacher: Teacher, tmp_path: P
 
 
 def test_records_follow_the_schedule(tiny_teacher: Teacher, tmp_path: Path) -> None:
-    records = run(tiny_teacher, painted_pairs(4), tmp_path, feature_weight=0.0)
+    records = run(tiny_teacher, painted_pairs(4), tmp_path, feature_weight=0.0, texture_weight=0.0)
     rates = [record.learning_rate for record in records]
     wanted = [1e-3 * (step + 1) / 50 * (1 + np.cos(np.pi * step / 6)) / 2 for step in range(6)]
     assert rates == pytest.approx(wanted)
-    assert all(record.features == 0 and record.pixels > 0 and record.gradients > 0 for record in records)
-    assert set(records[0].row()) == {"step", "pixels", "change", "gradients", "features", "learning_rate", "seconds"}
+    assert all(record.features == record.textures == 0 for record in records)
+    assert all(record.pixels > 0 and record.gradients > 0 for record in records)
+    losses = {"pixels", "change", "gradients", "features", "textures"}
+    assert set(records[0].row()) == {"step", *losses, "learning_rate", "seconds"}
 
 
 def test_other_settings_do_not_resume(tiny_teacher: Teacher, tmp_path: Path) -> None:

@@ -262,3 +262,15 @@ def test_a_run_compresses_between_training_and_export(tiny_sd_folder: Path, tmp_
     assert f"pixel  {out / 'model.pixel.onnx'}" in result.stdout
     again = run_command(tiny_sd_folder, out, *TINY)
     assert "nothing to do: the run in" in again.stdout
+
+
+def test_its_study_needs_a_run_with_true_answers(copy: RunFolder, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "study")
+    for line in (("study", "compression", *out), ("study", "steps", "--run", copy.path, *out)):
+        refused = command(*line)
+        assert refused.exit_code == 2
+        assert "Error: compression needs --run, a run folder, and no other study takes it" in refused.stderr
+    drawn = command("study", "compression", "--run", copy.path, *out)
+    assert drawn.exit_code == 2 and drawn.stderr.count("\n") == 1
+    assert drawn.stderr == f"error: {copy.path} edits no drawn scenes, whose true answers the study compares with\n"
+    assert not (tmp_path / "study").exists()

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.cli.options import settings_of_options, study_out_option, teacher_options
+from flows.cli.options import FOLDER, settings_of_options, study_out_option, teacher_options
+from flows.cli.recipe import recipe_of
 from flows.cli.results import print_study_files, print_text
 from flows.orchestration.environment import prepare
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from synth.settings import TeacherSettings
 
 _STUDIES = ["steps", "optimizer", "regularized-sds", "guidance-bias", "leakage", "real-images", "sweep", "ablations"]
+_STUDIES += ["compression"]
 
 
 @click.command()
@@ -35,8 +37,9 @@ _STUDIES = ["steps", "optimizer", "regularized-sds", "guidance-bias", "leakage",
     "--steps",
     "num_steps",
     type=click.IntRange(1),
-    help="For ablations: train each student for this many steps. (default: the study's own)",
+    help="For ablations and compression: train each network for this many steps. (default: the study's own)",
 )
+@click.option("--run", type=FOLDER, help="For compression: the run whose student and images are taken.")
 @study_out_option
 @teacher_options
 def study(
@@ -46,6 +49,7 @@ def study(
     source: str,
     num_scenes: int | None,
     num_steps: int | None,
+    run: Path | None,
     teacher: "TeacherSettings",
     out: Path,
     **settings: Any,
@@ -53,17 +57,25 @@ def study(
     """Repeat a study of the paper's supplement: writes rows.parquet, plot.png and finding.txt.
 
     real-images edits IMAGES; all other studies edit drawn scenes, whose true answers are known. ablations trains
-    eight students, each with one thing changed: an hour with the miniature on one core.
+    eight students, each with one thing changed: an hour with the miniature on one core. compression does the same
+    with pixel networks, from the student of a run.
 
     \b
     distillery study guidance-bias --out studies/guidance-bias
+    distillery study compression --run runs/sofas --out studies/compression
     distillery study real-images house.jpg --source "a house" --prompt "an igloo" --teacher some/hub-id --out igloo
     """
     prepare()
     from distill.settings import EditSettings
-    from flows.evaluation.studies import make_study, run_study
+    from flows.evaluation.studies import make_study, run_compression_study, run_study
     from flows.shared_teacher import open_teacher
 
+    if (name == "compression") != (run is not None):
+        raise click.UsageError("compression needs --run, a run folder, and no other study takes it")
+    if run is not None:
+        print_text(run_compression_study(recipe_of(run), run, out, num_scenes, num_steps))
+        print_study_files(out)
+        return
     edit_settings = settings_of_options(EditSettings, settings)
     made = make_study(name, edit_settings, num_scenes, images, prompt, source, out, num_steps)
     print_text(run_study(made, open_teacher(teacher), out))
