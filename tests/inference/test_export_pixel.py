@@ -1,5 +1,7 @@
 """A pixel network as model files: the student's contract, held to parity in every format and precision."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +119,20 @@ def test_other_edits_in_the_metadata_are_refused(network: PixelNetwork, tmp_path
     with pytest.raises(ExportError, match="knows red-leather, blue-fabric and the metadata names green"):
         list(export_pixel_files(network, other, {MAIN: tmp_path / "model.pixel.onnx"}, smooth(2)))
     assert not list(tmp_path.iterdir())
+
+
+def test_onnx_runtime_mobile_takes_it(written: tuple[Path, dict[Kind, ParityReport]], tmp_path: Path) -> None:
+    """By ONNX Runtime's own converter: the same pixels and metadata, in the one file that its mobile builds read."""
+    (tmp_path / "pixel.onnx").write_bytes((written[0] / MAIN.pixel_file_name).read_bytes())
+    converter = (sys.executable, "-m", "onnxruntime.tools.convert_onnx_models_to_ort")
+    subprocess.run(
+        [*converter, str(tmp_path / "pixel.onnx"), "--optimization_style", "Fixed"], check=True, capture_output=True
+    )
+    ours, mobile = Translator.load(tmp_path / "pixel.onnx"), Translator.load(tmp_path / "pixel.ort")
+    assert mobile.metadata == ours.metadata
+    for image in (smooth(1)[0], smooth(1, 57)[0, :33]):
+        for edit in EDITS:
+            expected = ours(image, edit).astype(int)
+            assert np.abs(mobile(image, edit).astype(int) - expected).max() <= 1
+            assert np.abs(expected - image).max() > 1, "an edit that does something"
+            assert np.array_equal(mobile(image, edit, 0), image)
