@@ -62,7 +62,7 @@ def in_few_colours(frames: list[Image.Image]) -> list[Image.Image]:
     together = Image.new("RGB", (frames[0].width, frames[0].height * len(frames)))
     for place, frame in enumerate(frames):
         together.paste(frame, (0, place * frame.height))
-    palette = together.quantize(192, Image.Quantize.MAXCOVERAGE)
+    palette = together.quantize(256, Image.Quantize.MEDIANCUT, kmeans=2)
     return [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
 
 
