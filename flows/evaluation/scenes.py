@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from distill.evaluation.counterfactuals import Reader
     from distill.evaluation.metrics import Images
     from synth.teacher.teacher import Teacher
+    from synth.world.scenes import WorldScene
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +161,7 @@ def measure_model(
         "given": settings.given,
         "edits": [cast("Metrics", asdict(row)) for row in rows],
         "means": [cast("Metrics", asdict(row)) for row in means],
-        "files": [_facts(method, model) for method, model in zip(METHODS, models, strict=False)],
+        "files": [_facts(method, model, scenes[0]) for method, model in zip(METHODS, models, strict=False)],
     }
     grids = [
         png_bytes(grid_image(translator, recipe.edits, scenes[:_NUM_GRID_ROWS], _MEASURE_AT))
@@ -176,16 +177,14 @@ def _exported(run: RunFolder, models: Sequence[Path]) -> str:
     return digest(student, *others) if others else student
 
 
-def _facts(method: str, model: Path) -> FileFacts:
-    """Weigh a model file, and time it on one thread."""
-    import numpy as np
-
+def _facts(method: str, model: Path, scene: "WorldScene") -> FileFacts:
+    """Weigh a model file, and time it on one thread, on a scene of its training's size."""
     from inference.runtime import Translator
+    from synth.world.scenes import render
 
     files = [path for path in (model, model.with_name(f"{model.name}.data")) if path.exists()]
     translator = Translator.load(model, ["cpu"], num_threads=1)
-    side, edit = translator.metadata["training_size"], next(iter(translator.edits))
-    image = np.zeros((side, side, 3), np.uint8)
+    image, edit = render(scene, translator.metadata["training_size"]).image, next(iter(translator.edits))
     seconds = []
     for _ in range(1 + _NUM_TIMED):  # the first call prepares memory
         started = time.perf_counter()
