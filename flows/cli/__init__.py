@@ -34,7 +34,7 @@ _PIPELINE = {
     *("torch", "diffusers", "transformers", "accelerate", "huggingface_hub", "safetensors", "onnx", "onnxscript"),
     *("pyarrow", "datasets", "prefect", "skimage"),
 }
-_BASE = {"numpy", "onnxruntime", "packaging", "PIL", "psutil", "pydantic", "tqdm"}
+_BASE = {"numpy", "packaging", "PIL", "psutil", "pydantic", "tqdm"}
 _SERVE = {"fastapi", "starlette", "uvicorn", "python_multipart"}
 
 

@@ -13,11 +13,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 import torch
 
 from inference.export.parity import Run
-from inference.runtime import METADATA_PREFIX, ModelFileError, check_metadata
+from inference.idle_gpu import warn_of_idle_gpu
+from inference.runtime import (
+    METADATA_PREFIX,
+    PROVIDERS,
+    ModelFileError,
+    best_providers,
+    check_metadata,
+    new_session,
+    onnx_runtime,
+)
 from inference.settings import Format
 from synth.errors import ExportError, first_line
 from synth.files import put, write_bytes
@@ -31,16 +39,22 @@ _EXTRA_SUFFIX = f"/extra/{EXTRA_FILE}"
 _MAX_METADATA_BYTES = 1_000_000
 
 
-def open_file(path: Path, format: Format) -> Run:
-    """Open a model file as a function of its inputs by name, on the CPU.
+def open_file(path: Path, format: Format, on_gpu: bool = False) -> Run:
+    """Open a model file as a function of its inputs by name.
 
     PyTorch's own formats execute code as they load: open only files of this machine's making.
+
+    Args:
+        path: the file.
+        format: of the file.
+        on_gpu: whether ONNX Runtime runs it on a GPU, where PyTorch sees one and ONNX Runtime does, too. PyTorch's
+            formats run on the CPU, on which they were traced.
 
     Raises:
         ExportError: if the file cannot be opened, or keeps weights outside its folder.
     """
     try:
-        return _open_onnx(path) if format == "onnx" else _open_archive(path, format)
+        return _open_onnx(path, on_gpu) if format == "onnx" else _open_archive(path, format)
     except Exception as error:  # neither onnxruntime's exceptions nor torch's share a base class
         raise ExportError(f"{path} cannot be opened ({first_line(error)}): export it again") from error
 
@@ -62,10 +76,14 @@ def _open_archive(path: Path, format: Format) -> Run:
     return run
 
 
-def _open_onnx(path: Path) -> Run:
-    options = ort.SessionOptions()
+def _open_onnx(path: Path, on_gpu: bool) -> Run:
+    options = onnx_runtime().SessionOptions()
     options.log_severity_level = 4  # its errors come as exceptions
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = best_providers() if on_gpu and torch.cuda.is_available() else [PROVIDERS["cpu"]]
+    # TensorFloat-32 keeps ten bits.
+    session = new_session(str(path), options, names, {"use_tf32": "0"})
+    if on_gpu:
+        warn_of_idle_gpu(session.get_providers())
 
     def run(feeds: dict[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.float32]:
         translated: npt.NDArray[np.float32] = session.run(["translated"], feeds)[0]
