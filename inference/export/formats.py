@@ -5,6 +5,7 @@ JSON object.
 """
 
 import json
+import logging
 import os
 import zipfile
 from pathlib import Path
@@ -30,6 +31,8 @@ from inference.settings import Format
 from synth.errors import ExportError, first_line
 from synth.files import put, write_bytes
 from synth.state import parse_json, reading
+
+logger = logging.getLogger(__name__)
 
 EXTRA_FILE = "distillery.json"
 """The name of the metadata in a .torchscript or .pt2 file, as torch.jit.load and torch.export.load ask for it."""
@@ -77,19 +80,42 @@ def _open_archive(path: Path, format: Format) -> Run:
 
 
 def _open_onnx(path: Path, on_gpu: bool) -> Run:
-    options = onnx_runtime().SessionOptions()
-    options.log_severity_level = 4  # its errors come as exceptions
-    names = best_providers() if on_gpu and torch.cuda.is_available() else [PROVIDERS["cpu"]]
-    # TensorFloat-32 keeps ten bits.
-    session = new_session(str(path), options, names, {"use_tf32": "0"})
+    cpu = [PROVIDERS["cpu"]]
+    names = best_providers() if on_gpu and torch.cuda.is_available() else cpu
+    try:
+        session = _new_session(path, names)
+    except Exception as error:
+        if names == cpu:
+            raise
+        _warn_of_gpu(path, error)
+        names, session = cpu, _new_session(path, cpu)
     if on_gpu:
         warn_of_idle_gpu(session.get_providers())
 
     def run(feeds: dict[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.float32]:
-        translated: npt.NDArray[np.float32] = session.run(["translated"], feeds)[0]
+        nonlocal names, session
+        try:
+            translated: npt.NDArray[np.float32] = session.run(["translated"], feeds)[0]
+        except Exception as error:
+            if names == cpu:
+                raise
+            _warn_of_gpu(path, error)
+            names, session = cpu, _new_session(path, cpu)
+            return run(feeds)
         return translated
 
     return run
+
+
+def _new_session(path: Path, names: list[str]) -> Any:
+    options = onnx_runtime().SessionOptions()
+    options.log_severity_level = 4  # its errors come as exceptions
+    return new_session(str(path), options, names, {"use_tf32": "0"})  # TensorFloat-32 keeps ten bits
+
+
+def _warn_of_gpu(path: Path, error: Exception) -> None:
+    """Of a driver too old, or a card too small for a check's sizes: the CPU tells whether the file is right."""
+    logger.warning(f"ONNX Runtime cannot run {path.name} on the GPU ({first_line(error)}): the CPU does it")
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -65,6 +65,15 @@ def test_a_call_of_many_images_is_one_answer_and_never_split() -> None:
     assert run.batches == [(6, 2, 2, 3)]
 
 
+def test_large_images_share_a_run_in_fewer() -> None:
+    run = Recorded()
+    batcher = Batcher(run, window_s=0.3)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: ask(batcher, number, size=1024), range(4)))
+    batcher.close()
+    assert [shape[0] for shape in run.batches] == [2, 2], "full with two of 1024 px, as with eight of 512"
+
+
 def test_one_bad_call_fails_alone() -> None:
     batcher = Batcher(Recorded(), window_s=0.1)
     with ThreadPoolExecutor(4) as pool:

@@ -53,6 +53,13 @@ def test_the_base_install_says_what_is_missing(tmp_path: Path) -> None:
     assert python(f"{absent} import inference.runtime, flows.cli").returncode == 0
 
 
+def test_what_needs_no_onnx_runtime_works_without_it() -> None:
+    absent = "import sys; sys.modules['onnxruntime'] = None;"
+    needed = "flows.stages.synthesize, flows.stages.distill, flows.stages.compress, flows.planning.preview"
+    ran = python(f"{absent} import {needed}, flows.evaluation.zero_shot")
+    assert ran.returncode == 0, ran.stderr
+
+
 def test_telemetry_is_off_unless_asked_for() -> None:
     names = "PREFECT_SERVER_ANALYTICS_ENABLED", "DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY"
     clean = f"import os; [os.environ.pop(name, None) for name in {names}];"
