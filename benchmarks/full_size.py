@@ -1,7 +1,7 @@
 """Memory and time at the true size of Stable Diffusion 1.5: its shapes at 512 px, with random weights.
 
     python benchmarks/full_size.py train full checkpointed lora compact zero-shot [--batch-size 2] [--steps 2]
-    python benchmarks/full_size.py export unet compact compact-tiny [--rounds 3]
+    python benchmarks/full_size.py export unet compact compact-tiny [--rounds 3] [--side 512]
 
 train:
     full          the U-Net student, all 860 million weights
@@ -81,9 +81,10 @@ def main() -> None:
     files = commands.add_parser("export", help="model files")
     files.add_argument("what", nargs="+", choices=["unet", "compact", "compact-tiny"])
     files.add_argument("--rounds", type=int, default=3)
+    files.add_argument("--side", type=int, default=_SIDE, help="of the images: small ones cost little (default: 512)")
     args = parser.parse_args()
     if args.command == "export":
-        measure = partial(measure_file, rounds=args.rounds)
+        measure = partial(measure_file, rounds=args.rounds, side=args.side)
     else:
         if args.steps < 2:
             parser.error("--steps must be 2 or more: the first step is not timed")
@@ -154,7 +155,7 @@ def _edit(teacher: Teacher, num: int, steps: int) -> list[float]:
 # Files
 
 
-def measure_file(what: str, rounds: int) -> str:
+def measure_file(what: str, rounds: int, side: int = _SIDE) -> str:
     """Export a student at full size, and time it in PyTorch and in ONNX Runtime."""
     from inference.export.files import export_files  # what is trained above needs no ONNX Runtime
 
@@ -178,13 +179,13 @@ def measure_file(what: str, rounds: int) -> str:
     metadata = ModelMetadata(
         name=what,
         edits=student.edits,
-        training_size=_SIDE,
+        training_size=side,
         teacher="random weights",
         licence="none",
         data_fingerprint="none",
         validated_on="nothing",
     )
-    images = np.random.default_rng(0).integers(0, 256, (3, _SIDE, _SIDE, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         files = {kind: Path(folder) / kind.precision / kind.file_name for kind in (MAIN, half)}
         started = time.perf_counter()
@@ -197,16 +198,16 @@ def measure_file(what: str, rounds: int) -> str:
                 f"after {time.perf_counter() - started:.0f} s and {_peak():.1f} GiB peak memory"
             )
             print(f"{what:13} {found[-1]}", file=sys.stderr, flush=True)
-        seconds = medians(_works(ExportModule(vae, student), files[half if cuda else MAIN], cuda), rounds)
+        seconds = medians(_works(ExportModule(vae, student), files[half if cuda else MAIN], cuda, side), rounds)
     return (
         f"{what:13} {seconds['PyTorch']:.2f} s an image in PyTorch, {seconds['ONNX Runtime']:.2f} in ONNX Runtime; "
         f"{'; '.join(found)}; {_peak():.1f} GiB peak memory in all"
     )
 
 
-def _works(module: ExportModule, path: Path, cuda: bool) -> dict[str, Work]:
+def _works(module: ExportModule, path: Path, cuda: bool, side: int) -> dict[str, Work]:
     feeds = {
-        "image": np.random.default_rng(1).uniform(-1, 1, (1, 3, _SIDE, _SIDE)).astype(np.float32),
+        "image": np.random.default_rng(1).uniform(-1, 1, (1, 3, side, side)).astype(np.float32),
         "edit": np.zeros(1, np.int64),
         "strength": np.ones(1, np.float32),
     }
