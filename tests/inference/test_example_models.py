@@ -44,7 +44,9 @@ def test_it_makes_the_edits_of_its_recipe(name: str, reader: FactorReader) -> No
         edited = translator(images, edit)
         truths = [render(scene.replace(**factors)).image for scene in scenes]
         read = reader.read(np.stack(edited))
-        right += [all(read[factor][place] == value for factor, value in factors.items()) for place in range(NUM_SCENES)]
+        right += [
+            all(read[factor][place] == value for factor, value in factors.items()) for place in range(NUM_SCENES)
+        ]
         to_truth += [np.square(np.subtract(a, b, dtype=float)).mean() for a, b in zip(edited, truths, strict=True)]
         untouched += [np.square(np.subtract(a, b, dtype=float)).mean() for a, b in zip(images, truths, strict=True)]
     assert np.mean(right) > 0.8
