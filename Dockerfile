@@ -1,9 +1,10 @@
 # Untested: no container engine was at hand when this was written.
-# A worker, or `distillery` itself. CPU by default; for CUDA:
-#   docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128 -t dds-distillery:cuda .
+# A worker, or `distillery` itself. CPU by default; for CUDA, which ONNX Runtime's build has in version 13:
+#   docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 --build-arg ORT=gpu -t dds-distillery:cuda .
 FROM python:3.12-slim
 
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG ORT=cpu
 ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1 DISTILLERY_HOME=/srv/distillery
 
 # The folders of the volumes, with their owner: a fresh volume takes both from here.
@@ -20,7 +21,7 @@ COPY --chown=distillery synth synth
 # the lock's, which goes with PyPI's torch, does not apply.
 RUN pip install --no-deps --index-url "$TORCH_INDEX" "$(grep '^torch==' constraints.txt)" \
     && grep -Ev '^(cuda|nvidia|triton)' constraints.txt > /tmp/constraints.txt \
-    && pip install --constraint /tmp/constraints.txt --editable ".[pipeline,s3]" asyncpg
+    && pip install --constraint /tmp/constraints.txt --editable ".[pipeline,s3,$ORT]" asyncpg
 
 USER distillery
 CMD ["prefect", "worker", "start", "--pool", "distillery", "--type", "process"]

@@ -4,10 +4,12 @@ PYTHON ?=
 # Which build of torch: an index, such as https://download.pytorch.org/whl/cpu (default: the one that pip takes, which
 # on Linux brings CUDA).
 TORCH_INDEX ?=
+# Which build of ONNX Runtime: cpu, or gpu for CUDA. They exclude each other: the one that was there makes room.
+ORT ?= cpu
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
-DEMO_READY := $(VENV)/.ready-demo
+READY := $(VENV)/.ready-$(ORT)
+DEMO_READY := $(VENV)/.ready-demo-$(ORT)
 UV := $(shell command -v uv 2>/dev/null)
 
 .PHONY: setup lock demo web test check bench gpu clean
@@ -17,10 +19,21 @@ setup: $(READY)
 ifdef UV
 MAKE_VENV = $(UV) venv --quiet --seed $(if $(PYTHON),--python $(PYTHON)) $(VENV)
 INSTALL = $(UV) pip install --python $(BIN)/python
+UNINSTALL = $(UV) pip uninstall --python $(BIN)/python
 else
 MAKE_VENV = $(or $(PYTHON),python3) -m venv $(VENV)
 INSTALL = $(BIN)/python -m pip install
+UNINSTALL = $(BIN)/python -m pip uninstall --yes
 endif
+
+ifeq ($(filter $(ORT),cpu gpu),)
+$(error ORT is '$(ORT)': it is cpu or gpu)
+endif
+
+# The two builds share one folder, and one that is removed takes files of the other along: neither stays.
+OTHER_ORT := $(if $(filter gpu,$(ORT)),onnxruntime,onnxruntime_gpu)
+MAKE_ROOM = if ls -d $(VENV)/lib/python*/site-packages/$(OTHER_ORT)-*.dist-info >/dev/null 2>&1; then \
+	rm -f $(VENV)/.ready* && $(UNINSTALL) onnxruntime onnxruntime-gpu; fi
 
 ifdef TORCH_INDEX
 # Another index's torch brings its own CUDA, or none: the lock's, which goes with PyPI's, does not apply.
@@ -44,11 +57,13 @@ $(BIN)/python:
 
 $(DEMO_READY): pyproject.toml $(LOCK) $(TORCH) | $(BIN)/python
 	@sed -n 's/^# to download/packages to download/p' constraints.txt
-	$(INSTALL) --constraint $(LOCK) --editable ".[pipeline]"
+	@$(MAKE_ROOM)
+	$(INSTALL) --constraint $(LOCK) --editable ".[pipeline,$(ORT)]"
 	@touch $@
 
 $(READY): pyproject.toml $(LOCK) $(TORCH) | $(BIN)/python
-	$(INSTALL) --constraint $(LOCK) --editable ".[pipeline,serve,dev]"
+	@$(MAKE_ROOM)
+	$(INSTALL) --constraint $(LOCK) --editable ".[pipeline,serve,dev,$(ORT)]"
 	@touch $(DEMO_READY) $@
 
 lock: | $(BIN)/python  ## constraints.txt anew, after a change of pyproject.toml; UPGRADE=1 raises all versions

@@ -39,7 +39,7 @@ PLATFORMS = {
 }
 """Name -> sys_platform, platform_system, platform_machine. Intel Macs have neither a torch nor an onnxruntime."""
 MEASURED = ("Linux on x86_64", "macOS on Apple silicon", "Windows")  # whose downloads the header says
-DEMO_EXTRA = "pipeline"  # what `make demo` installs
+DEMO_EXTRAS = ("pipeline", "cpu")  # what `make demo` installs
 CUDA = re.compile(r"(cuda|nvidia|triton)\b")
 CPU_TORCH_BYTES = 0.19e9  # PyTorch's own wheel for Linux without CUDA, which another index has
 
@@ -54,7 +54,7 @@ def main(upgrade: bool) -> None:
         resolve(detailed, "--all-extras", "--constraint", str(new))
         if missing := sorted(gaps(read(detailed))):
             sys.exit("\n".join([*missing, "give them a marker in pyproject.toml, and name them in the README"]))
-        resolve(detailed, "--extra", DEMO_EXTRA, "--constraint", str(new))
+        resolve(detailed, *(f"--extra={extra}" for extra in DEMO_EXTRAS), "--constraint", str(new))
         text = f"{header(read(detailed))}{new.read_text()}"
     LOCK.write_text(text)
 

@@ -25,7 +25,6 @@ import platform
 import time
 from collections.abc import Callable
 from functools import partial
-from multiprocessing import TimeoutError, get_context
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ import gpu_steps
 import gpu_training
 import torch
 from gpu_shared import Result
-from support import one_line
+from support import Died, in_own_process, one_line
 
 from flows.orchestration.environment import quiet_libraries
 from synth.files import write_text
@@ -65,13 +64,14 @@ def main() -> None:
 
 def run(step: Callable[[], Result], seconds: float = _SECONDS) -> Result:
     """Take one step in a process of its own; what goes wrong is its result."""
-    with get_context("spawn").Pool(1) as process:
-        started = time.perf_counter()
-        try:
-            result = process.apply_async(_guarded, (step,)).get(seconds)
-        except TimeoutError:
-            return {"not run": f"took more than {seconds:.0f} s"}
-        return {**result, "seconds": round(time.perf_counter() - started, 1)}
+    started = time.perf_counter()
+    try:
+        result = in_own_process(partial(_guarded, step), seconds)
+    except TimeoutError:
+        return {"not run": f"took more than {seconds:.0f} s"}
+    except Died as error:
+        result = {"failed": str(error)}
+    return {**result, "seconds": round(time.perf_counter() - started, 1)}
 
 
 def _guarded(step: Callable[[], Result]) -> Result:

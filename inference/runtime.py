@@ -15,6 +15,7 @@ that point at data outside their folder.
 """
 
 import difflib
+import io
 import json
 import math
 import os
@@ -22,18 +23,21 @@ import re
 import threading
 import unicodedata
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
+from functools import cache
 from numbers import Real
 from pathlib import Path
-from typing import Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 # ONNX Runtime sends usage events to its makers unless this is set before it is imported; "0" lets it.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 from PIL import Image
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, SessionOptions
 
 try:
     from synth.images import reader
@@ -53,8 +57,21 @@ PROVIDERS = {
 }
 """Where a model can run, best first: our short names, and ONNX Runtime's."""
 
+MISSING = (
+    'model files need ONNX Runtime, which is not installed: pip install "dds-distillery[cpu]" (the package '
+    'onnxruntime), or "dds-distillery[gpu]" (onnxruntime-gpu) on a machine with CUDA'
+)
+_NEED_CUDA = (PROVIDERS["cuda"], "TensorrtExecutionProvider")
+
 MAX_STRENGTH = 10.0  # an edit ten times over is noise already, and far beyond it the network's numbers overflow
+CUDA_OPTIONS = {
+    "cudnn_conv_algo_search": "HEURISTIC",  # by default each new image size costs a search through all algorithms
+    "arena_extend_strategy": "kSameAsRequested",  # by default memory is taken in powers of two
+}
+"""What sessions on CUDA are made with."""
+
 MAX_BATCH = 8  # images in one pass of the network: bounds memory whatever the length of a list
+MAX_BATCH_PIXELS = MAX_BATCH * 512**2  # of these images together, as the network sees them; one alone may be larger
 MAX_ASPECT = 4.0  # longer images are squeezed to this for the network alone; their own size returns
 
 # Bounds of what a model file may say about itself: a file from somebody else can say anything.
@@ -103,7 +120,7 @@ class Translator:
     file: Path | None = None
     """Where the model lies, if it was loaded from a file."""
 
-    def __init__(self, session: ort.InferenceSession, metadata: dict[str, Any]):
+    def __init__(self, session: "InferenceSession", metadata: dict[str, Any]):
         self._session = session
         self.metadata = metadata
         self.edits = metadata["edits"]
@@ -200,8 +217,9 @@ class Translator:
             if strength != 0:
                 by_size.setdefault(self._network_size(*image.pixels.shape[:2]), []).append(i)
         for (height, width), members in by_size.items():
-            for start in range(0, len(members), MAX_BATCH):
-                batch = members[start : start + MAX_BATCH]
+            at_once = max_batch(height, width)
+            for start in range(0, len(members), at_once):
+                batch = members[start : start + at_once]
                 small = np.stack([edited[i].reduced(height, width) for i in batch])
                 edits, strengths = np.full(len(batch), edit, np.int64), np.full(len(batch), strength, np.float32)
                 differences = self._difference(small, edits, strengths)
@@ -246,6 +264,11 @@ class Translator:
                 "export it again"
             )
         return translated - image
+
+
+def max_batch(height: int, width: int) -> int:
+    """How many images of a size go through the network at once."""
+    return max(1, min(MAX_BATCH, MAX_BATCH_PIXELS // (height * width)))
 
 
 def _quoted(names: Sequence[str]) -> str:
@@ -294,27 +317,73 @@ def _first_line(error: Exception) -> str:
 
 def _choose_providers(wanted: Sequence[str] | None) -> list[str]:
     """ONNX Runtime's names of the providers to use; ProviderError where a wanted one is not there."""
-    available = ort.get_available_providers()
+    available = onnx_runtime().get_available_providers()
     if wanted is None:
-        return [provider for provider in PROVIDERS.values() if provider in available]
+        return best_providers()
     chosen = [PROVIDERS.get(name.lower(), name) for name in ([wanted] if isinstance(wanted, str) else wanted)]
     absent = [name for name in chosen if name not in available]
     if absent or not chosen:
         raise ProviderError(
             f"onnxruntime has no {', '.join(absent) or 'provider without a name'} here, only {', '.join(available)}: "
-            "install onnxruntime-gpu for CUDA, onnxruntime-directml for DirectML"
+            "in place of onnxruntime install onnxruntime-gpu for CUDA, onnxruntime-directml for DirectML"
         )
     return chosen
 
 
-def _open_session(file: Path, providers: list[str], num_threads: int, optional: bool) -> ort.InferenceSession:
+def onnx_runtime() -> Any:
+    """The package, imported where it is needed: all else works without it.
+
+    Raises ProviderError where it is not installed.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise
+        raise ProviderError(MISSING) from None
+    return onnxruntime
+
+
+def best_providers() -> list[str]:
+    """ONNX Runtime's names of what it has here, the best first."""
+    available = onnx_runtime().get_available_providers()
+    return [provider for provider in PROVIDERS.values() if provider in available]
+
+
+def new_session(
+    file: str, options: "SessionOptions", providers: Sequence[str], cuda_options: Mapping[str, str] | None = None
+) -> "InferenceSession":
+    """Open a session; on CUDA with the options that suit a network of convolutions, and `cuda_options`.
+
+    Raises what ONNX Runtime raises: its exceptions share no base class of their own.
+    """
+    if any(name in _NEED_CUDA for name in providers):
+        _preload_cuda()
+    cuda = {**CUDA_OPTIONS, **(cuda_options or {})}
+    each_options = [cuda if name == PROVIDERS["cuda"] else {} for name in providers]
+    return onnx_runtime().InferenceSession(
+        file, options, providers=list(providers), provider_options=each_options, enable_fallback=False
+    )
+
+
+@cache
+def _preload_cuda() -> None:
+    """Load CUDA's and cuDNN's libraries from the packages that PyTorch brings, where they are not on the system."""
+    preload = getattr(onnx_runtime(), "preload_dlls", None)  # from 1.21 on
+    if preload is not None:
+        # What it does not find it prints; if it is missed, the session's own error says so.
+        with redirect_stdout(io.StringIO()):
+            preload()
+
+
+def _open_session(file: Path, providers: list[str], num_threads: int, optional: bool) -> "InferenceSession":
     """A session on the first of `providers` that works; all but the CPU may fail where they are `optional`."""
-    options = ort.SessionOptions()
+    options = onnx_runtime().SessionOptions()
     options.log_severity_level = 4  # its errors come as exceptions, its warnings are about its own graph
     options.intra_op_num_threads = num_threads
     options.enable_mem_pattern = PROVIDERS["directml"] not in providers  # DirectML cannot have it
     try:
-        session = ort.InferenceSession(str(file), options, providers=providers, enable_fallback=False)
+        session = new_session(str(file), options, providers)
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         if optional and providers != [PROVIDERS["cpu"]]:
             return _open_session(file, [PROVIDERS["cpu"]], num_threads, optional)
@@ -326,7 +395,7 @@ def _open_session(file: Path, providers: list[str], num_threads: int, optional: 
     return session
 
 
-def _read_metadata(session: ort.InferenceSession, path: Path) -> dict[str, Any]:
+def _read_metadata(session: "InferenceSession", path: Path) -> dict[str, Any]:
     """The file's properties under our prefix, checked for what this module needs."""
     properties = session.get_modelmeta().custom_metadata_map
     ours = {key: value for key, value in properties.items() if key.startswith(METADATA_PREFIX)}

@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -53,6 +55,21 @@ def slow() -> dict[str, str]:
 
 def test_a_step_that_takes_too_long_is_ended(gpu: ModuleType) -> None:
     assert gpu.run(slow, seconds=0.1) == {"not run": "took more than 0 s"}
+
+
+def killed() -> dict[str, str]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def test_a_step_whose_process_dies_says_how(gpu: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
+    """A pool of processes would wait for ever: what the kernel kills for its memory has no result."""
+    result = gpu.run(killed, seconds=60)
+    assert result.pop("seconds") < 60
+    assert result == {"failed": "its process was ended by SIGKILL, perhaps for want of memory"}
+    with pytest.raises(gpu.Died, match=r"^ValueError: one two$"):
+        gpu.in_own_process(broken)
+    assert 'raise ValueError("one\\ntwo")' in capfd.readouterr().err, "where it failed"
 
 
 def test_a_fit_is_trained_and_counted(gpu: ModuleType) -> None:

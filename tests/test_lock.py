@@ -68,6 +68,26 @@ def test_a_lock_that_lags_behind_is_found() -> None:
     assert not list(disagreements(map(Requirement, only_windows), LINES, here))
 
 
+@pytest.mark.parametrize(
+    "environment", EVERYWHERE, ids=lambda where: f"{where['python_version']}-{where['sys_platform']}"
+)
+def test_each_extra_has_one_build_of_onnx_runtime(environment: Any) -> None:
+    """Two in one environment break each other, so nothing else brings any; the lock has both."""
+    extras = {"": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
+    found = {
+        extra: [
+            each.name for each in map(Requirement, texts) if each.marker is None or each.marker.evaluate(environment)
+        ]
+        for extra, texts in extras.items()
+    }
+    builds = {extra: [name for name in names if name.startswith("onnxruntime")] for extra, names in found.items()}
+    has_cuda = environment["platform_machine"] in ("x86_64", "AMD64")  # of Linux and Windows
+    wanted = {"cpu": ["onnxruntime"], "gpu": ["onnxruntime-gpu" if has_cuda else "onnxruntime"]}
+    assert {extra: names for extra, names in builds.items() if names} == wanted
+    pins = pinned(LINES, environment)
+    assert "onnxruntime" in pins and ("onnxruntime-gpu" in pins) == has_cuda
+
+
 def test_what_is_installed_needs_nothing_unpinned() -> None:
     """Follow the packages that are installed here down to their last dependency."""
     pins = pinned(LINES, lock.environment(lock.PYTHONS[0], "Linux on x86_64"))

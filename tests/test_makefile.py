@@ -36,7 +36,9 @@ def make(checkout: Path, *arguments: str) -> tuple[str, list[str]]:
     """What make prints, and the programs that it calls."""
     (checkout / "calls").write_text("")
     path = f"{checkout / 'path'}:/usr/bin:/bin"
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "TORCH_INDEX"))}
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "TORCH_INDEX", "ORT"))
+    }
     ran = subprocess.run(
         ["make", *arguments],
         cwd=checkout,
@@ -51,7 +53,7 @@ def make(checkout: Path, *arguments: str) -> tuple[str, list[str]]:
 def test_demo_says_the_size_and_installs_no_test_tools(checkout: Path) -> None:
     said, calls = make(checkout, "demo")
     assert calls == [
-        "python -m pip install --constraint constraints.txt --editable .[pipeline]",
+        "python -m pip install --constraint constraints.txt --editable .[pipeline,cpu]",
         "distillery run demo --out runs/demo",
     ]
     assert "GB on Linux" in said.partition("pip install")[0], "the size is said before the download"
@@ -60,17 +62,17 @@ def test_demo_says_the_size_and_installs_no_test_tools(checkout: Path) -> None:
 def test_tests_add_the_rest_and_the_demo_then_needs_nothing(checkout: Path) -> None:
     make(checkout, "demo")
     _, calls = make(checkout, "test")
-    assert calls[0] == "python -m pip install --constraint constraints.txt --editable .[pipeline,serve,dev]"
+    assert calls[0] == "python -m pip install --constraint constraints.txt --editable .[pipeline,serve,dev,cpu]"
     assert calls[1].startswith("python -m pytest")
     assert make(checkout, "demo")[1] == ["distillery run demo --out runs/demo"]
     os.utime(checkout / "constraints.txt", (2**33, 2**33))
-    assert "--editable .[pipeline]" in make(checkout, "demo")[1][0], "a new lock is installed"
+    assert "--editable .[pipeline,cpu]" in make(checkout, "demo")[1][0], "a new lock is installed"
 
 
 def test_uv_installs_where_it_is_on_the_path(checkout: Path) -> None:
     recorder(checkout / "path" / "uv", checkout, "uv")
     assert make(checkout, "setup")[1] == [
-        "uv pip install --python .venv/bin/python --constraint constraints.txt --editable .[pipeline,serve,dev]"
+        "uv pip install --python .venv/bin/python --constraint constraints.txt --editable .[pipeline,serve,dev,cpu]"
     ]
     shutil.rmtree(checkout / ".venv")
     made = make(checkout, "-n", "setup", "PYTHON=python3.13")[0]
@@ -87,7 +89,7 @@ def test_one_variable_chooses_the_build_of_torch(checkout: Path) -> None:
     _, calls = make(checkout, "setup", f"TORCH_INDEX={INDEX}")
     assert calls == [
         f"python -m pip install --no-deps --force-reinstall --index-url {INDEX} {TORCH}",
-        "python -m pip install --constraint .venv/constraints.txt --editable .[pipeline,serve,dev]",
+        "python -m pip install --constraint .venv/constraints.txt --editable .[pipeline,serve,dev,cpu]",
     ]
     whole = (checkout / "constraints.txt").read_text().splitlines()
     kept = (checkout / ".venv" / "constraints.txt").read_text().splitlines()
@@ -99,11 +101,31 @@ def test_one_variable_chooses_the_build_of_torch(checkout: Path) -> None:
     assert other[0].endswith(f"--index-url https://index.invalid/whl/cu128 {TORCH}")
 
 
+def test_one_variable_chooses_the_build_of_onnx_runtime(checkout: Path) -> None:
+    site = checkout / ".venv" / "lib" / "python3.12" / "site-packages"
+    setup = "python -m pip install --constraint constraints.txt --editable .[pipeline,serve,dev,{}]"
+    assert make(checkout, "setup")[1] == [setup.format("cpu")]
+    (site / "onnxruntime-1.31.1.dist-info").mkdir(parents=True)
+    make_room = "python -m pip uninstall --yes onnxruntime onnxruntime-gpu"
+    assert make(checkout, "setup", "ORT=gpu")[1] == [make_room, setup.format("gpu")], "never both"
+    (site / "onnxruntime-1.31.1.dist-info").rename(site / "onnxruntime_gpu-1.31.1.dist-info")
+    assert make(checkout, "setup", "ORT=gpu")[1] == [], "nothing is installed twice"
+    assert make(checkout, "demo", "ORT=gpu")[1] == ["distillery run demo --out runs/demo"]
+    assert make(checkout, "setup")[1] == [make_room, setup.format("cpu")]
+
+
+def test_an_unknown_build_of_onnx_runtime_is_refused(checkout: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        make(checkout, "setup", "ORT=cuda")
+    assert "ORT is 'cuda': it is cpu or gpu" in failed.value.stderr
+
+
 def test_the_image_chooses_torch_as_make_does() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     makefile = (ROOT / "Makefile").read_text()
     assert "grep -Ev '^(cuda|nvidia|triton)' constraints.txt" in dockerfile
     assert "grep -Ev '^(cuda|nvidia|triton)' constraints.txt" in makefile
+    assert "ARG ORT=cpu" in dockerfile and '".[pipeline,s3,$ORT]"' in dockerfile
     assert '--no-deps --index-url "$TORCH_INDEX" "$(grep \'^torch==\' constraints.txt)"' in dockerfile
 
 

@@ -32,9 +32,21 @@ from synth.errors import DistilleryError, os_reason
 # The packages that each extra installs, to name the extra when one of them is missing.
 _PIPELINE = {
     *("torch", "diffusers", "transformers", "accelerate", "huggingface_hub", "safetensors", "onnx", "onnxscript"),
-    *("pyarrow", "datasets", "prefect", "skimage"),
+    *(
+        "pyarrow",
+        "datasets",
+        "prefect",
+        "skimage",
+        "filelock",
+        "fsspec",
+        "httpx",
+        "imagehash",
+        "jinja2",
+        "matplotlib",
+    ),
+    *("sqlalchemy", "tomli_w"),
 }
-_BASE = {"numpy", "onnxruntime", "packaging", "PIL", "psutil", "pydantic", "tqdm"}
+_BASE = {"numpy", "packaging", "PIL", "psutil", "pydantic", "tqdm"}
 _SERVE = {"fastapi", "starlette", "uvicorn", "python_multipart"}
 
 

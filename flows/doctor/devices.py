@@ -7,6 +7,7 @@ from typing import Any
 
 from flows.doctor.findings import Finding, Level, gigabytes, short
 from flows.doctor.packages import import_failure, installed_version, try_import
+from inference.idle_gpu import idle_gpu
 from synth.errors import first_line
 
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-silicon")
@@ -74,10 +75,16 @@ def onnx_runtime() -> Iterator[Finding]:
     if len(installed) > 1:
         advice = "share their files: uninstall all of them, then install one"
         yield Finding("ONNX Runtime", f"{' and '.join(installed)} {advice}", Level.BROKEN)
+    if not installed:
+        advice = 'pip install "dds-distillery[cpu]", or "dds-distillery[gpu]" on a machine with CUDA'
+        yield Finding("ONNX Runtime", f"not installed, and model files need it: {advice}", Level.NOTE)
+        return
     yield from import_failure("onnxruntime")
     if (module := try_import("onnxruntime").module) is not None:
         names = [name.removesuffix("ExecutionProvider") for name in module.get_available_providers()]
         yield Finding("ONNX Runtime", f"{module.__version__}, providers {', '.join(names)}")
+        if "CUDA" not in names and (line := idle_gpu()) is not None:
+            yield Finding("ONNX Runtime", line, Level.NOTE)
 
 
 def models(paths: tuple[str, ...]) -> Iterator[Finding]:

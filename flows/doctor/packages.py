@@ -26,7 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
 DISTRIBUTION = "dds-distillery"
 BASE = "base"
 PURPOSES = {
-    BASE: "translate, inspect",
+    BASE: "the command itself",
+    "cpu": "model files: translate, inspect, serve, export",
+    "gpu": "the same on NVIDIA's GPUs, in place of cpu",
     "pipeline": "all that paints, trains, exports or measures",
     "heic": "HEIC photographs",
     "lora": "training.lora_rank",
@@ -41,6 +43,7 @@ PURPOSES = {
 """What each extra of pyproject.toml is for."""
 _MODULES = {
     "imagehash": "imagehash",
+    "onnxruntime-gpu": "onnxruntime",
     "pillow": "PIL",
     "scikit-image": "skimage",
     "markdown-it-py": "markdown_it",

@@ -54,6 +54,7 @@ def show_photographs(
 
     from distill.evaluation.diagnostics import measure_change
     from inference.contact_sheet import ContactSheet
+    from inference.idle_gpu import warn_of_idle_gpu
     from inference.inputs import list_inputs
     from inference.media.translate import Edits, Outcome, translate_all
     from inference.results import Results
@@ -68,6 +69,7 @@ def show_photographs(
     measures, missing = _measures(source, lpips, clip, dino)
     folder = out / "photographs"
     translator = Translator.load(run.model)
+    warn_of_idle_gpu(translator.providers)
     edits = translator.edits
     inputs, results = list_inputs([images], folder), Results(folder)
     sheet, outcome = ContactSheet(list(edits)), Outcome(problems=inputs.problems, notes=inputs.notes)

@@ -113,6 +113,7 @@ def measure_model(
         RecipeError: if the drawn world does not have the recipe's edits.
     """
     from distill.evaluation.counterfactuals import average, choose_scenes, evaluate_edits, grid_image
+    from inference.idle_gpu import warn_of_idle_gpu
     from inference.runtime import Translator
     from synth.images.encoding import png_bytes
     from synth.world.readers import FactorReader
@@ -134,6 +135,7 @@ def measure_model(
         return None
     scenes = choose_scenes(recipe.edits, settings.num_scenes, split, settings.given)
     translators = [Translator.load(model) for model in models]
+    warn_of_idle_gpu(translators[0].providers)
     teacher = open_teacher(recipe.teacher)
     # The progress bar counts the images that go through the student.
     num_edited = sum(scene.replace(**edit) != scene for edit in recipe.edits.values() for scene in scenes)

@@ -38,7 +38,7 @@ def dry_run_painting(recipe: Recipe, out: str) -> str:
 
     teacher = open_teacher(recipe.teacher)
     # A teacher that paints in a few steps cannot teach, and may paint all the same: this refuses nothing.
-    checks = preflight(recipe, Path(out) if not is_url(out) else RunFolder.default_path(recipe), out)
+    checks = preflight(recipe, Path(out) if not is_url(out) else RunFolder.default_path(recipe), out, exports=False)
     settings = completed(recipe.to_paint(), teacher)
     template = Template(settings)
     scenes = [template.scene(index) for index in range(min(settings.batch_size, settings.count))]
@@ -138,7 +138,7 @@ def dry_run_training(recipe: Recipe, out: Path, data: str) -> str:
     from synth.dataset.image_dataset import ImageDataset
 
     settings = recipe.training
-    checks = preflight(recipe, out, data)
+    checks = preflight(recipe, out, data, exports=False)
     require(checks)
     teacher = open_teacher(recipe.teacher)
     dataset = ImageDataset(data)

@@ -42,13 +42,14 @@ class Check:
     """What the run would end with."""
 
 
-def preflight(recipe: Recipe, out: Path, data: str | None = None) -> list[Check]:
+def preflight(recipe: Recipe, out: Path, data: str | None = None, exports: bool = True) -> list[Check]:
     """Check a run before it starts.
 
     Args:
         recipe: resolved.
         out: the run folder, which may not be there yet.
         data: the dataset's folder or URL (default: the one that the run names, or a folder in it).
+        exports: whether model files are made, too.
 
     Returns:
         The checks; none for a run whose student is trained. After a check of `fits` and `packages` that fails, no
@@ -57,7 +58,7 @@ def preflight(recipe: Recipe, out: Path, data: str | None = None) -> list[Check]
     run = RunFolder(out)
     if run.student.exists():
         return []
-    checks = list(_before_anything_large(recipe))
+    checks = list(_before_anything_large(recipe, exports))
     if not any(check.error for check in checks):
         checks += _with_teacher(recipe, run, data or run.dataset)
     return checks
@@ -101,7 +102,7 @@ def check_hours(recipe: Recipe, stages: Mapping[str, float]) -> Check:
     return Check("hours", "", RunError(message))
 
 
-def _before_anything_large(recipe: Recipe) -> Iterator[Check]:
+def _before_anything_large(recipe: Recipe, exports: bool) -> Iterator[Check]:
     from synth.teacher.explain import explain
     from synth.teacher.hub import find
 
@@ -114,7 +115,7 @@ def _before_anything_large(recipe: Recipe) -> Iterator[Check]:
         yield Check("teacher", "", explain(recipe.teacher.id, error))
         return
     yield _checked("teacher", lambda: _teacher(recipe, model))
-    yield _checked("packages", lambda: _packages(recipe))
+    yield _checked("packages", lambda: _packages(recipe, exports))
     yield _checked("processes", lambda: _processes(recipe))
 
 
@@ -150,7 +151,11 @@ def _teacher(recipe: Recipe, model: "ModelFolder") -> str:
     return f"{model.name} can teach a student of the kind {recipe.training.student}"
 
 
-def _packages(recipe: Recipe) -> str:
+def _packages(recipe: Recipe, exports: bool) -> str:
+    from inference.runtime import MISSING
+
+    if exports and importlib.util.find_spec("onnxruntime") is None:
+        raise RunError(MISSING)
     training, operations = recipe.training, recipe.operations
     needed = {
         "training.lora_rank": ("peft", "lora") if training.lora_rank else None,

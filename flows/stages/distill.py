@@ -37,7 +37,7 @@ def distill_flow(
         The student's folder.
     """
     with open_run("train {name} in {out}", recipe, out, overrides, data) as run:
-        require(preflight(run.recipe, run.folder.path))
+        require(preflight(run.recipe, run.folder.path, exports=False))
         distill(run)
     return run.folder.student
 

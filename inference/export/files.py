@@ -1,9 +1,10 @@
 """Write networks as model files, each checked against PyTorch before it is published."""
 
 import copy
-import tempfile
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ from distill.pixel import PixelNetwork
 from distill.students import Student
 from inference.export import parity
 from inference.export.formats import open_file, publish
-from inference.export.modules import ExportModule, FileModule, PixelModule
-from inference.export.parity import ParityError, ParityReport
+from inference.export.modules import ExportModule, FileModule, PixelModule, with_shared_weights
+from inference.export.parity import Example, ParityError, ParityReport
 from inference.export.tracing import TRACE_LATENTS, TRACE_PIXELS, Tracer, name_of
-from inference.runtime import SCHEMA_VERSION, UInt8Array
-from inference.settings import ExportSettings, Kind, ModelMetadata
+from inference.runtime import SCHEMA_VERSION, UInt8Array, onnx_runtime
+from inference.settings import MAIN, ExportSettings, Kind, ModelMetadata
 from synth.errors import ExportError
 from synth.files import scratch_folder
+
+logger = logging.getLogger(__name__)
 
 GRAPH = 3
 """Version of what the graph computes. Raise it with each change, so that older files are exported again."""
@@ -59,8 +62,8 @@ def export_files(
         _check_edits(student.edits, metadata)
     module = ExportModule(vae, student)
     example_size = tuple(side * module.cell for side in TRACE_LATENTS)
-    work = _Work(module, module, metadata, module.cell, example_size, settings or ExportSettings())
-    yield from work.write(files, parity_images, calibration_images)
+    work = _Work(module, module, metadata, module.cell, example_size, settings or ExportSettings(), parity_images)
+    yield from work.write(files, calibration_images)
 
 
 def export_pixel_files(
@@ -91,8 +94,10 @@ def export_pixel_files(
     """
     _check_edits(network.edits, metadata)
     reference = copy.deepcopy(network).cpu().float().eval()
-    work = _Work(PixelModule(network), reference, metadata, 1, TRACE_PIXELS, settings or ExportSettings())
-    yield from work.write(files, parity_images, calibration_images)
+    work = _Work(
+        PixelModule(network), reference, metadata, 1, TRACE_PIXELS, settings or ExportSettings(), parity_images
+    )
+    yield from work.write(files, calibration_images)
 
 
 def _check_edits(edits: Mapping[str, str], metadata: ModelMetadata) -> None:
@@ -116,52 +121,65 @@ class _Work:
     example_size: tuple[int, ...]
     """Height and width of the images that are traced, in pixels."""
     settings: ExportSettings
+    parity_images: UInt8Array
 
     def write(
-        self, files: Mapping[Kind, Path], parity_images: UInt8Array, calibration_images: UInt8Array | None
+        self, files: Mapping[Kind, Path], calibration_images: UInt8Array | None
     ) -> Iterator[tuple[Kind, ParityReport]]:
         """Write the files; see `export_files`."""
-        if parity_images.ndim != 4 or parity_images.shape[-1] != 3 or len(parity_images) == 0:
-            raise ExportError(f"parity_images has shape {parity_images.shape}: give uint8 images (N, H, W, 3)")
+        onnx_runtime()  # before the hours that a trace and PyTorch's answers may take
+        shape = self.parity_images.shape
+        if len(shape) != 4 or shape[-1] != 3 or shape[0] == 0:
+            raise ExportError(f"parity_images has shape {shape}: give uint8 images (N, H, W, 3)")
         if calibration_images is None:
-            calibration_images = parity_images[:0]
+            calibration_images = self.parity_images[:0]
         if any(kind.precision == "int8" for kind in files) and len(calibration_images) == 0:
             raise ExportError(
                 "int8 needs images for its calibration, in addition to those of the check: synthesize more"
             )
         refused = []
-        with tempfile.TemporaryDirectory(prefix="distillery-export-") as scratch:
-            tracer = Tracer(
-                self.module, Path(scratch), self.example_size, len(self.metadata.edits), self.settings.opset
-            )
-            for kind, path in files.items():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with scratch_folder(path) as folder:
-                    draft = folder / path.name  # the same name: an ONNX file names its data file
-                    tracer.write(kind, draft, calibration_images)
-                    try:
-                        report = self._check(kind, draft, parity_images)
-                    except ParityError as error:  # stops no other file: all of them are raised at the end
-                        refused.append(str(error))
-                        continue
-                    # Only a file that has passed the check is described and moved to its place.
-                    tracer.describe(kind, draft, self._properties(kind, report))
-                    publish(draft, path)
-                yield kind, report
+        tracer = Tracer(self.module, self.example_size, len(self.metadata.edits), self.settings.opset)
+        source = None
+        for kind, path in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with scratch_folder(path) as folder:
+                draft = folder / path.name  # the same name: an ONNX file names its data file
+                tracer.write(kind, draft, calibration_images, source)
+                try:
+                    report = self._check(kind, draft)
+                except ParityError as error:  # stops no other file: all of them are raised at the end
+                    refused.append(str(error))
+                    continue
+                # Only a file that has passed the check is described and moved to its place.
+                tracer.describe(kind, draft, self._properties(kind, report))
+                publish(draft, path)
+            source = path if kind == MAIN else source
+            yield kind, report
         if refused:
             raise ExportError("; ".join(refused))
 
-    def _check(self, kind: Kind, draft: Path, parity_images: UInt8Array) -> ParityReport:
-        return parity.check(
-            self.reference,
-            open_file(draft, kind.format),
-            name_of(kind),
-            kind.precision,
-            parity_images,
-            len(self.metadata.edits),
-            self.metadata.training_size,
-            self.size_multiple,
-        )
+    def _check(self, kind: Kind, draft: Path) -> ParityReport:
+        # Eight bits are for CPUs.
+        run = open_file(draft, kind.format, on_gpu=kind.precision != "int8")
+        return parity.check(self._wanted, run, name_of(kind), kind.precision)
+
+    @cached_property
+    def _wanted(self) -> tuple[Example, ...]:
+        """PyTorch's answers, computed once for all files: on a GPU where there is one with room."""
+        if not torch.cuda.is_available():
+            return self._examples(self.reference)
+        try:
+            return self._examples(with_shared_weights(self.reference).cuda())
+        except torch.OutOfMemoryError:
+            logger.warning("the GPU's memory is too small for PyTorch's answers in float32: the CPU computes them")
+        finally:
+            torch.cuda.empty_cache()  # ONNX Runtime allocates its own
+        return self._examples(self.reference)
+
+    def _examples(self, reference: nn.Module) -> tuple[Example, ...]:
+        num_edits, training_size = len(self.metadata.edits), self.metadata.training_size
+        found = parity.examples(reference, self.parity_images, num_edits, training_size, self.size_multiple)
+        return tuple(found)
 
     def _properties(self, kind: Kind, report: ParityReport) -> dict[str, Any]:
         """What a file that has passed the check says about itself."""
@@ -171,6 +189,7 @@ class _Work:
             **({"opset": self.settings.opset} if kind.format == "onnx" else {"torch": torch.__version__}),
             "precision": kind.precision,
             "parity_max_difference": report.max_difference,
+            "parity_quantile": report.quantile,
             "parity_min_psnr_db": report.min_psnr_db,
             "parity_cases": [asdict(case) for case in report.cases],
         }

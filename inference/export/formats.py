@@ -5,6 +5,7 @@ JSON object.
 """
 
 import json
+import logging
 import os
 import zipfile
 from pathlib import Path
@@ -13,15 +14,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 import torch
 
 from inference.export.parity import Run
-from inference.runtime import METADATA_PREFIX, ModelFileError, check_metadata
+from inference.idle_gpu import warn_of_idle_gpu
+from inference.runtime import (
+    METADATA_PREFIX,
+    PROVIDERS,
+    ModelFileError,
+    best_providers,
+    check_metadata,
+    new_session,
+    onnx_runtime,
+)
 from inference.settings import Format
 from synth.errors import ExportError, first_line
 from synth.files import put, write_bytes
 from synth.state import parse_json, reading
+
+logger = logging.getLogger(__name__)
 
 EXTRA_FILE = "distillery.json"
 """The name of the metadata in a .torchscript or .pt2 file, as torch.jit.load and torch.export.load ask for it."""
@@ -31,16 +42,22 @@ _EXTRA_SUFFIX = f"/extra/{EXTRA_FILE}"
 _MAX_METADATA_BYTES = 1_000_000
 
 
-def open_file(path: Path, format: Format) -> Run:
-    """Open a model file as a function of its inputs by name, on the CPU.
+def open_file(path: Path, format: Format, on_gpu: bool = False) -> Run:
+    """Open a model file as a function of its inputs by name.
 
     PyTorch's own formats execute code as they load: open only files of this machine's making.
+
+    Args:
+        path: the file.
+        format: of the file.
+        on_gpu: whether ONNX Runtime runs it on a GPU, where PyTorch sees one and ONNX Runtime does, too. PyTorch's
+            formats run on the CPU, on which they were traced.
 
     Raises:
         ExportError: if the file cannot be opened, or keeps weights outside its folder.
     """
     try:
-        return _open_onnx(path) if format == "onnx" else _open_archive(path, format)
+        return _open_onnx(path, on_gpu) if format == "onnx" else _open_archive(path, format)
     except Exception as error:  # neither onnxruntime's exceptions nor torch's share a base class
         raise ExportError(f"{path} cannot be opened ({first_line(error)}): export it again") from error
 
@@ -62,16 +79,43 @@ def _open_archive(path: Path, format: Format) -> Run:
     return run
 
 
-def _open_onnx(path: Path) -> Run:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # its errors come as exceptions
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+def _open_onnx(path: Path, on_gpu: bool) -> Run:
+    cpu = [PROVIDERS["cpu"]]
+    names = best_providers() if on_gpu and torch.cuda.is_available() else cpu
+    try:
+        session = _new_session(path, names)
+    except Exception as error:
+        if names == cpu:
+            raise
+        _warn_of_gpu(path, error)
+        names, session = cpu, _new_session(path, cpu)
+    if on_gpu:
+        warn_of_idle_gpu(session.get_providers())
 
     def run(feeds: dict[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.float32]:
-        translated: npt.NDArray[np.float32] = session.run(["translated"], feeds)[0]
+        nonlocal names, session
+        try:
+            translated: npt.NDArray[np.float32] = session.run(["translated"], feeds)[0]
+        except Exception as error:
+            if names == cpu:
+                raise
+            _warn_of_gpu(path, error)
+            names, session = cpu, _new_session(path, cpu)
+            return run(feeds)
         return translated
 
     return run
+
+
+def _new_session(path: Path, names: list[str]) -> Any:
+    options = onnx_runtime().SessionOptions()
+    options.log_severity_level = 4  # its errors come as exceptions
+    return new_session(str(path), options, names, {"use_tf32": "0"})  # TensorFloat-32 keeps ten bits
+
+
+def _warn_of_gpu(path: Path, error: Exception) -> None:
+    """Of a driver too old, or a card too small for a check's sizes: the CPU tells whether the file is right."""
+    logger.warning(f"ONNX Runtime cannot run {path.name} on the GPU ({first_line(error)}): the CPU does it")
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:

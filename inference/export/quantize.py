@@ -1,7 +1,7 @@
-"""A float32 ONNX file in fewer bits: float16 by ONNX Runtime's converter, int8 by its static quantization.
+"""A float32 ONNX model in fewer bits: float16 by ONNX Runtime's converter, int8 by its static quantization.
 
-Both read the exported float32 file, so that PyTorch traces the student once. The new file has the same inputs and
-output, in float32.
+Both begin with the exported float32 model, so that PyTorch traces the student once. The new file has the same inputs
+and output, in float32.
 """
 
 import logging
@@ -24,13 +24,13 @@ _MAX_LAST_STEPS = 12  # a sum, a clip, the choice at strength 0; with more, the 
 _FLOAT32_OPS = ["GroupNormalization", "InstanceNormalization", "LayerNormalization", "ReduceMean"]
 
 
-def to_float16(source: Path, target: Path, external_data: bool) -> None:
-    """Convert an ONNX file to float16.
+def to_float16(model: onnx.ModelProto, target: Path, external_data: bool) -> None:
+    """Convert an ONNX model to float16.
 
     The last steps, image + change, stay in float32: the image's own bits must come through.
 
     Args:
-        source: the float32 file.
+        model: in float32; it is changed.
         target: the file to write.
         external_data: whether the weights go into a file beside `target`.
 
@@ -39,7 +39,6 @@ def to_float16(source: Path, target: Path, external_data: bool) -> None:
     """
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-    model = onnx.load(str(source))
     weights = {tensor.name for tensor in model.graph.initializer}
     # The exporter lists the weights' types, too; the converter would take them for values that it has converted.
     value_info = [entry for entry in model.graph.value_info if entry.name not in weights]

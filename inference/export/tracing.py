@@ -38,9 +38,8 @@ class Tracer:
     right for every size. The batch is 2 and H != W, because the tracer takes 1 and equal sides for constants.
     """
 
-    def __init__(self, module: FileModule, scratch: Path, example_size: tuple[int, ...], num_edits: int, opset: int):
+    def __init__(self, module: FileModule, example_size: tuple[int, ...], num_edits: int, opset: int):
         self._module = module
-        self._scratch = scratch
         self._opset = opset
         self._num_edits = num_edits
         self._example = {
@@ -50,8 +49,14 @@ class Tracer:
         }
         self._archives: dict[Kind, Any] = {}  # saved again with the metadata, after the check
 
-    def write(self, kind: Kind, path: Path, calibration_images: UInt8Array) -> None:
+    def write(self, kind: Kind, path: Path, calibration_images: UInt8Array, float32_file: Path | None = None) -> None:
         """Write one kind of file, without metadata.
+
+        Args:
+            kind: of the file.
+            path: of the file; nothing else is in its folder.
+            calibration_images: for int8.
+            float32_file: the same network's ONNX file in float32, if it is there.
 
         Raises:
             ExportError: if the exporter fails.
@@ -59,7 +64,7 @@ class Tracer:
         try:
             with _quiet(), torch.no_grad():
                 if kind.format == "onnx":
-                    self._write_onnx(kind, path, calibration_images)
+                    self._write_onnx(kind, path, calibration_images, float32_file)
                 else:
                     self._archives[kind] = self._archive(kind)
                     self.describe(kind, path, {})
@@ -78,18 +83,17 @@ class Tracer:
         else:
             torch.export.save(self._archives[kind], path, extra_files=extra)
 
-    def _write_onnx(self, kind: Kind, path: Path, calibration_images: UInt8Array) -> None:
+    def _write_onnx(self, kind: Kind, path: Path, calibration_images: UInt8Array, float32_file: Path | None) -> None:
         num_bytes = sum(tensor.nbytes for tensor in self._module.state_dict().values())
         if kind == MAIN:  # the export itself; the other precisions are made from it
             self._onnx.save(str(path), external_data=num_bytes > MAX_INLINE_BYTES)
-            return
-        source = self._scratch / "float32.onnx"
-        if not source.exists():
-            self._onnx.save(str(source), external_data=num_bytes > MAX_INLINE_BYTES)
-        if kind.precision == "float16":
-            quantize.to_float16(source, path, external_data=num_bytes / 2 > MAX_INLINE_BYTES)
+        elif kind.precision == "float16":
+            quantize.to_float16(self._onnx.model_proto, path, external_data=num_bytes / 2 > MAX_INLINE_BYTES)
         else:
             external_data = num_bytes > MAX_INLINE_BYTES  # how much stays in float32 is not known yet
+            source = float32_file or path.with_name("float32.onnx")  # the quantizer wants a file
+            if float32_file is None:
+                self._onnx.save(str(source), external_data=external_data)
             quantize.to_int8(source, path, calibration_images, self._num_edits, external_data)
 
     @cached_property

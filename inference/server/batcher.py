@@ -9,13 +9,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
-from inference.runtime import MAX_BATCH, FloatArray, Translator, UInt8Array
+from inference.runtime import MAX_BATCH, FloatArray, Translator, UInt8Array, max_batch
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 WINDOW_S = 0.003  # how long the first call of a pass waits for others: a tenth of what the smallest pass takes
 Run = Callable[[UInt8Array, npt.NDArray[np.int64], FloatArray], FloatArray]
@@ -37,12 +39,12 @@ class Batcher:
 
     run: uint8 images (N, h, w, 3), int64 edits (N,), float32 strengths (N,) -> float32 (N, ...), one answer an image
         that does not depend on its neighbours. It is called from one thread alone.
-    max_batch: images in one run, unless a single call brings more.
+    most: images in one run, fewer of large ones, unless a single call brings more.
     """
 
-    def __init__(self, run: Run, max_batch: int = MAX_BATCH, window_s: float = WINDOW_S):
+    def __init__(self, run: Run, most: int = MAX_BATCH, window_s: float = WINDOW_S):
         self._run = run
-        self._max_batch = max_batch
+        self._most = most
         self._window_s = window_s
         self._waiting: list[_Call] = []  # oldest first
         self._changed = threading.Condition()
@@ -103,7 +105,7 @@ class Batcher:
                 self._changed.wait()
             while self._waiting:
                 batch = self._matching()
-                full = sum(len(call.images) for call in batch) >= self._max_batch
+                full = sum(len(call.images) for call in batch) >= self._room(batch[0])
                 left_s = self._waiting[0].arrived_s + self._window_s - time.monotonic()
                 if full or left_s <= 0 or self._closed:
                     self._waiting = [call for call in self._waiting if call not in batch]
@@ -116,16 +118,21 @@ class Batcher:
         oldest, *others = self._waiting
         batch, num_images = [oldest], len(oldest.images)
         for call in others:
-            if call.images.shape[1:] == oldest.images.shape[1:] and num_images + len(call.images) <= self._max_batch:
+            fits = num_images + len(call.images) <= self._room(oldest)
+            if fits and call.images.shape[1:] == oldest.images.shape[1:]:
                 batch.append(call)
                 num_images += len(call.images)
         return batch
+
+    def _room(self, call: _Call) -> int:
+        """How many images of a call's size fit into one run."""
+        return min(self._most, max_batch(*call.images.shape[1:3]))
 
 
 class BatchingTranslator(Translator):
     """A Translator whose calls from many threads share passes of the network; `close` it in the end."""
 
-    def __init__(self, session: ort.InferenceSession, metadata: dict[str, Any]):
+    def __init__(self, session: "InferenceSession", metadata: dict[str, Any]):
         super().__init__(session, metadata)
         self._batcher = Batcher(super()._difference)
 

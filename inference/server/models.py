@@ -5,13 +5,14 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import onnxruntime as ort
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from inference.runtime import ModelFileError, Translator, TranslatorError
 from inference.server.batcher import BatchingTranslator
 from inference.server.limits import Refused
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 DIGEST_HEADER = "X-Model-Digest"
 _CHUNK_BYTES = 2**18
@@ -69,7 +70,7 @@ class ServedTranslator(BatchingTranslator):
 
     bytes: ModelBytes | None = None
 
-    def __init__(self, session: ort.InferenceSession, metadata: dict[str, Any]):
+    def __init__(self, session: "InferenceSession", metadata: dict[str, Any]):
         super().__init__(session, metadata)
         self.bytes = None
 

@@ -29,8 +29,8 @@ SECRETS = ("hf_aVerySecretToken", "proxy-password", "query-secret")
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """The base install, in which a test may break something."""
-    return link_base_packages(tmp_path / "site")
+    """What model files need, in which a test may break something."""
+    return link_base_packages(tmp_path / "site", "cpu")
 
 
 def break_package(site: Path, name: str, source: str) -> None:
@@ -102,7 +102,7 @@ def test_a_missing_base_package_is_named(site: Path) -> None:
         path.unlink()
     ran = distillery(site, "doctor")
     assert ran.returncode == 2
-    assert "error: base: for translate, inspect: lacks psutil: install the project again" in ran.stderr
+    assert "error: base: for the command itself: lacks psutil: install the project again" in ran.stderr
     (site / "packaging").unlink()
     ran = distillery(site, "doctor")
     assert (ran.returncode, len(ran.stderr.splitlines())) == (2, 1)
@@ -128,6 +128,32 @@ def test_two_builds_of_onnx_runtime_are_broken(site: Path) -> None:
     ran = distillery(site, "doctor")
     assert ran.returncode == 2
     assert "onnxruntime-gpu 1.31.1 share their files: uninstall all of them, then install one" in ran.stderr
+
+
+def test_without_onnx_runtime_the_page_says_what_needs_it(site: Path, tmp_path: Path) -> None:
+    for path in (site / "onnxruntime", next(site.glob("onnxruntime-*"))):
+        path.unlink()
+    page = distillery(site, "doctor")
+    assert (page.returncode, page.stderr) == (0, "")
+    assert '! ONNX Runtime  not installed, and model files need it: pip install "dds-distillery[cpu]"' in page.stdout
+    model = write_model(tmp_path / "model.onnx", properties())
+    for verb in (
+        ["inspect", str(model)],
+        ["translate", str(model), "a.png", "--edit", "all"],
+        ["doctor", str(model)],
+    ):
+        ran = distillery(site, *verb)
+        assert (ran.returncode, len(ran.stderr.splitlines())) == (2, 1), ran.stderr
+        assert 'ONNX Runtime, which is not installed: pip install "dds-distillery[cpu]" (' in ran.stderr
+        assert '"dds-distillery[gpu]" (onnxruntime-gpu) on a machine with CUDA' in ran.stderr
+
+
+def test_a_gpu_that_onnx_runtime_leaves_alone_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    (note,) = [each for each in devices.onnx_runtime() if each.level is Level.NOTE]
+    assert note.value.startswith("PyTorch sees a GPU and this ONNX Runtime is built without CUDA")
+    assert note.value.endswith('pip uninstall onnxruntime, then pip install "dds-distillery[gpu]"')
 
 
 def test_no_secret_is_shown(site: Path) -> None:
@@ -175,7 +201,7 @@ def test_an_installed_wheel_knows_its_extras(monkeypatch: pytest.MonkeyPatch, tm
         found = packages.requirements_of_extras()
     finally:
         packages.requirements_of_extras.cache_clear()
-    assert "onnxruntime" in [each.name for each in found[packages.BASE]]
+    assert "click" in [each.name for each in found[packages.BASE]]
     assert "torch" in [each.name for each in found["pipeline"]] and "torch" not in str(found[packages.BASE])
     assert [each.name for each in found["lora"]] == ["peft"]
 

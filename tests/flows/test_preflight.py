@@ -117,6 +117,16 @@ def test_a_missing_package_is_named(
     assert f"needs {module}, which is not installed: {advice}" in refusal(tiny_sd_folder, tmp_path, override)
 
 
+def test_onnx_runtime_is_missed_before_painting(
+    tiny_sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find_spec(name))
+    told = refusal(tiny_sd_folder, tmp_path)
+    assert told.startswith('model files need ONNX Runtime, which is not installed: pip install "dds-distillery[cpu]"')
+    require(preflight(small_recipe(tiny_sd_folder), tmp_path / "run", exports=False))  # a training needs none
+
+
 def test_texts_are_read_before_anything_is_painted(tiny_sd_folder: Path, tmp_path: Path) -> None:
     long = " ".join(["sofa"] * 90)
     told = refusal(tiny_sd_folder, tmp_path, f'edits.long.color="{long}"')

@@ -38,7 +38,7 @@ def ask(batcher: Batcher, number: int, size: int = 2, num_images: int = 1) -> fl
 
 def test_calls_of_one_size_share_runs_and_get_their_own_answers() -> None:
     run = Recorded(seconds=0.02)
-    batcher = Batcher(run, max_batch=8, window_s=0.05)
+    batcher = Batcher(run, most=8, window_s=0.05)
     with ThreadPoolExecutor(32) as pool:
         list(pool.map(lambda number: ask(batcher, number, size=2 + number % 2), range(64)))
     batcher.close()
@@ -59,10 +59,19 @@ def test_a_lonely_call_waits_no_longer_than_the_window() -> None:
 
 def test_a_call_of_many_images_is_one_answer_and_never_split() -> None:
     run = Recorded()
-    batcher = Batcher(run, max_batch=4, window_s=0)
+    batcher = Batcher(run, most=4, window_s=0)
     ask(batcher, 3, num_images=6)
     batcher.close()
     assert run.batches == [(6, 2, 2, 3)]
+
+
+def test_large_images_share_a_run_in_fewer() -> None:
+    run = Recorded()
+    batcher = Batcher(run, window_s=0.3)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: ask(batcher, number, size=1024), range(4)))
+    batcher.close()
+    assert [shape[0] for shape in run.batches] == [2, 2], "full with two of 1024 px, as with eight of 512"
 
 
 def test_one_bad_call_fails_alone() -> None:
@@ -79,7 +88,7 @@ def test_one_bad_call_fails_alone() -> None:
 
 
 def test_closing_answers_what_waits_and_refuses_the_rest() -> None:
-    batcher = Batcher(Recorded(seconds=0.05), max_batch=2, window_s=60)
+    batcher = Batcher(Recorded(seconds=0.05), most=2, window_s=60)
     with ThreadPoolExecutor(5) as pool:
         calls = [pool.submit(ask, batcher, number) for number in range(5)]
         time.sleep(0.02)

@@ -2,6 +2,7 @@
 
 import json
 import random
+import sys
 import warnings
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from inference.export.files import export_files
 from inference.export.formats import open_file, read_metadata, record_metrics
 from inference.export.modules import ExportModule
 from inference.export.parity import MAX_DIFFERENCE, ParityReport
-from inference.runtime import Translator
+from inference.runtime import ProviderError, Translator
 from inference.settings import MAIN, ExportSettings, Kind, ModelMetadata
 from synth.errors import ExportError
 
@@ -197,6 +198,92 @@ def test_module_does_not_change_the_originals():
     assert vae.dtype == student.conv.weight.dtype == torch.bfloat16
     assert vae.training and student.training
     assert not module.vae.training and not module.student.training
+
+
+def test_module_has_no_second_copy_of_the_weights(networks):
+    vae, student = networks
+    module = ExportModule(vae, student)
+    theirs = {weight.data_ptr() for network in networks for weight in network.parameters()}
+    assert {weight.data_ptr() for weight in module.parameters()} == theirs
+    half = module.in_float16()
+    assert {weight.dtype for weight in half.parameters()} == {torch.float16, torch.float32}  # norms stay exact
+    assert {weight.dtype for network in networks for weight in network.parameters()} == {torch.float32}
+    assert all(weight.requires_grad for weight in student.parameters() if weight.is_floating_point())
+
+
+ONNX_KINDS = [MAIN, Kind("onnx", "float16"), Kind("onnx", "int8")]
+
+
+def test_all_kinds_share_one_reference_and_one_file(tmp_path, monkeypatch):
+    calls, saved = [], []
+    examples, save = export.parity.examples, torch.onnx.ONNXProgram.save
+    monkeypatch.setattr(export.parity, "examples", lambda *inputs: calls.append(inputs) or examples(*inputs))
+    monkeypatch.setattr(
+        torch.onnx.ONNXProgram, "save", lambda self, path, **rest: saved.append(path) or save(self, path, **rest)
+    )
+    vae, images = make_gentle_vae(), smooth_images(4, 32, 32)
+    files = {kind: tmp_path / kind.file_name for kind in ONNX_KINDS[:2]}
+    reports = dict(export_files(vae, ConvStudent(), SMALL, files, images))
+    assert len(calls) == len(saved) == 1, "PyTorch answers once for all files, and float16 needs no second one"
+    assert reports[MAIN].max_difference < 1e-4 < reports[ONNX_KINDS[1]].quantile < 2 / 255
+    assert read_metadata(files[ONNX_KINDS[1]])["parity_quantile"] == reports[ONNX_KINDS[1]].quantile
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model-float16.onnx", "model.onnx"]
+    list(
+        export_files(
+            vae, ConvStudent(), SMALL, {kind: tmp_path / kind.file_name for kind in ONNX_KINDS}, images, images
+        )
+    )
+    assert len(saved) == 2, "int8 begins with the float32 file that is there"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model-float16.onnx", "model-int8.onnx", "model.onnx"]
+
+
+def test_a_gpu_without_room_leaves_the_check_to_the_cpu(tmp_path, monkeypatch, caplog):
+    """A stand-in for a card: PyTorch's answers do not fit, and ONNX Runtime's session runs out of memory."""
+
+    def out_of_memory(self):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    asked = []
+    session = ort.InferenceSession
+
+    class Small:
+        def __init__(self, *arguments, providers, provider_options, **rest):
+            asked.append(dict(zip(providers, provider_options, strict=True)))
+            self._real = session(*arguments, providers=["CPUExecutionProvider"], **rest)
+            self._fails = len(providers) > 1
+
+        def get_providers(self):
+            return ["CUDAExecutionProvider"] if self._fails else ["CPUExecutionProvider"]
+
+        def run(self, *arguments):
+            if self._fails:
+                raise RuntimeError("Failed to allocate memory for requested buffer of size 4294967296")
+            return self._real.run(*arguments)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(ExportModule, "cuda", out_of_memory)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(ort, "InferenceSession", Small)
+    path = tmp_path / "model.onnx"
+    ((_, report),) = export_files(make_gentle_vae(), ConvStudent(), SMALL, {MAIN: path}, smooth_images(2, 32, 32))
+    assert report.max_difference < 1e-4
+    assert asked[0]["CUDAExecutionProvider"]["use_tf32"] == "0" and list(asked[1]) == ["CPUExecutionProvider"]
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "the GPU's memory is too small for PyTorch's answers in float32",
+        "ONNX Runtime cannot run model.onnx on the GPU (Failed to allocate memory for requested buffer of size "
+        "4294967296)",
+    ]
+
+
+def test_export_misses_onnx_runtime_before_it_traces(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(tracing.torch.export, "export", lambda *_, **__: pytest.fail("traced"))
+    with pytest.raises(ProviderError, match=r'not installed: pip install "dds-distillery\[cpu\]"'):
+        list(
+            export_files(
+                make_gentle_vae(), ConvStudent(), SMALL, {MAIN: tmp_path / "m.onnx"}, smooth_images(1, 32, 32)
+            )
+        )
 
 
 def test_report_covers_odd_sizes_and_batches(exported):

@@ -305,6 +305,52 @@ def test_the_best_provider_is_chosen_and_the_cpu_takes_over(tmp_path, monkeypatc
         Translator.load(path, ["cuda"])
 
 
+def test_cuda_finds_its_libraries_and_takes_no_more_memory(tmp_path, monkeypatch, capsys):
+    """A stand-in for a GPU: what a session on CUDA is made with, and in which order."""
+    path = write_model(tmp_path / "model.onnx", properties())
+    session, calls = ort.InferenceSession, []
+
+    def open_session(file, options, providers, provider_options, **rest):
+        calls.append(dict(zip(providers, provider_options, strict=True)))
+        return session(file, options, providers=["CPUExecutionProvider"], **rest)
+
+    def preload_dlls():
+        print("Failed to load libcublasLt.so.13")
+        calls.append("preload")
+
+    runtime._preload_cuda.cache_clear()
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(ort, "InferenceSession", open_session)
+    monkeypatch.setattr(ort, "preload_dlls", preload_dlls)
+    Translator.load(path, ["cpu"])
+    assert calls == [{"CPUExecutionProvider": {}}], "nothing of CUDA is loaded for the CPU"
+    Translator.load(path)
+    Translator.load(path)
+    runtime._preload_cuda.cache_clear()
+    cuda = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+    on_cuda = {"CUDAExecutionProvider": cuda, "CPUExecutionProvider": {}}
+    assert calls[1:] == ["preload", on_cuda, on_cuda], "once a process"
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("side", "num"), [(64, 8), (512, 8), (520, 7), (768, 3), (1024, 2), (1456, 1), (4096, 1), (8192, 1)]
+)
+def test_batches_are_bounded_by_pixels(side, num):
+    assert runtime.max_batch(side, side) == num
+    assert runtime.max_batch(2 * side, side // 2) == num
+
+
+def test_large_images_go_through_the_network_in_fewer(tmp_path, monkeypatch):
+    large = Translator.load(write_model(tmp_path / "model.onnx", properties(training_size=1024)), num_threads=1)
+    run, passes = large._difference, []
+    monkeypatch.setattr(large, "_difference", lambda images, *rest: passes.append(images.shape) or run(images, *rest))
+    arrays = [noise(1024, 1024, seed) for seed in range(3)]
+    for array, edited in zip(arrays, large(arrays, "blue fabric"), strict=True):
+        assert edited[0, 0].tolist() == np.rint(array[0, 0] + OFFSETS[1] * 127.5).astype(int).tolist()
+    assert passes == [(2, 1024, 1024, 3), (1, 1024, 1024, 3)]
+
+
 def test_a_model_on_the_hub_is_fetched_by_its_address(tmp_path, monkeypatch):
     """The Hub's own client against its cache, which is laid out as a download leaves it."""
     repository = tmp_path / "models--owner--rooms"

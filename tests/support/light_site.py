@@ -11,12 +11,16 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[2]
 
 
-def link_base_packages(folder: Path) -> Path:
-    """Fill a folder with links to what `pip install .` installs, and the project's own metadata."""
+def link_base_packages(folder: Path, *extras: str) -> Path:
+    """Fill a folder with links to what `pip install ".[EXTRAS]"` installs, and the project's own metadata."""
     folder.mkdir()
     # Not from the installed metadata, which a change of pyproject.toml leaves behind.
-    base = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    waiting, done = ["dds-distillery", *(Requirement(text).name for text in base)], set()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [
+        *project["dependencies"],
+        *(text for extra in extras for text in project["optional-dependencies"][extra]),
+    ]
+    waiting, done = ["dds-distillery", *(Requirement(text).name for text in asked)], set()
     while waiting:
         name = waiting.pop()
         if name.lower() in done:

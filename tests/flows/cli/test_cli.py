@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 from small_runs import command
 
+from flows import cli
 from flows.cli import main
+from flows.doctor import packages
 from synth.errors import printable
 
 HEAVY = "torch diffusers transformers prefect onnx onnxruntime pydantic numpy pyarrow"
@@ -51,6 +53,26 @@ def test_the_base_install_says_what_is_missing(tmp_path: Path) -> None:
     assert 'pip install "dds-distillery[pipeline]"' in ran.stderr
     assert len(ran.stderr.strip().splitlines()) == 1
     assert python(f"{absent} import inference.runtime, flows.cli").returncode == 0
+
+
+def test_every_package_of_the_base_and_the_chain_is_named() -> None:
+    """A missing one is a line that names its extra, not a traceback."""
+    extras = packages.requirements_of_extras()
+    modules = {
+        extra: {packages.module_name(each.name) for each in extras[extra]} for extra in ("base", "pipeline", "serve")
+    }
+    modules["base"] = {"PIL" if name == "pillow" else name for name in modules["base"]} - {
+        "click"
+    }  # without it, no line
+    assert modules["base"] <= cli._BASE
+    assert modules["pipeline"] | modules["serve"] <= cli._PIPELINE | cli._SERVE
+
+
+def test_what_needs_no_onnx_runtime_works_without_it() -> None:
+    absent = "import sys; sys.modules['onnxruntime'] = None;"
+    needed = "flows.stages.synthesize, flows.stages.distill, flows.stages.compress, flows.planning.preview"
+    ran = python(f"{absent} import {needed}, flows.evaluation.zero_shot")
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_telemetry_is_off_unless_asked_for() -> None:
