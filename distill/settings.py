@@ -18,12 +18,32 @@ class Preset:
 
     values: Mapping[str, Any]
     validated_on: str
+    students: tuple[str, ...] = ("unet", "compact")
+    """The kinds of students that the values are for."""
 
 
 PRESETS: dict[str, Preset] = {
     "paper": Preset(
         values={},  # the defaults of TrainingSettings are the published ones
         validated_on="not run by this project: the paper's own values, for Stable Diffusion at 512 px on one A100",
+        students=("unet",),
+    ),
+    "compact": Preset(
+        values={
+            "student": "compact",
+            "steps": 50_000,
+            "learning_rate": 1e-3,  # it starts from random weights, which 1e-5 would hardly move
+            "warmup_steps": 500,
+            "guidance_warmup_steps": 8000,
+            "lambda_id_steps": 8000,
+            "learning_rate_end": 1e-4,
+            "learning_rate_steps": 50_000,
+            "max_grad_norm": 0.5,
+            "ema_decay": 0.999,
+        },
+        validated_on="nothing: the paper's guidance and identity weights over 50,000 steps, with the learning rates "
+        "and the clipping that a compact student of the miniature learned with",
+        students=("compact",),
     ),
     "short": Preset(
         values={
@@ -65,9 +85,10 @@ class TrainingSettings(Settings):
     (supplement, section B), which is what the preset "paper" stands for.
     """
 
-    preset: Literal["short", "paper"] = "paper"
-    """The values to start from: `paper` for Stable Diffusion, `short` for the miniature (default: the one for the
-    recipe's teacher). A table named after a preset, such as `[training.short]`, overrides that preset alone."""
+    preset: Literal["short", "paper", "compact"] = "paper"
+    """The values to start from: `paper` for a `unet` student of Stable Diffusion, `compact` for a compact one,
+    `short` for the miniature (default: the one for the recipe's teacher and student). A table named after a preset,
+    such as `[training.short]`, overrides that preset alone."""
     student: Literal["unet", "compact"] = "unet"
     """`unet` is the paper's: the teacher's own U-Net, trained for another task. `compact` is a small convolutional
     network for phones, browsers and CPUs, and for teachers without such a U-Net (Stable Diffusion XL and 3)."""

@@ -76,12 +76,12 @@ def footprint(
     half = settings.autocast != "off" if on_gpu else settings.autocast == "bfloat16"
     with torch.device("meta"):
         network, vae = nn.Module.to(model.network(), dtype), model.vae()
-        student = _student(model, edits, settings)
+        student = student_of(model, edits, settings)
         if settings.gradient_checkpointing:
             student.enable_gradient_checkpointing()
         learned = sum(weight.nbytes for weight in student.parameters() if weight.requires_grad)
         turns = 1 if at_once == len(pairs) else 2  # a gradient of earlier micro-batches is there in the second
-        step = _peak_of_step(student, _caller(model, network), (at_once, images, turns), latent, half, on_gpu)
+        step = _peak_of_step(student, caller_of(model, network), (at_once, images, turns), latent, half, on_gpu)
         num_vae = sum(weight.numel() for weight in vae.parameters())
         copies = {dtype.itemsize, 4} if on_gpu else {dtype.itemsize}
         return Footprint(
@@ -104,7 +104,7 @@ def _peak_of_step(
 
     Args:
         student: the network in training.
-        call_teacher: what `_caller` returns.
+        call_teacher: what `caller_of` returns.
         portions: pairs of a micro-batch, images of it, and micro-batches.
         latent: (C, h, w).
         half: the student runs in bfloat16.
@@ -124,7 +124,7 @@ def _peak_of_step(
     return int(live.peak)
 
 
-def _student(model: ModelFolder, edits: Mapping[str, str], settings: TrainingSettings) -> Student:
+def student_of(model: ModelFolder, edits: Mapping[str, str], settings: TrainingSettings) -> Student:
     """The student of a training, without its weights."""
     names, prompts = list(edits), list(edits.values())
     if settings.student == "compact":
@@ -137,7 +137,7 @@ def _student(model: ModelFolder, edits: Mapping[str, str], settings: TrainingSet
     )
 
 
-def _caller(model: ModelFolder, network: nn.Module) -> Callable[[int, tuple[int, ...]], None]:
+def caller_of(model: ModelFolder, network: nn.Module) -> Callable[[int, tuple[int, ...]], None]:
     """Return what calls a teacher's network on so many latents."""
     config, dtype = model.config, next(network.parameters()).dtype
 

@@ -16,7 +16,8 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.config.schema import Recipe
+from distill.settings import PRESETS
+from flows.config.schema import Recipe, preset_for
 from flows.planning.disk import check_disk
 from flows.planning.estimates import duration, footprint_of
 from flows.run.folder import RunFolder
@@ -145,6 +146,12 @@ def _teacher(recipe: Recipe, model: "ModelFolder") -> str:
     from synth.teacher.few_steps import require_scorer
 
     require_scorer(model.name, model.few_steps)
+    if recipe.training.student not in (preset := PRESETS[recipe.training.preset]).students:
+        suits = preset_for(recipe.teacher.id, recipe.training.student)
+        raise TrainingError(
+            f"the values of training.preset={recipe.training.preset} are for a student of the kind "
+            f"{preset.students[0]}, and training.student is {recipe.training.student}: set training.preset={suits}"
+        )
     if recipe.training.student == "unet":
         require_plain_unet(model.name, model.family.network_class, model.config)
     return f"{model.name} can teach a student of the kind {recipe.training.student}"

@@ -25,7 +25,7 @@ def test_presets_are_valid_and_explicit_keys_win(name: str) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"preset": "long"}, "'short' or 'paper'"),
+        ({"preset": "long"}, "'short', 'paper' or 'compact'"),
         ({"min_timestep": 500, "max_timestep": 400}, "min_timestep \\(500\\) is above max_timestep \\(400\\)"),
         ({"stepz": 3}, "stepz"),
         ({"guidance_end": 0.5}, "guidance_end"),
