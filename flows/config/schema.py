@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
-from distill.settings import PRESETS, EvaluationSettings, PixelSettings, TrainingSettings
+from distill.presets import PRESETS
+from distill.settings import EvaluationSettings, PixelSettings, TrainingSettings
 from flows.config.naming import edit_name
 from flows.config.operations import OperationSettings
 from inference.settings import ExportSettings

@@ -16,7 +16,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill.settings import PRESETS
+from distill.presets import PRESETS
 from flows.config.schema import Recipe, preset_for
 from flows.planning.disk import check_disk
 from flows.planning.estimates import duration, footprint_of

@@ -16,7 +16,7 @@ from synth.errors import TeacherError
 from synth.settings import TeacherSettings
 from synth.teacher import hub
 from synth.teacher.conditioning import Conditioning
-from synth.teacher.devices import choose_device, choose_dtype
+from synth.teacher.devices import choose_device, choose_dtype, unused_gpu
 from synth.teacher.explain import explain
 from synth.teacher.families import FAMILIES, Family
 from synth.teacher.few_steps import require_scorer
@@ -82,6 +82,11 @@ class Teacher:
             model = replace(model, without=() if settings.t5 else model.family.optional)
             full_size = model.num_parameters() > _FULL_SIZE
             if full_size and device.type == "cpu" and not settings.allow_cpu:
+                if unused := unused_gpu():
+                    raise TeacherError(
+                        f"{settings.id} is a full-size model and needs a GPU; {unused}, or set "
+                        "teacher.allow_cpu=true to wait for hours"
+                    )
                 raise TeacherError(
                     f"{settings.id} is a full-size model and there is no GPU: set teacher.allow_cpu=true to wait for "
                     "hours, or try the miniature first (--teacher miniature)"

@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from distill.settings import PRESETS, SCHEDULE_KEYS, TrainingSettings, scaled_to
+from distill.presets import PRESETS
+from distill.settings import SCHEDULE_KEYS, TrainingSettings, scaled_to
 
 
 def test_the_paper_preset_holds_the_published_values() -> None:
