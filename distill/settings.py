@@ -21,6 +21,10 @@ SCHEDULE_KEYS = ("warmup_steps", "guidance_warmup_steps", "lambda_id_steps", "le
 """Keys of TrainingSettings that are lengths in steps: those of its schedules."""
 
 
+NUM_SAMPLES = 4
+"""Images in a sample grid."""
+
+
 class TrainingSettings(Settings):
     """How a student is trained.
 

@@ -122,9 +122,9 @@ def seconds_of_stages(recipe: Recipe, work: Work, speed: Speed) -> dict[str, flo
         passes = 2 * recipe.scenes.num_inference_steps  # with the prompt and without
         seconds["painting"] = work.images * (passes * speed.seconds_per_painting_pass + speed.seconds_per_decode)
     if work.steps:
-        passes = passes_per_image(recipe.training, len(recipe.edits), speed.student)
-        passes *= work.steps * recipe.training.batch_size
-        seconds["training"] = _STEP_OVERHEAD * passes * speed.seconds_per_training_pass
+        training = passes_per_image(recipe.training, len(recipe.edits), speed.student)
+        training *= work.steps * recipe.training.batch_size
+        seconds["training"] = _STEP_OVERHEAD * training * speed.seconds_per_training_pass
     if work.pixel_steps:
         num_images = recipe.scenes.count if recipe.scenes is not None else 0
         decodes = num_images * (1 + pixel_edits_of_an_image(recipe.pixel, len(recipe.edits)))  # the plain one, too

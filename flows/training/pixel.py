@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill.settings import PIXEL_LOG_KEYS
+from distill.settings import NUM_SAMPLES, PIXEL_LOG_KEYS
 from flows.config.naming import digest
 from flows.config.schema import Recipe
 from flows.orchestration.progress import Bar, open_progress
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from synth.teacher.teacher import Teacher
 
 logger = logging.getLogger(__name__)
-
-_NUM_SAMPLES = 4  # images in a sample grid
 
 
 def train_pixel_network(recipe: Recipe, run: RunFolder) -> Path:
@@ -73,7 +71,7 @@ def train_pixel_network(recipe: Recipe, run: RunFolder) -> Path:
     relevant = settings.model_dump(mode="json", exclude=PIXEL_LOG_KEYS)
     folder = run.pixel / f"training-{digest(depends_on, relevant)}"
     make_folder(folder / "samples")
-    images = [dataset.image(index) for index in range(min(_NUM_SAMPLES, len(dataset)))]
+    images = [dataset.image(index) for index in range(min(NUM_SAMPLES, len(dataset)))]
     steps = train(
         teacher, pairs, student.edits, settings, depends_on, folder, autocast_of(recipe.training, teacher.device)
     )

@@ -59,7 +59,8 @@ class Teacher:
             if self.family.network_name == "unet":
                 self.network.to(memory_format=torch.channels_last)  # what a GPU's convolutions compute in
             pipeline.vae.to(memory_format=torch.channels_last)
-            pipeline.vae.enable_slicing()  # a painting decodes one image at a time, and the U-Net alone fills a batch
+            for vae in (pipeline.vae, self.vae):  # one image at a time: the U-Net alone fills a batch
+                vae.enable_slicing()
         self.vae_scale_factor: int = pipeline.vae_scale_factor
         self.size_multiple = self.family.size_multiple
         self.latent_channels: int = self.network.config.in_channels
