@@ -10,6 +10,7 @@ The first three need no more of the teacher than its small files, so nothing lar
 """
 
 import importlib.util
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -181,6 +182,11 @@ def _processes(recipe: Recipe) -> str:
     from synth.teacher.devices import choose_device
 
     num, device = recipe.operations.processes, choose_device(recipe.teacher.device)
+    if sys.platform == "win32" and (num > 1 or recipe.operations.accelerate_config is not None):
+        raise RunError(
+            "a training in several processes is not supported on Windows, whose torch has no NCCL: set "
+            "operations.processes=1 and leave out operations.accelerate_config, or use Linux (WSL)"
+        )
     if recipe.operations.accelerate_config is not None:
         return "as many as the file of accelerate says"
     check_processes(recipe.training, len(recipe.edits), num)

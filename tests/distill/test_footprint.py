@@ -110,7 +110,7 @@ def test_what_lives_after_the_backward_pass_counts(tiny_sd_folder: Path) -> None
 
     with torch.device("meta"):
         learned = sum(weight.nbytes for weight in CompactStudent(4, ["a", "b"], ["", ""]).parameters())
-    # The tiny VAE has 8 channels at full size: its activations are small beside the gradients, unless images are large.
+    # The tiny VAE has 8 channels at full size: its activations are small beside the gradients of small images.
     one, four = counted(1024, on_gpu=True), counted(1024, on_gpu=False)
     assert one > learned + 2 * 8 * 1024**2 * 4, "two activations of an image at least"
     assert four > learned + 4 * 2 * 8 * 1024**2 * 4, "on a CPU all samples at once"
