@@ -136,7 +136,7 @@ def _peak_of_step(
 
 
 def _peak_after_backward(
-    student: Student, vae: nn.Module, latent: tuple[int, ...], on_gpu: bool, world_size: int
+    student: Student, vae: Any, latent: tuple[int, ...], on_gpu: bool, world_size: int
 ) -> int:
     """Return the most bytes that live beside the networks' weights and the gradients once these are complete."""
     learned = [weight.nbytes for weight in student.parameters() if weight.requires_grad]

@@ -48,7 +48,7 @@ def max_connections() -> int:
     """How many there are descriptors for: each connection may need a second one, for its upload."""
     if resource is None:
         return 512  # what select() takes on Windows
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    soft: int = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if soft == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS
     return max(8, min(MAX_CONNECTIONS, (soft - RESERVED) // 2))
