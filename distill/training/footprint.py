@@ -135,9 +135,7 @@ def _peak_of_step(
     return int(live.peak)
 
 
-def _peak_after_backward(
-    student: Student, vae: Any, latent: tuple[int, ...], on_gpu: bool, world_size: int
-) -> int:
+def _peak_after_backward(student: Student, vae: Any, latent: tuple[int, ...], on_gpu: bool, world_size: int) -> int:
     """Return the most bytes that live beside the networks' weights and the gradients once these are complete."""
     learned = [weight.nbytes for weight in student.parameters() if weight.requires_grad]
     message = min(sum(learned), max(BUCKET_BYTES, *learned)) if world_size > 1 else 0

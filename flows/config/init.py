@@ -156,7 +156,7 @@ def _training_of(kind: TeacherKind, num_edits: int) -> list[str]:
             "[training]",
             f'student = "compact"  # the kind that learns from {kind.name}',
             'preset = "compact"    # run by nobody yet; docs/teachers.md says what its values rest on',
-            f"# steps = {TrainingSettings(preset='compact').steps:_}         # distillery preview says what they take",
+            f"# steps = {TrainingSettings(preset='compact').steps:_}         # `distillery preview` counts the hours",
             "# guidance_end = 25.0    # higher edits more, and changes more of the background",
             "# lambda_id_end = 0.1    # lower edits more, and changes more of the background",
         ]
