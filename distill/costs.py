@@ -1,18 +1,13 @@
 """What painting and training compute, in passes of the networks and in FLOPs, and how long known devices take for it.
 
 With K edits an image, a training step takes 2 + 2 K passes of the teacher an image, since all edits share one
-reference branch, and K passes of the student forward and backward, which cost about three passes each. No torch is
-imported before something is counted.
+reference branch, and K passes of the student forward and backward, which cost about three passes each. There is no
+torch here: `distill.training.flops` counts.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from distill.settings import TrainingSettings, edits_of_an_image
-
-if TYPE_CHECKING:
-    from synth.teacher.hub import ModelFolder
 
 TERA = 1e12
 
@@ -39,7 +34,7 @@ class Flops:
 
 
 STABLE_DIFFUSION_15 = Flops(teacher=0.803 * TERA, student=0.803 * TERA, decode=2.515 * TERA)
-"""Of 1.5 at 512 px, whose student is of the same shape. `flops_of` counts the same."""
+"""Of 1.5 at 512 px, whose student is of the same shape. `distill.training.flops` counts the same."""
 
 
 @dataclass(frozen=True)
@@ -104,39 +99,3 @@ def hours_of_training(
     seconds = flops.of_training(settings, num_edits) / (device.teraflops * TERA)
     floor = settings.steps * MIN_STEP_SECONDS if settings.student == "unet" else 0.0
     return max(seconds, floor) / 3600
-
-
-def flops_of(model: "ModelFolder", edits: Mapping[str, str], settings: TrainingSettings, image_size: int) -> Flops:
-    """Count the FLOPs of a recipe's networks on tensors without content.
-
-    Args:
-        model: the teacher, of which only the small files need to be here.
-        edits: name -> an example of the target prompt.
-        settings: of the training.
-        image_size: in pixels.
-
-    Raises:
-        TeacherError: if the teacher has no U-Net for a student of that kind.
-        TrainingError: for LoRA without peft.
-    """
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from distill.training.footprint import caller_of, student_of
-
-    side = image_size // model.vae_scale_factor
-    latent = (model.config["in_channels"], side, side)
-    counts = []
-    with torch.device("meta"), torch.no_grad():
-        call_teacher, vae = caller_of(model, model.network()), model.vae()
-        student = student_of(model, edits, settings)
-        calls = (
-            lambda: call_teacher(1, latent),
-            lambda: student(torch.zeros(1, *latent), torch.zeros(1, dtype=torch.int64)),
-            lambda: vae.decode(torch.zeros(1, *latent)),
-        )
-        for call in calls:
-            with FlopCounterMode(display=False) as counter:
-                call()
-            counts.append(float(counter.get_total_flops()))
-    return Flops(*counts)

@@ -115,7 +115,7 @@ def run_costs(
 
 def flops_of_recipe(recipe: Recipe, image_size: int) -> Flops:
     """Count the FLOPs of a recipe's networks; see `distill.costs`."""
-    from distill.costs import flops_of
+    from distill.training.flops import flops_of
     from synth.teacher.hub import find
 
     model = find(recipe.teacher.id, recipe.teacher.revision)

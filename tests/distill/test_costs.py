@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from large_models import SD_15, XL, model
 
-from distill.costs import A100, STABLE_DIFFUSION_15, flops_of, hours_of_training, passes_per_image
+from distill.costs import A100, STABLE_DIFFUSION_15, hours_of_training, passes_per_image
 from distill.settings import TrainingSettings
+from distill.training.flops import flops_of
 
 ROOT = Path(__file__).parents[2]
 EDITS = {"a": "", "b": ""}
