@@ -12,6 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping
 from concurrent.futures import Future
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -195,12 +196,14 @@ class DatasetBuilder:
                 rejects.append(reject_row(scene, attempt, image, "near duplicate of an earlier image"))
                 refuse_hopeless(self.settings.filters, scene, attempt, rejects, Counter())
                 del rows[index]
-                # A batch has room for more than one image: paint what will be replaced next, as it seems now.
-                self._painter.expected = (
-                    (later, self._next(later, self.template.attempt_of(later, int(seeds[later])) + 1, set()))
-                    for later in range(index + 1, min(index + _LOOK_AHEAD, len(hashes)))
-                    if is_near_duplicate(hashes[later], hashes[:later], max_bits)
+                # A batch has room for more than one image: what will be replaced next, as it seems now, and further
+                # attempts at this one.
+                later = (
+                    (other, self._next(other, self.template.attempt_of(other, int(seeds[other])) + 1, set()))
+                    for other in range(index + 1, min(index + _LOOK_AHEAD, len(hashes)))
+                    if is_near_duplicate(hashes[other], hashes[:other], max_bits)
                 )
+                self._painter.expected = chain(later, ((index, further) for further in count(attempt + 2)))
                 self._fill(rows, rejects, {index: attempt + 1}, None)
                 hashes[index] = int(rows[index]["phash"], 16)
                 if bar is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from small_runs import small_recipe
+from small_runs import paint, small_recipe
 
 from flows.config.schema import Recipe
 from flows.run.folder import RunFolder
@@ -168,12 +168,10 @@ def test_what_a_killed_process_left_is_removed(recipe: Recipe, tmp_path: Path) -
     assert not left.exists() and mine.exists()
 
 
-def test_a_training_does_not_wait_for_slow_storage(
-    recipe: Recipe, finished: Path, tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_training_does_not_wait_for_slow_storage(recipe: Recipe, tmp_path: Path, gate: Gate) -> None:
     """The first upload hangs until the last step is logged."""
     run = RunFolder.open_or_create(recipe, tmp_path / "run")
-    run.use_dataset(str(finished / "dataset"))
+    run.use_dataset(paint(recipe, tmp_path / "images"))
 
     def open_at_the_end() -> None:
         while not run.metrics.exists() or len(run.metrics.read_text().splitlines()) < recipe.training.steps:
