@@ -167,8 +167,7 @@ class DatasetBuilder:
             images_per_second: for the card; 0 if nothing was painted.
             bar: shows the number of near duplicates.
         """
-        max_bits = self.settings.filters.near_duplicates
-        if max_bits is not None:
+        if (max_bits := self.settings.filters.near_duplicates) is not None:
             # The hashes are a small column: the images are read only where one must go.
             hashes, seeds = np.zeros(self.settings.count, np.uint64), np.zeros(self.settings.count, np.uint64)
             for number in self._numbers():
@@ -196,8 +195,7 @@ class DatasetBuilder:
                 rejects.append(reject_row(scene, attempt, image, "near duplicate of an earlier image"))
                 refuse_hopeless(self.settings.filters, scene, attempt, rejects, Counter())
                 del rows[index]
-                # A batch has room for more than one image: what will be replaced next, as it seems now, and further
-                # attempts at this one.
+                # The batch has room: for what will be replaced next, as it seems now, and further attempts at this.
                 later = (
                     (other, self._next(other, self.template.attempt_of(other, int(seeds[other])) + 1, set()))
                     for other in range(index + 1, min(index + _LOOK_AHEAD, len(hashes)))
@@ -216,8 +214,7 @@ class DatasetBuilder:
     ) -> None:
         """Paint scenes until each has an image that passes, and add to `rows` and `rejects`.
 
-        On a GPU a batch is judged and encoded by a thread while the next one is painted. Batches are the same, and
-        their images are judged in the same order, either way.
+        On a GPU a thread judges and encodes a batch while the next is painted: the same batches, in the same order.
 
         Args:
             rows: by index; gets what passes.
