@@ -21,6 +21,7 @@ from distill.training.checkpoints import latest, restore
 from distill.training.footprint import footprint
 from distill.training.objective import Objective
 from distill.training.precision import autocast_of, autocast_of_score
+from distill.training.train import new_optimizer
 from synth.errors import TrainingError, first_line
 from synth.teacher.families import StableDiffusion
 from synth.teacher.hub import ModelFolder
@@ -72,7 +73,7 @@ def _score_inside(inside: bool) -> None:
 
 def _steps(teacher: Teacher, student: Student, num_edits: int) -> str:
     settings = TrainingSettings(batch_size=2)
-    optimizer = torch.optim.Adam(student.parameters(), lr=1e-5, fused=teacher.device.type == "cuda")
+    optimizer = new_optimizer(list(student.parameters()), 1e-5, teacher.device)
     try:
         pairs = pairs_of(teacher, num_edits)
         objective = Objective(teacher, student, pairs, settings, shared_source_dds, PartialState())
@@ -95,12 +96,13 @@ def fit(kind: str, tiny: bool) -> Result:
     counted = footprint(_folder(teacher), edits_of(6), settings, teacher.defaults.image_size, teacher.dtype, not tiny)
     try:
         student = new_student(teacher, edits_of(6), settings)
-        optimizer = torch.optim.Adam([weight for weight in student.parameters() if weight.requires_grad], lr=1e-5)
+        learned = [weight for weight in student.parameters() if weight.requires_grad]
+        optimizer = new_optimizer(learned, 1e-5, teacher.device)
         objective = Objective(teacher, student, pairs_of(teacher, 6), settings, shared_source_dds, PartialState())
         took = timed(teacher, lambda step: _train_step(objective, optimizer, step))
     except (TrainingError, torch.OutOfMemoryError) as error:
         took = f"does not fit: {first_line(error)}"
-    return {f"{kind} in {gib} GiB": f"{took}, counted {counted.total / GIB:.1f}"}
+    return {f"{kind} in {gib} GiB": f"{took}, counted {counted.allocated / GIB:.1f}"}
 
 
 def _train_step(objective: Objective, optimizer: torch.optim.Optimizer, step: int) -> Tensor:

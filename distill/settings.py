@@ -1,51 +1,14 @@
 """The settings of this package. No torch here: a recipe is read before anything heavy is imported."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from distill.presets import PRESETS
 from synth.settings import Seed, Settings
 
 Split = Literal["development", "test", "shifted"]
 """The splits of the drawn world."""
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A named set of training values, and what it was validated on."""
-
-    values: Mapping[str, Any]
-    validated_on: str
-
-
-PRESETS: dict[str, Preset] = {
-    "paper": Preset(
-        values={},  # the defaults of TrainingSettings are the published ones
-        validated_on="not run by this project: the paper's own values, for Stable Diffusion at 512 px on one A100",
-    ),
-    "short": Preset(
-        values={
-            "steps": 1250,
-            "batch_size": 4,
-            "learning_rate": 1e-3,
-            "warmup_steps": 10,
-            "guidance_end": 5.5,
-            "guidance_warmup_steps": 60,
-            "lambda_id_start": 0.25,
-            "lambda_id_end": 0.04,
-            "lambda_id_steps": 1250,
-            "learning_rate_end": 1e-4,
-            "learning_rate_steps": 1250,
-            "max_grad_norm": 0.5,
-            "ema_decay": 0.99,
-            "checkpoint_every": 50,
-            "sample_every": 50,
-        },
-        validated_on="the miniature, on its drawn scenes; never Stable Diffusion",
-    ),
-}
 
 
 ROUNDING_KEYS = {
@@ -58,6 +21,10 @@ SCHEDULE_KEYS = ("warmup_steps", "guidance_warmup_steps", "lambda_id_steps", "le
 """Keys of TrainingSettings that are lengths in steps: those of its schedules."""
 
 
+NUM_SAMPLES = 4
+"""Images in a sample grid."""
+
+
 class TrainingSettings(Settings):
     """How a student is trained.
 
@@ -65,9 +32,10 @@ class TrainingSettings(Settings):
     (supplement, section B), which is what the preset "paper" stands for.
     """
 
-    preset: Literal["short", "paper"] = "paper"
-    """The values to start from: `paper` for Stable Diffusion, `short` for the miniature (default: the one for the
-    recipe's teacher). A table named after a preset, such as `[training.short]`, overrides that preset alone."""
+    preset: Literal["short", "paper", "compact"] = "paper"
+    """The values to start from: `paper` for a `unet` student of Stable Diffusion, `compact` for a compact one,
+    `short` for the miniature (default: the one for the recipe's teacher and student). A table named after a preset,
+    such as `[training.short]`, overrides that preset alone."""
     student: Literal["unet", "compact"] = "unet"
     """`unet` is the paper's: the teacher's own U-Net, trained for another task. `compact` is a small convolutional
     network for phones, browsers and CPUs, and for teachers without such a U-Net (Stable Diffusion XL and 3)."""

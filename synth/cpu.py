@@ -1,8 +1,10 @@
-"""The CPU: settings of the C libraries below torch, and how many cores and how much memory a process may use."""
+"""The CPU: settings of the C libraries below torch, how many cores and how much memory a process may use, and whether
+there is a GPU beside it."""
 
 import ctypes
 import os
 import platform
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +38,11 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def has_nvidia_driver() -> bool:
+    """Whether NVIDIA's driver is installed here, whatever torch makes of it."""
+    return bool(shutil.which("nvidia-smi")) or Path("/proc/driver/nvidia/version").exists()
 
 
 def quota_cores(cgroup: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float | None:

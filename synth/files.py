@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -58,8 +59,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     with _explained(path, "written"):
         part = _beside(path)
-        # The kernel applies the umask, so the file gets the mode of any other file.
-        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
+        # The kernel applies the umask, so the file gets the mode of any other file. O_EXCL follows no symlink.
+        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         try:
             yield part
             _flush(part)
@@ -241,9 +242,10 @@ def _remove(path: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    if path.is_symlink():
+    on_windows = sys.platform == "win32"  # which flushes no folders, and files by a handle that may write
+    if path.is_symlink() or (on_windows and path.is_dir()):
         return
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDWR if on_windows else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

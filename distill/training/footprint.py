@@ -1,8 +1,12 @@
 """How much memory a training step takes at most, counted before anything is allocated.
 
-A step runs once on PyTorch's meta tensors, which have shapes and no content: the student's forward pass, whose
-activations its backward pass needs, then the teacher's pass, then the backward pass. The estimate is the largest sum
-of all that lives at one moment, and what stays through all steps.
+A step runs once on PyTorch's meta tensors, which have shapes and no content. The estimate is what stays through all
+steps, and the most that lives beside it at one of these moments:
+
+    backward   the student's activations, the teacher's pass, then gradients as activations go
+    sum        all gradients, and the flat message of several processes
+    optimizer  all gradients, and what Adam makes of them: nothing where it is one fused kernel, as on a GPU
+    samples    all gradients still, and the VAE's activations for the sample grid
 """
 
 import weakref
@@ -17,9 +21,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from distill.settings import TrainingSettings, edits_of_an_image
+from distill.settings import NUM_SAMPLES, TrainingSettings, edits_of_an_image
 from distill.students import CompactStudent, Student, UNetStudent, require_plain_unet
 from distill.training.draws import share_of
+from distill.training.reduction import BUCKET_BYTES
 from synth.teacher.hub import ModelFolder
 
 _TOKENS = 77  # that CLIP's text encoders read
@@ -35,13 +40,18 @@ class Footprint:
     student: int
     """Its weights in float32, Adam's two moments of what it learns, and the moving average."""
     step: int
-    """What lives for a step alone: activations, gradients, and autocast's copies of the weights."""
+    """What lives for a step or a sample grid alone: activations, gradients, and autocast's copies of the weights."""
     on_gpu: bool
+
+    @property
+    def allocated(self) -> int:
+        """What torch allocates."""
+        return self.teacher + self.student + self.step
 
     @property
     def total(self) -> int:
         """All of it, with what CUDA takes for itself."""
-        return self.teacher + self.student + self.step + round(_ALLOCATOR * self.on_gpu)
+        return self.allocated + round(_ALLOCATOR * self.on_gpu)
 
 
 def footprint(
@@ -76,18 +86,19 @@ def footprint(
     half = settings.autocast != "off" if on_gpu else settings.autocast == "bfloat16"
     with torch.device("meta"):
         network, vae = nn.Module.to(model.network(), dtype), model.vae()
-        student = _student(model, edits, settings)
+        student = student_of(model, edits, settings)
         if settings.gradient_checkpointing:
             student.enable_gradient_checkpointing()
         learned = sum(weight.nbytes for weight in student.parameters() if weight.requires_grad)
         turns = 1 if at_once == len(pairs) else 2  # a gradient of earlier micro-batches is there in the second
-        step = _peak_of_step(student, _caller(model, network), (at_once, images, turns), latent, half, on_gpu)
+        step = _peak_of_step(student, caller_of(model, network), (at_once, images, turns), latent, half, on_gpu)
+        later = _peak_after_backward(student, vae, latent, on_gpu, world_size)
         num_vae = sum(weight.numel() for weight in vae.parameters())
         copies = {dtype.itemsize, 4} if on_gpu else {dtype.itemsize}
         return Footprint(
             teacher=sum(weight.nbytes for weight in network.parameters()) + num_vae * sum(copies),
             student=sum(weight.nbytes for weight in student.parameters()) + (2 + (settings.ema_decay > 0)) * learned,
-            step=step,
+            step=max(step, learned + later),
             on_gpu=on_gpu,
         )
 
@@ -104,7 +115,7 @@ def _peak_of_step(
 
     Args:
         student: the network in training.
-        call_teacher: what `_caller` returns.
+        call_teacher: what `caller_of` returns.
         portions: pairs of a micro-batch, images of it, and micro-batches.
         latent: (C, h, w).
         half: the student runs in bfloat16.
@@ -124,7 +135,19 @@ def _peak_of_step(
     return int(live.peak)
 
 
-def _student(model: ModelFolder, edits: Mapping[str, str], settings: TrainingSettings) -> Student:
+def _peak_after_backward(student: Student, vae: Any, latent: tuple[int, ...], on_gpu: bool, world_size: int) -> int:
+    """Return the most bytes that live beside the networks' weights and the gradients once these are complete."""
+    learned = [weight.nbytes for weight in student.parameters() if weight.requires_grad]
+    message = min(sum(learned), max(BUCKET_BYTES, *learned)) if world_size > 1 else 0
+    # Without the fused kernel, a weight after the other: the root of its second moment, and the quotient.
+    quotient = 0 if on_gpu else 2 * max(learned)
+    num_samples = 1 if on_gpu else NUM_SAMPLES  # on a GPU the VAE takes one image after the other
+    with torch.no_grad(), _flash_attention(), _Live(vae) as live:
+        vae.decode(torch.zeros((num_samples, *latent)))
+    return max(message, quotient, int(live.peak))
+
+
+def student_of(model: ModelFolder, edits: Mapping[str, str], settings: TrainingSettings) -> Student:
     """The student of a training, without its weights."""
     names, prompts = list(edits), list(edits.values())
     if settings.student == "compact":
@@ -137,7 +160,7 @@ def _student(model: ModelFolder, edits: Mapping[str, str], settings: TrainingSet
     )
 
 
-def _caller(model: ModelFolder, network: nn.Module) -> Callable[[int, tuple[int, ...]], None]:
+def caller_of(model: ModelFolder, network: nn.Module) -> Callable[[int, tuple[int, ...]], None]:
     """Return what calls a teacher's network on so many latents."""
     config, dtype = model.config, next(network.parameters()).dtype
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-_BUCKET_BYTES = 100 * 2**20  # a network's latency is lost in it, and its copy is small beside the gradients
+BUCKET_BYTES = 100 * 2**20  # a network's latency is lost in it, and its copy is small beside the gradients
 
 
-def sum_over_processes(weights: Sequence[Tensor], figures: Tensor, bucket_bytes: int = _BUCKET_BYTES) -> None:
+def sum_over_processes(weights: Sequence[Tensor], figures: Tensor, bucket_bytes: int = BUCKET_BYTES) -> None:
     """Replace each weight's gradient, and the figures, by the sum over all processes. A collective call.
 
     Args:

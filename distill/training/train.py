@@ -113,9 +113,7 @@ def train(
         student = new_student(teacher, dict(zip(edits, pairs.target_prompts[0], strict=True)), settings)
         averaged = _copy_for_average(student) if settings.ema_decay else None
     learned = [weight for weight in student.parameters() if weight.requires_grad]
-    # One kernel for all weights where it exists; on a CPU its rounding would differ from the default's.
-    fused = True if teacher.device.type == "cuda" else None
-    optimizer = torch.optim.Adam(learned, lr=settings.learning_rate, fused=fused)
+    optimizer = new_optimizer(learned, settings.learning_rate, teacher.device)
 
     # What the weights follow from: a checkpoint of anything else must not be resumed. Older checkpoints do not name
     # edits_per_image, and took every image through all edits.
@@ -183,6 +181,19 @@ def train(
                 student=averaged or student,
             )
     processes.wait_for_everyone()  # the last checkpoint is on disk
+
+
+def new_optimizer(weights: list[torch.nn.Parameter], learning_rate: float, device: torch.device) -> torch.optim.Adam:
+    """Make a training's Adam.
+
+    Args:
+        weights: what it trains.
+        learning_rate: of the first step.
+        device: where the weights are. On a GPU it is one kernel for all of them, which needs no memory for itself: in
+            PyTorch's default, by weights at once, the roots of the second moments are as large as the weights. On a
+            CPU its rounding would differ from the default's.
+    """
+    return torch.optim.Adam(weights, lr=learning_rate, fused=True if device.type == "cuda" else None)
 
 
 def _schedules(settings: TrainingSettings, step: int) -> tuple[float, float, float]:

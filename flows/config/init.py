@@ -5,18 +5,19 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from distill.costs import A100, hours_of_training
 from distill.settings import TrainingSettings, scaled_to
 from flows.config.edit_syntax import ParsedPhotoText, ParsedSceneText, Values
 from flows.config.loading import validate
 from flows.config.schema import Recipe
+from flows.config.teacher_kind import MINIATURE, TeacherKind, kind_of
 from flows.config.toml import toml_key
 from synth.errors import RecipeError
 from synth.files import make_folder, write_bytes
 from synth.words import slug
 
 MINIATURE_IMAGES, MINIATURE_STEPS = 400, 400  # takes minutes on two CPU cores
-MINIATURE_SIZE = 128  # px; equals the one in its folder, which is too slow to open here
-PAPER_IMAGES, PAPER_SIZE = 5000, 512  # as published; px
+PAPER_IMAGES = 5000  # as published
 NEGATIVE_PROMPT = "blurry, low quality, distorted, watermark, text, frame"  # for teachers trained on web images
 
 
@@ -39,7 +40,8 @@ def new_recipe(
     Returns:
         TOML that `load_recipe` reads.
     """
-    small = teacher == "miniature"
+    kind, _ = kind_of(teacher)
+    small = kind is MINIATURE
     if negative_prompt is None:
         negative_prompt = "" if small else NEGATIVE_PROMPT
     default_count = MINIATURE_IMAGES if small else PAPER_IMAGES
@@ -48,7 +50,7 @@ def new_recipe(
         texts = _photographs(parsed)
         about_edits = _EDITS_OF_PHOTOGRAPHS
     else:
-        texts = _scenes(parsed, count, negative_prompt, small)
+        texts = _scenes(parsed, count, negative_prompt, kind)
         about_edits = _EDITS_OF_SCENES
     lines = [
         f"# {name}: {', '.join(parsed.edits)}.",
@@ -63,7 +65,7 @@ def new_recipe(
         *about_edits,
         "[edits]",
         *(f"{toml_key(edit)} = {_inline(values)}" for edit, values in parsed.edits.items()),
-        *(_training_of_miniature(start) if small else _training_as_published()),
+        *(_training_of_miniature(start) if small else _training_of(kind, len(parsed.edits))),
         *(_evaluation(start.evaluation.given) if start and start.evaluation.given else []),
         "",
     ]
@@ -108,8 +110,12 @@ def _photographs(parsed: ParsedPhotoText) -> list[str]:
     ]
 
 
-def _scenes(parsed: ParsedSceneText, count: int, negative_prompt: str, small: bool) -> list[str]:
-    size = [] if small else [f"image_size = {PAPER_SIZE}  # px; default: the teacher's own (768 or 1024)"]
+def _scenes(parsed: ParsedSceneText, count: int, negative_prompt: str, kind: TeacherKind) -> list[str]:
+    size = []
+    if kind.image_size is not None:
+        size = [f"image_size = {kind.image_size}  # px, as published; left out: the teacher's own, such as 768"]
+    elif kind is not MINIATURE:
+        size = [f"# image_size = {kind.usual_size}  # px; left out: the teacher's own"]
     avoid = [f"negative_prompt = {_toml(negative_prompt)}"] if negative_prompt else []
     return [
         "",
@@ -143,12 +149,23 @@ def _training_of_miniature(start: Recipe | None) -> list[str]:
     ]
 
 
-def _training_as_published() -> list[str]:
+def _training_of(kind: TeacherKind, num_edits: int) -> list[str]:
+    if kind.student == "compact":
+        return [
+            "",
+            "[training]",
+            f'student = "compact"  # the kind that learns from {kind.name}',
+            'preset = "compact"    # run by nobody yet; docs/teachers.md says what its values rest on',
+            f"# steps = {TrainingSettings(preset='compact').steps:_}         # `distillery preview` counts the hours",
+            "# guidance_end = 25.0    # higher edits more, and changes more of the background",
+            "# lambda_id_end = 0.1    # lower edits more, and changes more of the background",
+        ]
+    hours = hours_of_training(A100, TrainingSettings(preset="paper"), num_edits)
     return [
         "",
         "[training]",
         'preset = "paper"  # the published values for 512 px; not run by this project',
-        "# steps = 125_000        # about 23 hours on one A100, as published",
+        f"# steps = 125_000        # about {hours:.0f} hours on one A100, counted from FLOPs",
         "# micro_batch_size = 1   # for little memory: slower, with the same result",
         "# guidance_end = 25.0    # higher edits more, and changes more of the background",
         "# lambda_id_end = 0.1    # lower edits more, and changes more of the background",

@@ -67,8 +67,8 @@ def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     """Override keys of a resolved recipe.
 
     A resolved recipe has its preset's values written out. So an override of `training.preset` resets [training]
-    before the other overrides apply, whatever their order. A new teacher does the same if the recipe has the preset
-    of its old teacher and the new one needs another.
+    before the other overrides apply, whatever their order. A new teacher or kind of student does the same, but for
+    that kind, if the recipe has the preset that suited the old one and the new one needs another.
 
     Args:
         recipe: as resolved.
@@ -80,12 +80,15 @@ def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     if not overrides:
         return recipe
     values: dict[str, Any] = recipe.model_dump(mode="json", exclude_none=True)
+    kept: dict[str, Any] = {}
     if not any(override.partition("=")[0].strip() == "training.preset" for override in overrides):
-        # Keep [training] unless the teacher's preset was in use and has changed.
+        # Keep [training] unless the preset that suited was in use and another one suits now.
         new = validate(_overridden(values, overrides), recipe.name)
-        if not recipe.training.preset == preset_for(recipe.teacher.id) != preset_for(new.teacher.id):
+        before, after = (preset_for(each.teacher.id, each.training.student) for each in (recipe, new))
+        if not recipe.training.preset == before != after:
             return new
-    return validate(_overridden({**values, "training": {}}, overrides), recipe.name)
+        kept = {"student": new.training.student}
+    return validate(_overridden({**values, "training": kept}, overrides), recipe.name)
 
 
 def _read(name_or_path: str | Path) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
-from distill.settings import PRESETS, EvaluationSettings, PixelSettings, TrainingSettings
+from distill.presets import PRESETS
+from distill.settings import EvaluationSettings, PixelSettings, TrainingSettings
 from flows.config.naming import edit_name
 from flows.config.operations import OperationSettings
 from inference.settings import ExportSettings
@@ -68,7 +69,8 @@ class Recipe(Settings):
         training, teacher = (given.get(table) or {} for table in ("training", "teacher"))
         if not isinstance(training, dict) or not isinstance(teacher, dict):
             return given
-        preset = training.get("preset", preset_for(teacher.get("id", TeacherSettings().id)))
+        suits = preset_for(teacher.get("id", TeacherSettings().id), training.get("student", "unet"))
+        preset = training.get("preset", suits)
         tables = {name: training[name] for name in PRESETS if isinstance(training.get(name), dict)}
         known = [key for key in TrainingSettings.model_fields if key != "preset"]
         for name, table in tables.items():  # check the unused preset's table too
@@ -120,9 +122,15 @@ class Recipe(Settings):
         return Template(self.to_paint()) if self.photos is None else PhotoTexts(self.photos)
 
 
-def preset_for(teacher: str) -> str:
-    """The preset that suits a teacher's id: `short` for the miniature, `paper` for any other."""
-    return "short" if teacher == TeacherSettings().id else "paper"
+def preset_for(teacher: str, student: str) -> str:
+    """The preset that suits a teacher's id and a kind of student.
+
+    Returns:
+        `short` for the miniature; for any other teacher `compact` for a compact student, and `paper` for a unet.
+    """
+    if teacher == TeacherSettings().id:
+        return "short"
+    return "compact" if student == "compact" else "paper"
 
 
 def flatten(recipe: Recipe) -> dict[str, Any]:

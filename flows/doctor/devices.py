@@ -1,13 +1,12 @@
 """What networks run on: torch's build and devices, ONNX Runtime's providers."""
 
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from flows.doctor.findings import Finding, Level, gigabytes, short
 from flows.doctor.packages import import_failure, installed_version, try_import
 from inference.idle_gpu import idle_gpu
+from synth.cpu import has_nvidia_driver
 from synth.errors import first_line
 
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-silicon")
@@ -39,7 +38,7 @@ def _build(module: Any) -> str:
 
 def _cuda(module: Any) -> Iterator[Finding]:
     """NVIDIA's and AMD's GPUs: torch calls both cuda."""
-    there = bool(shutil.which("nvidia-smi")) or Path("/proc/driver/nvidia/version").exists()
+    there = has_nvidia_driver()
     if not (module.version.cuda or module.version.hip):
         if there:
             yield Finding("GPU", "this machine has NVIDIA's driver, and this torch is built without CUDA", Level.NOTE)

@@ -57,7 +57,7 @@ def read_recipes() -> dict[str, dict[str, Any]]:
 
 def deployments(prefect_file: Path = ROOT / "prefect.yaml") -> list[RunnerDeployment]:
     """Read the deployments of prefect.yaml for `serve`: all that they describe but the work pool."""
-    entries = yaml.safe_load(prefect_file.read_text())["deployments"]
+    entries = yaml.safe_load(prefect_file.read_text(encoding="utf-8"))["deployments"]
     recipes = {"recipes": read_recipes()}
     return [_deployment(apply_values(entry, recipes)) for entry in entries]
 

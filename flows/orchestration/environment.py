@@ -10,6 +10,7 @@ import tempfile
 import threading
 import tomllib
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,15 @@ def prepare_worker() -> None:
     show_logs()
     prepare_cpu()
     _prepare_gpu()
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:  # else accelerate launch, or torchrun, has started this process
+        for name in os.environ.keys() - without_accelerate(os.environ).keys():
+            del os.environ[name]
+
+
+def without_accelerate(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without accelerate's own variables: the user's, for other work, would choose devices,
+    precisions and libraries of a training that its recipe describes."""
+    return {name: value for name, value in environment.items() if not name.startswith("ACCELERATE_")}
 
 
 def _prepare_gpu() -> None:

@@ -2,11 +2,12 @@
 
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distill.settings import pixel_edits_of_an_image
 from flows.config.schema import Recipe
-from flows.planning.estimates import EXTRAS_FACTOR, Sizes, disk_of
 from flows.run.folder import RunFolder
 from synth.errors import RunError
 from synth.urls import is_url
@@ -14,7 +15,72 @@ from synth.urls import is_url
 if TYPE_CHECKING:
     from synth.teacher.teacher import Teacher
 
+EXTRAS_FACTOR = 1.1  # the gallery and the rejects take a tenth of what the images take
 _BYTES_PER_PIXEL = 1.6  # of a PNG: 0.4 MB at 512 px
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes on disk, in bytes."""
+
+    image: float
+    """One encoded image."""
+    pixels: int
+    """One image without compression."""
+    latent: int
+    """One image's latent, in float32."""
+    student: int
+    """All weights of the student, in float32."""
+    learned: int
+    """The weights that are trained, in float32: all of the student's, except with LoRA."""
+    vae: int
+    """The VAE's weights in float32, which every model file holds too."""
+
+
+def sizes_of(teacher: "Teacher", recipe: Recipe, height: int, width: int, image_bytes: float | None = None) -> Sizes:
+    """Count the sizes of a run's parts.
+
+    Args:
+        teacher: paints the dataset and teaches the student.
+        recipe: its edits and settings.
+        height: of an image, in pixels.
+        width: of an image, in pixels.
+        image_bytes: of an encoded image (default: what a PNG of that size takes).
+    """
+    from distill.students import num_weights
+
+    factor = teacher.vae_scale_factor
+    num_all, num_learned = num_weights(teacher, dict.fromkeys(recipe.edits, ""), recipe.training)
+    return Sizes(
+        image=_BYTES_PER_PIXEL * height * width if image_bytes is None else image_bytes,
+        pixels=3 * height * width,
+        latent=4 * teacher.latent_channels * (height // factor) * (width // factor),
+        student=4 * num_all,
+        learned=4 * num_learned,
+        vae=4 * sum(weight.numel() for weight in teacher.vae.parameters()),
+    )
+
+
+def disk_of(recipe: Recipe, sizes: Sizes, num_images: int) -> int:
+    """Estimate the bytes of the dataset, its latents and pairs, the checkpoints, the student and its model file."""
+    pairs = 0
+    if recipe.pixel.size != "none":  # uncompressed: the image, and what the student makes of it
+        pairs = sizes.pixels * (1 + pixel_edits_of_an_image(recipe.pixel, len(recipe.edits)))
+    images = num_images * (EXTRAS_FACTOR * sizes.image + sizes.latent + pairs)
+    return round(images + checkpoints_of(recipe, sizes.student, sizes.learned) + 2 * sizes.student + sizes.vae)
+
+
+def checkpoints_of(recipe: Recipe, student: int, learned: int) -> int:
+    """Estimate the bytes of the kept checkpoints and one more, since a new one is written before an old one goes.
+
+    Args:
+        recipe: how the student is trained.
+        student: bytes of all its weights.
+        learned: bytes of the weights that are trained.
+    """
+    networks = 1 + (recipe.training.ema_decay > 0)  # the student and its moving average
+    # Adam keeps two moments of each trained weight.
+    return (recipe.training.keep_checkpoints + 1) * (networks * student + 2 * learned)
 
 
 def check_disk(recipe: Recipe, teacher: "Teacher", run: RunFolder, data: str) -> str:
@@ -32,18 +98,8 @@ def check_disk(recipe: Recipe, teacher: "Teacher", run: RunFolder, data: str) ->
     Raises:
         RunError: if a disk has no room.
     """
-    from distill.students import num_weights
-
     size = (recipe.scenes and recipe.scenes.image_size) or teacher.defaults.image_size
-    num_all, num_learned = num_weights(teacher, dict.fromkeys(recipe.edits, ""), recipe.training)
-    sizes = Sizes(
-        image=_BYTES_PER_PIXEL * size**2,
-        pixels=3 * size**2,
-        latent=4 * teacher.latent_channels * (size // teacher.vae_scale_factor) ** 2,
-        student=4 * num_all,
-        learned=4 * num_learned,
-        vae=4 * sum(weight.numel() for weight in teacher.vae.parameters()),
-    )
+    sizes = sizes_of(teacher, recipe, size, size)
     count = recipe.scenes.count if recipe.scenes is not None else 0
     painted = round(count * EXTRAS_FACTOR * sizes.image)
     training = disk_of(recipe, sizes, count) - painted  # latents and pairs lie in the run folder

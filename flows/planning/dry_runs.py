@@ -5,17 +5,43 @@ from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from flows.config.schema import Recipe
-from flows.planning.estimates import EXTRAS_FACTOR, checkpoints_of
+from flows.planning.disk import EXTRAS_FACTOR, checkpoints_of
 from flows.planning.preflight import check_hours, preflight, preflight_lines, require
 from flows.run.folder import RunFolder
 from flows.shared_teacher import open_teacher
 from flows.training.student import check_size
+from synth.settings import SceneSettings
 from synth.urls import is_url
 
-_MIN_IMAGES = 4  # in a dry run of the training
+if TYPE_CHECKING:
+    from synth.teacher.teacher import Teacher
+
+_MIN_IMAGES = 8  # in a dry run of the training: what the VAE encodes at once
+_NUM_PAIRED = 4  # images in a dry run of the pixel network: what the student makes at once
+_WARM_STEPS = 2  # of the sampler, before painting is timed
 _NUM_STEPS = 3  # of which the first is not timed
+
+
+def warm_up(teacher: "Teacher", settings: SceneSettings, num_images: int) -> None:
+    """Paint a batch in a few steps and throw it away: a network's first call prepares kernels, which takes long.
+
+    Args:
+        teacher: the model that paints.
+        settings: as `completed` returns them.
+        num_images: that will be timed after it.
+    """
+    from synth.dataset.generate import paint
+    from synth.dataset.prompts import Template
+
+    size = min(settings.batch_size, num_images)
+    steps = min(_WARM_STEPS, settings.num_inference_steps or _WARM_STEPS)
+    short = settings.model_copy(update={"batch_size": size, "num_inference_steps": steps})
+    scenes = [Template(settings).scene(index) for index in range(size)]
+    teacher.check_prompts([scene.prompt for scene in scenes])
+    paint(teacher, short, scenes)
 
 
 def dry_run_painting(recipe: Recipe, out: str) -> str:
@@ -44,6 +70,7 @@ def dry_run_painting(recipe: Recipe, out: str) -> str:
     scenes = [template.scene(index) for index in range(min(settings.batch_size, settings.count))]
     teacher.check_prompts([scene.prompt for scene in scenes])
 
+    warm_up(teacher, settings, len(scenes))
     started = time.perf_counter()
     images = [image for image in paint(teacher, settings, scenes) if image is not None]
     seconds = (time.perf_counter() - started) / len(scenes)
@@ -89,12 +116,14 @@ def dry_run_compression(recipe: Recipe, out: Path) -> str:
     teacher = open_teacher(recipe.teacher)
     student, identity = open_student(recipe, run, teacher)
     dataset = ImageDataset(run.dataset)
-    few = dataset.first(_MIN_IMAGES)
+    few = dataset.first(_NUM_PAIRED)
     # The dry run ends before the last step, which would write a checkpoint.
     steps = max(settings.steps, _NUM_STEPS + 1)
     short = settings.model_copy(update={"checkpoint_every": steps, "steps": steps})
     with TemporaryDirectory(prefix="distillery-dry-run-") as folder:
         place = Path(folder)
+        # The networks' first calls are slow, and the latents are those of the student's training.
+        make_pairs(teacher, student, identity, few, settings, place / "latents", place / "cold")
         started = time.perf_counter()
         pairs = make_pairs(teacher, student, identity, few, settings, place / "latents", place / "pairs")
         seconds_of_pairs = (time.perf_counter() - started) / len(few) * len(dataset)
@@ -109,7 +138,7 @@ def dry_run_compression(recipe: Recipe, out: Path) -> str:
     lines = [
         f"student   {run.student}, by {teacher.name} on {teacher.device}",
         f"network   {settings.size}, {num_weights / 1e6:.2f}M weights, {4 * num_weights / 2**20:.1f} MiB in float32",
-        f"pairs     {len(pairs) // len(few)} of each of {len(dataset)} images, in at most "
+        f"pairs     {len(pairs) // len(few)} of each of {len(dataset)} images, in "
         f"{timedelta(seconds=round(seconds_of_pairs))}",
         f"time      {timedelta(seconds=round(seconds * settings.steps))} for {settings.steps} steps of "
         f"{seconds:.2g} s; grids not counted",
@@ -136,6 +165,7 @@ def dry_run_training(recipe: Recipe, out: Path, data: str) -> str:
     from distill.students import num_weights
     from distill.training.train import train
     from synth.dataset.image_dataset import ImageDataset
+    from synth.dataset.latents import encode
 
     settings = recipe.training
     checks = preflight(recipe, out, data, exports=False)
@@ -148,24 +178,24 @@ def dry_run_training(recipe: Recipe, out: Path, data: str) -> str:
     steps = max(settings.steps, _NUM_STEPS + 1)
     short = settings.model_copy(update={"checkpoint_every": settings.steps, "checkpoint_minutes": 0, "steps": steps})
     with TemporaryDirectory(prefix="distillery-dry-run-") as folder:
+        # The first call of a network is slow: each part is timed when it is warm, and alone.
+        encode(teacher, few, Path(folder) / "cold", progress=False)
         started = time.perf_counter()
+        encode(teacher, few, Path(folder) / "latents", progress=False)
+        encoding = (time.perf_counter() - started) / len(few) * len(dataset)
         records = train(teacher, few, recipe.texts(), recipe.edits, short, Path(folder), progress=False)
-        # The networks' first calls are slow, so the first step serves only to time the encoding before it.
-        first = next(records)
-        seconds_before = time.perf_counter() - started - first.seconds
-        later = list(islice(records, _NUM_STEPS - 1))
+        first, *later = islice(records, _NUM_STEPS)
 
     seconds = min(record.seconds for record in later)
     num_all, num_learned = num_weights(teacher, first.student.edits, settings)
     gigabytes = checkpoints_of(recipe, 4 * num_all, 4 * num_learned) / 1e9
-    encoding = seconds_before / len(few) * len(dataset)  # an upper bound: set-up is counted for every image
     kind = settings.student + (f", LoRA of rank {settings.lora_rank}" if settings.lora_rank else "")
     lines = [
         f"teacher   {teacher.name} on {teacher.device}",
         f"student   {kind}, {num_all / 1e6:.1f}M weights, {len(recipe.edits)} edits",
         f"images    {len(dataset)}, {settings.batch_size * settings.steps / len(dataset):.2g} times each",
         f"time      {timedelta(seconds=round(seconds * settings.steps))} for {settings.steps} steps of "
-        f"{seconds:.2g} s, and at most {timedelta(seconds=round(encoding))} for the latents; grids not counted",
+        f"{seconds:.2g} s, and {timedelta(seconds=round(encoding))} for the latents; grids not counted",
         f"memory    at most {later[-1].peak_memory_gib:.2g} GiB so far",
         f"disk      at most {gigabytes:.2g} GB of checkpoints",
         *preflight_lines([*checks, check_hours(recipe, {"training": seconds * settings.steps})]),

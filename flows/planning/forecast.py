@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from distill.costs import passes_per_image
 from distill.settings import edits_of_an_image, pixel_edits_of_an_image
 from flows.config.schema import Recipe
 from flows.evaluation.scenes import has_true_answers
-from flows.planning.estimates import duration, passes_per_image
+from flows.planning.estimates import duration, flops_of_recipe
 from flows.run.compressed import has_pixel_network
 from flows.run.folder import RunFolder
 from flows.shared_teacher import open_teacher
@@ -42,6 +43,8 @@ class Speed:
     """One image through the VAE's decoder."""
     seconds_per_pixel_step: float = 0.0
     """One step of the pixel network's training; 0 where the recipe wants none."""
+    student: float = 1.0
+    """A pass of the student, over one of the teacher."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +122,9 @@ def seconds_of_stages(recipe: Recipe, work: Work, speed: Speed) -> dict[str, flo
         passes = 2 * recipe.scenes.num_inference_steps  # with the prompt and without
         seconds["painting"] = work.images * (passes * speed.seconds_per_painting_pass + speed.seconds_per_decode)
     if work.steps:
-        edits = edits_of_an_image(recipe.training, len(recipe.edits))
-        passes = work.steps * recipe.training.batch_size * passes_per_image(edits)
-        seconds["training"] = _STEP_OVERHEAD * passes * speed.seconds_per_training_pass
+        training = passes_per_image(recipe.training, len(recipe.edits), speed.student)
+        training *= work.steps * recipe.training.batch_size
+        seconds["training"] = _STEP_OVERHEAD * training * speed.seconds_per_training_pass
     if work.pixel_steps:
         num_images = recipe.scenes.count if recipe.scenes is not None else 0
         decodes = num_images * (1 + pixel_edits_of_an_image(recipe.pixel, len(recipe.edits)))  # the plain one, too
@@ -161,7 +164,9 @@ def measure_speed(recipe: Recipe) -> Speed:
         pixel_step = seconds_of_step(
             teacher, recipe.pixel, teacher.vae_scale_factor * side, autocast_of(recipe.training, teacher.device)
         )
-    return Speed(painting, training, _timed(lambda: teacher.decode(latent)), pixel_step)
+    flops = flops_of_recipe(recipe, teacher.vae_scale_factor * side)
+    decode = _timed(lambda: teacher.decode(latent))
+    return Speed(painting, training, decode, pixel_step, flops.student / flops.teacher)
 
 
 def table(seconds: Mapping[str, float], details: Mapping[str, str] | None = None) -> list[str]:

@@ -10,13 +10,15 @@ The first three need no more of the teacher than its small files, so nothing lar
 """
 
 import importlib.util
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.config.schema import Recipe
+from distill.presets import PRESETS
+from flows.config.schema import Recipe, preset_for
 from flows.planning.disk import check_disk
 from flows.planning.estimates import duration, footprint_of
 from flows.run.folder import RunFolder
@@ -146,6 +148,12 @@ def _teacher(recipe: Recipe, model: "ModelFolder") -> str:
     from synth.teacher.few_steps import require_scorer
 
     require_scorer(model.name, model.few_steps)
+    if recipe.training.student not in (preset := PRESETS[recipe.training.preset]).students:
+        suits = preset_for(recipe.teacher.id, recipe.training.student)
+        raise TrainingError(
+            f"the values of training.preset={recipe.training.preset} are for a student of the kind "
+            f"{preset.students[0]}, and training.student is {recipe.training.student}: set training.preset={suits}"
+        )
     if recipe.training.student == "unet":
         require_plain_unet(model.name, model.family.network_class, model.config)
     return f"{model.name} can teach a student of the kind {recipe.training.student}"
@@ -179,6 +187,11 @@ def _processes(recipe: Recipe) -> str:
     from synth.teacher.devices import choose_device
 
     num, device = recipe.operations.processes, choose_device(recipe.teacher.device)
+    if sys.platform == "win32" and (num > 1 or recipe.operations.accelerate_config is not None):
+        raise RunError(
+            "a training in several processes is not supported on Windows, whose torch has no NCCL: set "
+            "operations.processes=1 and leave out operations.accelerate_config, or use Linux (WSL)"
+        )
     if recipe.operations.accelerate_config is not None:
         return "as many as the file of accelerate says"
     check_processes(recipe.training, len(recipe.edits), num)

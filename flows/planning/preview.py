@@ -16,7 +16,8 @@ from tqdm import tqdm
 from distill.settings import EditSettings
 from flows.config.schema import Recipe
 from flows.evaluation.zero_shot import find_images
-from flows.planning.estimates import PASSES_OF_AN_EDIT, Rates, cost_of, run_costs
+from flows.planning.dry_runs import warm_up
+from flows.planning.estimates import PASSES_OF_AN_EDIT, Rates, cost_of, flops_of_recipe, run_costs
 from flows.planning.preflight import check_hours, preflight, preflight_lines, require
 from flows.reports.preview_cells import Cell
 from flows.reports.preview_page import preview_page
@@ -127,9 +128,11 @@ def preview(
 
     # Get the inputs. Painting is timed, for the estimate.
     if images is None:
+        num_painted = images_per_edit * len(recipe.edits)
+        warm_up(teacher, recipe.to_paint(), num_painted)
         started = time.perf_counter()
         examples = _painted(teacher, recipe, images_per_edit)
-        seconds_per_image = (time.perf_counter() - started) / len(examples)
+        seconds_per_image = (time.perf_counter() - started) / num_painted
         num_images = recipe.to_paint().count
     else:
         paths = find_images([images])
@@ -145,11 +148,12 @@ def preview(
 
     if dollars_per_hour is None and teacher.device.type == "cuda":
         dollars_per_hour = _GPU_DOLLARS_PER_HOUR
-    rates = Rates(seconds_per_image, seconds_per_pass, dollars_per_hour)
+    flops = flops_of_recipe(recipe, examples[0].image.shape[0])
+    rates = Rates(seconds_per_image, seconds_per_pass, dollars_per_hour, flops.student / flops.teacher)
     go, verdict = judge(cells)
     cost = cost_of(recipe, rates)
     checks.append(check_hours(recipe, {"painting": cost.painting_seconds, "training": cost.training_seconds}))
-    costs = [*run_costs(teacher, recipe, rates, examples, num_images), *preflight_lines(checks)]
+    costs = [*run_costs(teacher, recipe, rates, flops, examples, num_images), *preflight_lines(checks)]
     with results.put(page, out) as part:
         part.write_bytes(preview_page(recipe, examples, cells, grid.learning_rate, verdict, costs))
     return Preview(go, verdict, costs)

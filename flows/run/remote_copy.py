@@ -20,22 +20,18 @@ no symlink is followed; a file is moved into place only once its digest is right
 """
 
 import hashlib
-import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from flows.config.schema import Recipe
-from flows.run.promotion import check_pointer, pointer_of
+from flows.run.promotion import check_pointer
 from flows.run.remote_state import FileEntry, Index, SeenFile, State, first_problem, is_run_file
 from synth.dataset.store import Store
 from synth.errors import RunError
 from synth.files import whole_file, write_bytes, write_text
-
-logger = logging.getLogger(__name__)
 
 _INDEX = "index.json"
 _STATE = ".remote_copy.json"
@@ -48,13 +44,20 @@ _SHOWN = 5  # files in a message
 class RemoteCopy:
     """The copy of a run folder at `url`/NAME, and of its pointer beside it.
 
+    Args:
+        url: of the folder that holds the copies of runs.
+        folder: the run folder.
+        pointer: the file that names the recipe's latest good model.
+        content: what an upload sends (default: the run folder itself).
+
     Raises:
         DatasetError: if the URL cannot be opened.
         RunError: if `.remote_copy.json` is damaged.
     """
 
-    def __init__(self, url: str, folder: Path, pointer: Path) -> None:
+    def __init__(self, url: str, folder: Path, pointer: Path, content: Path | None = None) -> None:
         self.folder = folder
+        self._content = content or folder
         self.pointer = pointer
         self._store = Store(f"{url.rstrip('/')}/{folder.resolve().name}")
         self._parent_store = Store(url)
@@ -86,7 +89,7 @@ class RemoteCopy:
         wanted: list[str] = []
         conflicts: list[str] = []
         for name in index.files:
-            self._inside(name)
+            self.path_of(name)
             ours, before, theirs = here.get(name), self._state.common.get(name), index.accepted(name)
             # Both are the same, or only this side changed or deleted the file.
             if ours in theirs or before in theirs:
@@ -101,8 +104,11 @@ class RemoteCopy:
             self._write_state()
         return _in_order(wanted)
 
-    def upload(self) -> list[str]:
+    def upload(self, keep_on: Callable[[], bool] = lambda: True) -> list[str]:
         """Upload the files that changed here, and delete the copy's steps that later ones replaced.
+
+        Args:
+            keep_on: asked before each file; where it says no, the upload ends as one that was cut off.
 
         Returns:
             The names of the uploaded files.
@@ -128,7 +134,9 @@ class RemoteCopy:
         if pending:
             self._write_index(Index(files=index.files, pending=pending))
         for name in changed:
-            self._store.upload(name, self._inside(name))
+            if not keep_on():
+                return []
+            self._store.upload(name, self.path_of(name))
         if after != index.files or index.pending or pending:
             self._write_index(Index(files=after))
         for name in obsolete:
@@ -147,9 +155,9 @@ class RemoteCopy:
             )
 
     def _download(self, name: str, index: Index) -> str:
-        target = self._inside(name)
+        target = self.path_of(name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        self._inside(name)  # check again, now that the folders exist
+        self.path_of(name)  # check again, now that the folders exist
         with whole_file(target) as part:
             self._store.download(name, part)
             digest = _digest_of(part)
@@ -157,20 +165,25 @@ class RemoteCopy:
                 raise RunError(f"{self}/{name} is not what its index says: it is damaged, or is being written now")
         return digest
 
-    def _inside(self, name: str) -> Path:
+    def path_of(self, name: str) -> Path:
         """Return the local path of a run's file, and refuse symlinks on the way."""
         if not is_run_file(name):
             raise RunError(f"{self}/{_INDEX} names {name[:80]!r}, which is not a run's file: nothing was downloaded")
-        path = self.folder
+        path = self._content
         for component in name.split("/"):
             path = path / component
             if path.is_symlink():
                 raise RunError(f"{path} is a symlink, which a remote copy does not follow: put the file itself there")
         return path
 
-    def _names(self) -> Iterator[str]:
-        for root, folders, files in os.walk(self.folder):
-            place = Path(root).relative_to(self.folder)
+    def names(self) -> Iterator[str]:
+        """Yield the names of the run's files that are copied.
+
+        Raises:
+            RunError: for a symlink among its folders.
+        """
+        for root, folders, files in os.walk(self._content):
+            place = Path(root).relative_to(self._content)
             if place == Path():
                 folders[:] = [name for name in folders if name not in _LEFT_OUT]
             # Unfinished folders of synth.files start with a dot.
@@ -183,8 +196,8 @@ class RemoteCopy:
     def _digests(self) -> dict[str, str]:
         """Digest the local files by name; only files that changed since they were last read are read."""
         seen: dict[str, SeenFile] = {}
-        for name in sorted(self._names()):
-            path = self._inside(name)
+        for name in sorted(self.names()):
+            path = self.path_of(name)
             stat = path.stat()
             file = self._state.seen.get(name)
             if file is None or (file.size, file.mtime_ns) != (stat.st_size, stat.st_mtime_ns):
@@ -203,7 +216,7 @@ class RemoteCopy:
                 f"{self}/{_INDEX} is damaged ({first_problem(error)}): delete the copy, or name another"
             ) from None
         for name in [*index.files, *index.pending]:
-            self._inside(name)
+            self.path_of(name)
         return index
 
     def _write_index(self, index: Index) -> None:
@@ -263,29 +276,3 @@ def _in_order(names: Iterable[str]) -> list[str]:
 def _digest_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def download(recipe: Recipe, out: Path) -> None:
-    """Download what another machine left of the run, if the recipe has `operations.remote_dir`.
-
-    Raises:
-        DatasetError: if the storage cannot be read, or cannot be written.
-        RunError: if the copy is damaged, or conflicts with the folder.
-    """
-    if recipe.operations.remote_dir is None:
-        return
-    copy = RemoteCopy(recipe.operations.remote_dir, out, pointer_of(recipe, out))
-    copy.check_writable()
-    if names := copy.download():
-        logger.info(f"downloaded {len(names)} files of this run from {copy}")
-
-
-def upload(recipe: Recipe, out: Path) -> None:
-    """Upload the run folder, if the recipe has `operations.remote_dir`.
-
-    Raises:
-        DatasetError: if the storage cannot be written.
-        RunError: if another machine has changed the copy in the meantime.
-    """
-    if recipe.operations.remote_dir is not None:
-        RemoteCopy(recipe.operations.remote_dir, out, pointer_of(recipe, out)).upload()

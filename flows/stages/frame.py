@@ -33,7 +33,7 @@ from flows.orchestration.progress import in_a_run
 from flows.orchestration.retries import RETRIES
 from flows.run.folder import RunFolder
 from flows.run.lock import exclusive_run
-from flows.run.remote_copy import download, upload
+from flows.run.uploads import download, upload
 from flows.training.student import attach_dataset
 
 P = ParamSpec("P")

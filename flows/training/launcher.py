@@ -4,11 +4,13 @@ Each process runs `python -m flows.training.launcher RUN_FOLDER`. It ends when i
 process outlives the flow.
 """
 
+import json
 import logging
 import os
 import platform
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -17,13 +19,15 @@ from pathlib import Path
 
 from pydantic import FiniteFloat
 
+from flows.config.operations import OperationSettings
 from flows.config.schema import Recipe
 from flows.config.trust import check_trust
-from flows.orchestration.environment import prepare_worker
+from flows.orchestration.environment import prepare_worker, without_accelerate
 from flows.orchestration.progress import Bar, open_progress
 from flows.orchestration.retries import is_transient
 from flows.run.folder import RunFolder
 from synth.errors import DistilleryError, TrainingError
+from synth.files import write_text
 from synth.state import parse_json, reading
 from synth.words import ascii_slug
 
@@ -65,22 +69,16 @@ def distill_together(recipe: Recipe, run: RunFolder) -> None:
 
 @contextmanager
 def _launched(recipe: Recipe, run: RunFolder, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    operations = recipe.operations
-    if operations.accelerate_config is not None:
-        options = ["--config_file", operations.accelerate_config]
-    else:  # accelerate calls torchrun --multi_gpu, with or without GPUs; port 0 stands for any free port
-        options = ["--multi_gpu", "--num_processes", str(operations.processes), "--main_process_port", "0"]
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        *options,
-        "--module",
-        "flows.training.launcher",
-        str(run.path),
-    ]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT)
+    with log.open("wb") as output, tempfile.TemporaryDirectory(prefix="distillery-launch-") as folder:
+        options = launch_options(recipe.operations, Path(folder))
+        script = ["--module", "flows.training.launcher", str(run.path)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "accelerate.commands.launch", *options, *script],
+            env=without_accelerate(os.environ),
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
         assert process.stdin is not None
         try:
             yield process
@@ -91,6 +89,26 @@ def _launched(recipe: Recipe, run: RunFolder, log: Path) -> Iterator["subprocess
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def launch_options(operations: OperationSettings, folder: Path) -> list[str]:
+    """Return the options of `accelerate launch`: those of the recipe's file, or of so many processes on this machine.
+
+    Without a file, accelerate would read the user's own defaults for other work, from `accelerate config`.
+
+    Args:
+        operations: of the recipe.
+        folder: a file for accelerate is written there.
+    """
+    if operations.accelerate_config is not None:
+        return ["--config_file", operations.accelerate_config]
+    config = folder / "accelerate.json"
+    values = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_GPU", "use_cpu": False}
+    values |= {"mixed_precision": "no", "num_machines": 1, "machine_rank": 0, "debug": False}
+    write_text(config, json.dumps({**values, "num_processes": operations.processes}))
+    # accelerate calls torchrun --multi_gpu, with or without GPUs; port 0 stands for any free port.
+    options = ["--multi_gpu", "--num_processes", str(operations.processes), "--main_process_port", "0"]
+    return ["--config_file", str(config), *options]
 
 
 def _last_step(metrics: Path) -> int:

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill.settings import NUM_SAMPLES
 from flows.config.schema import Recipe
 from flows.run.folder import RunFolder
 from synth.errors import TrainingError
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_NUM_SAMPLES = 4  # images in a sample grid
 _FRAME_MS = 400
 _LAST_FRAME_MS = 2000
 _MAX_FRAMES = 60
@@ -83,7 +83,7 @@ class TrainingLog:
         """The first images of the dataset, uint8 (N, H, W, 3)."""
         import numpy as np
 
-        return np.stack([self._dataset.image(index) for index in range(min(_NUM_SAMPLES, len(self._dataset)))])
+        return np.stack([self._dataset.image(index) for index in range(min(NUM_SAMPLES, len(self._dataset)))])
 
     def _warn(self, edited: "NDArray[np.uint8]", late: bool) -> None:
         """Warn of each diagnostic of each edit once.

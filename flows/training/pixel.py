@@ -4,13 +4,13 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill.settings import PIXEL_LOG_KEYS
+from distill.settings import NUM_SAMPLES, PIXEL_LOG_KEYS
 from flows.config.naming import digest
 from flows.config.schema import Recipe
 from flows.orchestration.progress import Bar, open_progress
 from flows.run.compressed import drop_pixel_files, fingerprint_of_network
 from flows.run.folder import RunFolder, save_network
-from flows.run.remote_copy import upload
+from flows.run.uploads import Uploads
 from flows.shared_teacher import open_teacher
 from flows.training.log import append_row, grid
 from synth.errors import RunError, TrainingError
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from synth.teacher.teacher import Teacher
 
 logger = logging.getLogger(__name__)
-
-_NUM_SAMPLES = 4  # images in a sample grid
 
 
 def train_pixel_network(recipe: Recipe, run: RunFolder) -> Path:
@@ -73,16 +71,20 @@ def train_pixel_network(recipe: Recipe, run: RunFolder) -> Path:
     relevant = settings.model_dump(mode="json", exclude=PIXEL_LOG_KEYS)
     folder = run.pixel / f"training-{digest(depends_on, relevant)}"
     make_folder(folder / "samples")
-    images = [dataset.image(index) for index in range(min(_NUM_SAMPLES, len(dataset)))]
+    images = [dataset.image(index) for index in range(min(NUM_SAMPLES, len(dataset)))]
     steps = train(
         teacher, pairs, student.edits, settings, depends_on, folder, autocast_of(recipe.training, teacher.device)
     )
-    observer = _Observer(recipe, run, folder, images)
-    with Bar(
-        "compressing", settings.steps, "step", artifact=open_progress("pixel steps", recipe.name), leave=False
-    ) as bar:
+    observer = _Observer(recipe, folder, images)
+    artifact = open_progress("pixel steps", recipe.name)
+    with (
+        Uploads(recipe, run.path) as uploads,
+        Bar("compressing", settings.steps, "step", artifact=artifact, leave=False) as bar,
+    ):
         for record in steps:
             observer.follow(record)
+            if record.step % settings.checkpoint_every == 0:
+                uploads.ask()
             bar.set_postfix(pixels=f"{record.pixels:.4f}")
             bar.update(record.step - bar.n)
 
@@ -121,13 +123,12 @@ def open_student(recipe: Recipe, run: RunFolder, teacher: "Teacher") -> "tuple[S
 
 
 class _Observer:
-    """What people follow the training by: metrics, sample grids, and the remote copy."""
+    """What people follow the training by: metrics and sample grids."""
 
-    def __init__(self, recipe: Recipe, run: RunFolder, folder: Path, images: "list[NDArray[np.uint8]]") -> None:
+    def __init__(self, recipe: Recipe, folder: Path, images: "list[NDArray[np.uint8]]") -> None:
         import numpy as np
 
         self._recipe = recipe
-        self._run = run
         self._folder = folder
         self._images = np.stack(images)
         self._is_first = True
@@ -146,5 +147,3 @@ class _Observer:
             samples = np.stack([edited(record.network, self._images, number) for number in numbers])
             name = f"step_{record.step:06d}.png"
             write_bytes(self._folder / "samples" / name, png_bytes(grid(self._images, samples)))
-        if record.step % settings.checkpoint_every == 0:
-            upload(self._recipe, self._run.path)

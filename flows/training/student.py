@@ -13,7 +13,7 @@ from flows.orchestration.progress import Bar, open_progress
 from flows.run.dataset_link import same_dataset
 from flows.run.excerpt import keep_excerpt
 from flows.run.folder import RunFolder, save_network
-from flows.run.remote_copy import upload
+from flows.run.uploads import Uploads
 from flows.shared_teacher import open_teacher
 from flows.training.early_stopping import EarlyStopping
 from flows.training.log import TrainingLog
@@ -99,14 +99,16 @@ class _Observer:
         self._log = TrainingLog(recipe, run, teacher, dataset)
         patience = recipe.training.patience
         self._early_stopping = EarlyStopping(recipe, run, teacher, dataset) if patience else None
+        self._uploads = Uploads(recipe, run.path)
         artifact = open_progress("steps", recipe.name)
         self._bar = Bar("distilling", recipe.training.steps, "step", artifact=artifact, leave=False)
 
     def __enter__(self) -> "_Observer":
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._bar.close()
+        self._uploads.__exit__(kind, *error)
 
     def resume(self) -> bool:
         """Whether the training stopped early at its newest checkpoint."""
@@ -121,7 +123,7 @@ class _Observer:
         self._bar.set_postfix(omega=f"{record.guidance_scale:.2f}", moved=f"{record.identity:.4f}")
         self._bar.update(record.step - self._bar.n)
         if record.has_checkpoint:
-            upload(self._recipe, self._run.path)
+            self._uploads.ask()
         if self._early_stopping is None or record.step % self._recipe.training.sample_every:
             return False
         return self._early_stopping.should_stop(record.step, record.student)

@@ -10,11 +10,17 @@ import errno
 import logging
 import os
 import socket
-import sys
 from contextlib import suppress
+from types import ModuleType
 from typing import Any
 
 from inference.server.protocol import refusal_bytes
+
+resource: ModuleType | None
+try:
+    import resource
+except ModuleNotFoundError:  # Windows
+    resource = None
 
 MAX_CONNECTIONS = 8192
 MAX_DESCRIPTORS = 65_536  # more are of no use to us, and costly where a child process closes them one by one
@@ -29,10 +35,8 @@ _BUSY = refusal_bytes("503 Service Unavailable", "too many connections: try agai
 
 def raise_descriptor_limit() -> None:
     """Let the process open as many files as it may, up to MAX_DESCRIPTORS."""
-    if sys.platform == "win32":
+    if resource is None:
         return
-    import resource
-
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -42,11 +46,9 @@ def raise_descriptor_limit() -> None:
 
 def max_connections() -> int:
     """How many there are descriptors for: each connection may need a second one, for its upload."""
-    if sys.platform == "win32":
-        return 512  # what select() takes there
-    import resource
-
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if resource is None:
+        return 512  # what select() takes on Windows
+    soft: int = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if soft == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS
     return max(8, min(MAX_CONNECTIONS, (soft - RESERVED) // 2))

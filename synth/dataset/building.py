@@ -9,8 +9,10 @@ dataset is resumed, or grown, by painting what is missing.
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Mapping
+from concurrent.futures import Future
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,18 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from synth.dataset.card import is_unfinished, refuse_foreign_files, write_card, write_unfinished_card
-from synth.dataset.filters import Filters, excluded_seeds, is_near_duplicate
+from synth.dataset.filters import (
+    Filters,
+    Judged,
+    excluded_seeds,
+    is_near_duplicate,
+    judge_paintings,
+    judging,
+    refuse_hopeless,
+)
 from synth.dataset.gallery import write_index, write_page
-from synth.dataset.generate import completed, paint
-from synth.dataset.prompts import Scene, Template
+from synth.dataset.generate import Key, Painter, completed
+from synth.dataset.prompts import Template
 from synth.dataset.shards import (
     Row,
     num_rows,
@@ -30,7 +40,6 @@ from synth.dataset.shards import (
     refuse_another,
     reject_row,
     scene_columns,
-    scene_row,
     shard_name,
     shard_names,
     write_rejects,
@@ -45,8 +54,9 @@ from synth.teacher.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
-_MIN_TRIED = 60  # images of a shard, before its share of rejects can end the run
-_MAX_REJECTED = 0.9  # share of the images tried
+Hashes = NDArray[np.uint64]  # or seeds, by index
+
+_LOOK_AHEAD = 1000  # images after a near duplicate, among which the next ones are looked for
 
 
 def fingerprint(teacher: Teacher, settings: SceneSettings) -> dict[str, Any]:
@@ -108,6 +118,8 @@ class DatasetBuilder:
         self.template = Template(self.settings)
         self.identity = fingerprint(teacher, settings)
         self.filters = Filters(settings.filters)
+        self.in_thread = teacher.device.type == "cuda"  # a CPU has its hands full with painting
+        self._painter = Painter(teacher, self.settings, self.template)
         self._excluded = excluded_seeds(self.store)
         self._columns = scene_columns(settings)
 
@@ -155,38 +167,45 @@ class DatasetBuilder:
             images_per_second: for the card; 0 if nothing was painted.
             bar: shows the number of near duplicates.
         """
-        max_bits = self.settings.filters.near_duplicates
-        if max_bits is not None:
-            seen = np.zeros(self.settings.count, np.uint64)
+        if (max_bits := self.settings.filters.near_duplicates) is not None:
+            # The hashes are a small column: the images are read only where one must go.
+            hashes, seeds = np.zeros(self.settings.count, np.uint64), np.zeros(self.settings.count, np.uint64)
             for number in self._numbers():
-                self._replace_near_duplicates(number, seen, max_bits, bar)
+                for row in read_rows(self.store, shard_name(number), ["index", "phash", "seed"]):
+                    hashes[row["index"]], seeds[row["index"]] = int(row["phash"], 16), row["seed"]
+            for number in self._numbers():
+                self._replace_near_duplicates(number, hashes, seeds, max_bits, bar)
+            self._painter.forget()
         if images_per_second or is_unfinished(self.store):
             write_card(self.store, self.settings, self.teacher.name, self.teacher.defaults.licence, images_per_second)
             write_index(self.store)
 
     def _replace_near_duplicates(
-        self, number: int, seen: NDArray[np.uint64], max_bits: int, bar: "tqdm[Any] | None"
+        self, number: int, hashes: Hashes, seeds: Hashes, max_bits: int, bar: "tqdm[Any] | None"
     ) -> None:
-        """Replace a shard's near duplicates. `seen` has the hashes of earlier images, and gets those of the shard."""
-        span = self._span(number)
-        hashes = {row["index"]: row["phash"] for row in read_rows(self.store, shard_name(number), ["index", "phash"])}
+        """Replace a shard's near duplicates of earlier images, and their hashes among those of all images."""
         loaded: tuple[dict[int, Row], list[Row]] | None = None
-        for index in span:
-            while is_near_duplicate(hashes[index], seen[:index], max_bits):
-                # The hashes are a small column: the images are read only where one must go.
+        for index in self._span(number):
+            while is_near_duplicate(hashes[index], hashes[:index], max_bits):
                 loaded = loaded or self._load(number)
                 rows, rejects = loaded
                 attempt = self.template.attempt_of(index, rows[index]["seed"])
                 image = decode_rgb(rows[index]["image"]["bytes"])
                 scene = self.template.scene(index, attempt)
                 rejects.append(reject_row(scene, attempt, image, "near duplicate of an earlier image"))
-                self._refuse_hopeless(scene, attempt, rejects, Counter())
+                refuse_hopeless(self.settings.filters, scene, attempt, rejects, Counter())
                 del rows[index]
+                # The batch has room: for what will be replaced next, as it seems now, and further attempts at this.
+                later = (
+                    (other, self._next(other, self.template.attempt_of(other, int(seeds[other])) + 1, set()))
+                    for other in range(index + 1, min(index + _LOOK_AHEAD, len(hashes)))
+                    if is_near_duplicate(hashes[other], hashes[:other], max_bits)
+                )
+                self._painter.expected = chain(later, ((index, further) for further in count(attempt + 2)))
                 self._fill(rows, rejects, {index: attempt + 1}, None)
-                hashes[index] = rows[index]["phash"]
+                hashes[index] = int(rows[index]["phash"], 16)
                 if bar is not None:
                     bar.set_postfix(near_duplicates=len(rejects))
-            seen[index] = int(hashes[index], 16)
         if loaded is not None:
             self._write(number, *loaded)
 
@@ -195,6 +214,8 @@ class DatasetBuilder:
     ) -> None:
         """Paint scenes until each has an image that passes, and add to `rows` and `rejects`.
 
+        On a GPU a thread judges and encodes a batch while the next is painted: the same batches, in the same order.
+
         Args:
             rows: by index; gets what passes.
             rejects: the shard's so far; gets what does not.
@@ -202,49 +223,50 @@ class DatasetBuilder:
             bar: advances with each image that passes.
         """
         known = {(row["index"], row["attempt"]) for row in rejects}
-        queue = [(index, self._next(index, attempt, known)) for index, attempt in todo.items()]
+        queue = deque((index, self._next(index, attempt, known)) for index, attempt in todo.items())
         tried: Counter[str] = Counter()
-        while queue:
-            batch = queue[: self.settings.batch_size]
-            queue = queue[self.settings.batch_size :]
-            scenes = [self.template.scene(index, attempt) for index, attempt in batch]
-            self.teacher.check_prompts([scene.prompt for scene in scenes])
-            images = paint(self.teacher, self.settings, scenes)
-            for (index, attempt), scene, image in zip(batch, scenes, images, strict=True):
-                reason: str | None = "safety checker"
-                if image is not None:
-                    verdict = self.filters.judge(scene, np.asarray(image))
-                    reason = verdict.reason
-                # Count kinds of reasons: what follows the colon is different for each image.
-                tried[reason.partition(":")[0] if reason else "kept"] += 1
-                if reason is None and image is not None:
-                    rows[index] = scene_row(scene, image, verdict.scores)
-                    if bar is not None:
-                        bar.set_postfix(rejects=tried.total() - tried["kept"])
-                        bar.update()
-                    continue
-                # A rejected scene goes to the end of the queue, so that batches stay full.
-                rejects.append(reject_row(scene, attempt, image, reason or ""))
-                known.add((index, attempt))
-                queue.append((index, self._next(index, attempt + 1, known)))
-                self._refuse_hopeless(scene, attempt, rejects, tried)
+        judged: Future[list[Judged]] | None = None
+        with judging(self.in_thread) as judge:
+            while queue or judged is not None:
+                painted = None
+                # The end of the queue waits for the rejects of the batch before, so that batches stay full.
+                if judged is None or len(queue) >= self.settings.batch_size:
+                    batch = [queue.popleft() for _ in range(min(self.settings.batch_size, len(queue)))]
+                    painted = self._painter.paint(batch)
+                if judged is not None:
+                    for each in judged.result():
+                        self._take(each, rows, rejects, known, queue, tried, bar)
+                    judged = None
+                if painted is not None:
+                    tries = [(self.template.scene(*key), key[1]) for key in batch]
+                    judged = judge(judge_paintings, self.filters, tries, painted)
 
-    def _refuse_hopeless(self, scene: Scene, attempt: int, rejects: Sequence[Row], tried: Counter[str]) -> None:
-        """Raise DatasetError after too many attempts at one scene, or too high a share of rejects."""
-        if attempt + 1 >= self.settings.filters.max_attempts:
-            reasons = [row["reason"] for row in rejects if row["index"] == scene.index]
-            raise DatasetError(
-                f"scene {scene.index}, {scene.prompt!r}, was rejected {len(reasons)} times, last for: {reasons[-1]}. "
-                "Reword the template, or loosen scenes.filters; finished shards stay"
-            )
-        if tried.total() >= _MIN_TRIED and tried["kept"] < (1 - _MAX_REJECTED) * tried.total():
-            why = ", ".join(f"{count} {reason}" for reason, count in tried.most_common(4))
-            raise DatasetError(
-                f"of {tried.total()} images {tried['kept']} were kept ({why}): "
-                "loosen scenes.filters, or reword the template; finished shards stay"
-            )
+    def _take(
+        self,
+        judged: Judged,
+        rows: dict[int, Row],
+        rejects: list[Row],
+        known: set[Key],
+        queue: deque[Key],
+        tried: Counter[str],
+        bar: "tqdm[Any] | None",
+    ) -> None:
+        """Keep an image that passed; put another attempt at a rejected scene to the end of the queue."""
+        scene, attempt, reason = judged.scene, judged.attempt, judged.reason
+        # Count kinds of reasons: what follows the colon is different for each image.
+        tried[reason.partition(":")[0] if reason else "kept"] += 1
+        if reason is None:
+            rows[scene.index] = judged.row
+            if bar is not None:
+                bar.set_postfix(rejects=tried.total() - tried["kept"])
+                bar.update()
+            return
+        rejects.append(judged.row)
+        known.add((scene.index, attempt))
+        queue.append((scene.index, self._next(scene.index, attempt + 1, known)))
+        refuse_hopeless(self.settings.filters, scene, attempt, rejects, tried)
 
-    def _next(self, index: int, attempt: int, known: set[tuple[int, int]]) -> int:
+    def _next(self, index: int, attempt: int, known: set[Key]) -> int:
         """Return the first attempt from `attempt` on that was neither rejected nor vetoed."""
         while (index, attempt) in known or self.template.seed(index, attempt) in self._excluded:
             attempt += 1

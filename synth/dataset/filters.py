@@ -12,7 +12,10 @@
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +27,14 @@ from PIL import Image
 
 from synth.dataset.clip import load_clip
 from synth.dataset.prompts import Scene
+from synth.dataset.shards import Row, reject_row, scene_row
 from synth.dataset.store import Store
 from synth.errors import DatasetError, RecipeError, TeacherError
 from synth.settings import FilterSettings
 from synth.state import reading
+
+_MIN_TRIED = 60  # images of a shard, before its share of rejects can end the run
+_MAX_REJECTED = 0.9  # share of the images tried
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
 
@@ -40,6 +47,18 @@ class Verdict:
     """Why the image is rejected; None keeps it."""
     scores: Mapping[str, float | str]
     """What was measured, for the dataset's columns."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A painted image that the filters have decided on."""
+
+    scene: Scene
+    attempt: int
+    reason: str | None
+    """Why it is rejected; None keeps it."""
+    row: Row
+    """Of the dataset, or of the table of rejects."""
 
 
 class Filters:
@@ -89,9 +108,84 @@ class Filters:
         return Verdict(None, scores)
 
 
-def is_near_duplicate(phash: str, others: NDArray[np.uint64], max_bits: int) -> bool:
-    """Return whether a hash of 64 bits in hexadecimal is within `max_bits` bits of any of `others`, uint64 (N,)."""
-    return bool(len(others)) and int(np.bitwise_count(others ^ np.uint64(int(phash, 16))).min()) <= max_bits
+def judge_paintings(
+    filters: Filters, tries: Sequence[tuple[Scene, int]], images: Sequence[Image.Image | None]
+) -> list[Judged]:
+    """Decide on the images of a batch, one after another, and make their rows.
+
+    Args:
+        filters: that decide.
+        tries: of each image its scene, and the number of the attempt at it.
+        images: None stands for one that the safety checker blacked out.
+
+    Raises:
+        RecipeError: as `Filters.judge`.
+    """
+    return [_judged(filters, *each, image) for each, image in zip(tries, images, strict=True)]
+
+
+def _judged(filters: Filters, scene: Scene, attempt: int, image: Image.Image | None) -> Judged:
+    reason: str | None = "safety checker"
+    if image is not None:
+        verdict = filters.judge(scene, np.asarray(image))
+        reason = verdict.reason
+        if reason is None:
+            return Judged(scene, attempt, None, scene_row(scene, image, verdict.scores))
+    return Judged(scene, attempt, reason, reject_row(scene, attempt, image, reason or ""))
+
+
+def refuse_hopeless(
+    settings: FilterSettings, scene: Scene, attempt: int, rejects: Sequence[Row], tried: Counter[str]
+) -> None:
+    """Give up after too many attempts at one scene, or too high a share of rejects.
+
+    Args:
+        settings: how many attempts a scene has.
+        scene: the one rejected last.
+        attempt: its number, from 0 on.
+        rejects: of the shard, this one included.
+        tried: how many images were kept, or rejected for a reason.
+
+    Raises:
+        DatasetError: for either; the message gives the reasons.
+    """
+    if attempt + 1 >= settings.max_attempts:
+        reasons = [row["reason"] for row in rejects if row["index"] == scene.index]
+        raise DatasetError(
+            f"scene {scene.index}, {scene.prompt!r}, was rejected {len(reasons)} times, last for: {reasons[-1]}. "
+            "Reword the template, or loosen scenes.filters; finished shards stay"
+        )
+    if tried.total() >= _MIN_TRIED and tried["kept"] < (1 - _MAX_REJECTED) * tried.total():
+        why = ", ".join(f"{count} {reason}" for reason, count in tried.most_common(4))
+        raise DatasetError(
+            f"of {tried.total()} images {tried['kept']} were kept ({why}): "
+            "loosen scenes.filters, or reword the template; finished shards stay"
+        )
+
+
+@contextmanager
+def judging(in_thread: bool) -> Iterator[Callable[..., "Future[Any]"]]:
+    """Yield what calls a function, in a thread of its own, one call after another, or at once.
+
+    Args:
+        in_thread: whether the caller goes on meanwhile.
+    """
+    if not in_thread:
+        yield _at_once
+        return
+    with ThreadPoolExecutor(1, "judging") as thread:
+        yield thread.submit
+
+
+def _at_once(call: Callable[..., Any], *args: Any) -> "Future[Any]":
+    done: Future[Any] = Future()
+    done.set_result(call(*args))
+    return done
+
+
+def is_near_duplicate(phash: np.uint64, others: NDArray[np.uint64], max_bits: int) -> bool:
+    """Return whether a hash of 64 bits is within `max_bits` bits of any of `others`, uint64 (N,)."""
+    return bool(len(others)) and int(np.bitwise_count(others ^ phash).min()) <= max_bits
 
 
 def excluded_seeds(store: Store) -> frozenset[int]:

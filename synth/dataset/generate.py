@@ -1,15 +1,16 @@
 """Paints scenes with the teacher's own diffusers pipeline, each scene from a generator of its own."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from synth.dataset.prompts import Scene
+from synth.dataset.prompts import Scene, Template
 from synth.errors import TeacherError
 from synth.settings import SceneSettings
 from synth.teacher.teacher import Teacher
@@ -18,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 Painting = Image.Image | None
 """None where the teacher's safety checker blacked the image out."""
+
+Key = tuple[int, int]
+"""A scene's index, and which attempt at it."""
 
 
 def completed(settings: SceneSettings, teacher: Teacher) -> SceneSettings:
@@ -31,6 +35,40 @@ def completed(settings: SceneSettings, teacher: Teacher) -> SceneSettings:
             "sampler": settings.sampler or defaults.sampler,
         }
     )
+
+
+class Painter:
+    """Paints the scenes of a template, each by its index and the number of its attempt.
+
+    What is `expected` fills up batches that are not full, and is kept in `ahead` until it is asked for. An image does
+    not depend on what else is in its batch, so that nothing changes but the number of batches.
+    """
+
+    def __init__(self, teacher: Teacher, settings: SceneSettings, template: Template) -> None:
+        self._teacher = teacher
+        self._settings = settings
+        self._template = template
+        self.ahead: dict[Key, Painting] = {}
+        self.expected: Iterable[Key] = ()
+
+    def paint(self, batch: Sequence[Key]) -> list[Painting]:
+        """Paint at most `settings.batch_size` scenes; see `paint`.
+
+        Raises:
+            TeacherError: as `paint`, or for a prompt that the teacher cannot read.
+        """
+        keys = [key for key in batch if key not in self.ahead]
+        if keys:
+            more = (key for key in self.expected if key not in self.ahead and key not in keys)
+            keys += islice(more, self._settings.batch_size - len(keys))
+            scenes = [self._template.scene(index, attempt) for index, attempt in keys]
+            self._teacher.check_prompts([scene.prompt for scene in scenes])
+            self.ahead |= zip(keys, paint(self._teacher, self._settings, scenes), strict=True)
+        return [self.ahead.pop(key) for key in batch]
+
+    def forget(self) -> None:
+        """Drop what was painted in vain."""
+        self.ahead, self.expected = {}, ()
 
 
 def paint(teacher: Teacher, settings: SceneSettings, scenes: Sequence[Scene]) -> list[Painting]:

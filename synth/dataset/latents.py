@@ -86,5 +86,6 @@ def _encode_into(file: Path, teacher: Teacher, images: ImageDataset, shape: tupl
             latents.flush()  # before the count, which must not be ahead of the file
             write_text(count, json.dumps(start + len(batch)))
     latents.flush()
+    del latents  # Windows renames no file that is mapped
     put(part, file)
     count.unlink(missing_ok=True)

@@ -74,7 +74,7 @@ def write_card(folder: Path, out: Path) -> Path:
         settings = {name: f"{score[name]:.0f}" for name in ("num", "num_inference_steps")}
     for name in _GRIDS:
         shutil.copyfile(out / name, folder / name)
-    page = Template(_TEMPLATE.read_text()).substitute(
+    page = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         front_matter=_front_matter(),
         **settings,
         metrics=metrics,

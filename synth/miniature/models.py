@@ -111,7 +111,11 @@ def build_tokenizer(texts: Iterable[str], folder: Path, vocab_size: int = 1200) 
     )
     folder.mkdir(parents=True, exist_ok=True)
     bpe.model.save(str(folder))
-    merges = [tuple(line.split(" ")) for line in (folder / "merges.txt").read_text().splitlines()[1:] if line]
+    merges = [
+        tuple(line.split(" "))
+        for line in (folder / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]
+        if line
+    ]
     (folder / "vocab.json").unlink()
     (folder / "merges.txt").unlink()
     # The trainer numbers the word-ending letters in another order every time: number everything ourselves. A word

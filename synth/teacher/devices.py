@@ -4,11 +4,14 @@ import logging
 
 import torch
 
+from synth.cpu import has_nvidia_driver
 from synth.errors import TeacherError
 from synth.settings import TeacherSettings
 from synth.teacher.families import Family
 
 logger = logging.getLogger(__name__)
+
+_said: set[str] = set()  # what a process has warned of, once
 
 
 def choose_dtype(
@@ -33,6 +36,18 @@ def choose_dtype(
     return family.half
 
 
+def unused_gpu() -> str:
+    """Say that this machine has a GPU which this build of torch cannot use; "" where it has none, or torch can."""
+    if torch.version.cuda or torch.version.hip:
+        return ""
+    if has_nvidia_driver():
+        return (
+            f"this machine has NVIDIA's driver, and torch {torch.__version__} is built without CUDA: install another "
+            "build, as the README says under TORCH_INDEX"
+        )
+    return ""
+
+
 def choose_device(name: str) -> torch.device:
     """Find the device of a setting: `auto`, `cpu`, `cuda` or `cuda:1`.
 
@@ -41,14 +56,16 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu" and (unused := unused_gpu()) and unused not in _said:
+            _said.add(unused)
+            logger.warning(f"the CPU computes: {unused}")
     try:
         device = torch.device(name)
     except RuntimeError:
         raise TeacherError(f"there is no device {name!r}: use auto, cpu or cuda") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise TeacherError(
-            "teacher.device is cuda, but PyTorch sees no GPU: use auto or cpu, or install a CUDA build of torch"
-        )
+        reason = unused_gpu() or "use auto or cpu, or install a CUDA build of torch"
+        raise TeacherError(f"teacher.device is {name}, but PyTorch sees no GPU: {reason}")
     if device.type == "cuda" and device.index is None:  # each of several processes has a GPU of its own
         return torch.device("cuda", torch.cuda.current_device())
     return device

@@ -16,7 +16,7 @@ from synth.errors import TeacherError
 from synth.settings import TeacherSettings
 from synth.teacher import hub
 from synth.teacher.conditioning import Conditioning
-from synth.teacher.devices import choose_device, choose_dtype
+from synth.teacher.devices import choose_device, choose_dtype, unused_gpu
 from synth.teacher.explain import explain
 from synth.teacher.families import FAMILIES, Family
 from synth.teacher.few_steps import require_scorer
@@ -59,7 +59,8 @@ class Teacher:
             if self.family.network_name == "unet":
                 self.network.to(memory_format=torch.channels_last)  # what a GPU's convolutions compute in
             pipeline.vae.to(memory_format=torch.channels_last)
-            pipeline.vae.enable_slicing()  # a painting decodes one image at a time, and the U-Net alone fills a batch
+            for vae in (pipeline.vae, self.vae):  # one image at a time: the U-Net alone fills a batch
+                vae.enable_slicing()
         self.vae_scale_factor: int = pipeline.vae_scale_factor
         self.size_multiple = self.family.size_multiple
         self.latent_channels: int = self.network.config.in_channels
@@ -82,6 +83,11 @@ class Teacher:
             model = replace(model, without=() if settings.t5 else model.family.optional)
             full_size = model.num_parameters() > _FULL_SIZE
             if full_size and device.type == "cpu" and not settings.allow_cpu:
+                if unused := unused_gpu():
+                    raise TeacherError(
+                        f"{settings.id} is a full-size model and needs a GPU; {unused}, or set "
+                        "teacher.allow_cpu=true to wait for hours"
+                    )
                 raise TeacherError(
                     f"{settings.id} is a full-size model and there is no GPU: set teacher.allow_cpu=true to wait for "
                     "hours, or try the miniature first (--teacher miniature)"

@@ -1,56 +1,21 @@
 """The memory of a training step, counted on tensors without content, against counts by other means."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from large_models import SD_15, SD_21, XL, model
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from distill.settings import TrainingSettings
 from distill.students import CompactStudent, UNetStudent
 from distill.training.footprint import Footprint, _flash_attention, footprint
-from synth.teacher.families import FAMILIES
+from distill.training.train import new_optimizer
 from synth.teacher.hub import ModelFolder, find
 
 GIB = 2**30
-SD_15: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
-SD_21: dict[str, Any] = {
-    **{"sample_size": 96, "cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20]},
-    "use_linear_projection": True,
-}
-XL: dict[str, Any] = {
-    "sample_size": 128,
-    "cross_attention_dim": 2048,
-    "block_out_channels": [320, 640, 1280],
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "transformer_layers_per_block": [1, 2, 10],
-    "attention_head_dim": [5, 10, 20],
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
-
-
-def model(folder: Path, unet: dict[str, Any], pipeline: str = "StableDiffusionPipeline") -> ModelFolder:
-    """A teacher of so large a network, of which only the small files are there."""
-    vae = {
-        "down_block_types": ["DownEncoderBlock2D"] * 4,
-        "up_block_types": ["UpDecoderBlock2D"] * 4,
-        "block_out_channels": [128, 256, 512, 512],
-        "layers_per_block": 2,
-        "latent_channels": 4,
-    }
-    (folder / "vae").mkdir()
-    (folder / "vae" / "config.json").write_text(json.dumps(vae))
-    with torch.device("meta"):
-        config = {k: v for k, v in UNet2DConditionModel(**unet).config.items() if not k.startswith("_")}
-    return ModelFolder("large", folder, FAMILIES[pipeline], {"vae": ["diffusers", "AutoencoderKL"]}, config, None)
 
 
 def count(folder: ModelFolder, size: int, num_edits: int = 1, **settings: Any) -> Footprint:
@@ -106,6 +71,52 @@ def test_a_gradient_waits_through_later_micro_batches(tmp_path: Path) -> None:
     assert parts.step - alone.step > 2 * GIB
 
 
+FITS: dict[str, dict[str, Any]] = {
+    "full": {"gradient_checkpointing": True, "micro_batch_size": 1},
+    "lora": {"gradient_checkpointing": True, "micro_batch_size": 1, "lora_rank": 16},
+    "compact": {"student": "compact"},
+}
+
+
+def test_counts_are_near_what_a_gpu_allocated(tmp_path: Path) -> None:
+    """On an H200, as `benchmarks/gpu.py` measured it for six edits of two images, and for one."""
+    folder = model(tmp_path, SD_15)
+    one = count(folder, 512, 1)
+    assert one.allocated / GIB == pytest.approx(16.3, rel=0.03)
+    full, lora, compact = (count(folder, 512, 6, **settings) for settings in FITS.values())
+    assert lora.allocated / GIB == pytest.approx(6.2, rel=0.1)
+    assert compact.allocated / GIB == pytest.approx(4.4, rel=0.1)
+    # That measurement had PyTorch's default Adam, which makes the roots of all second moments at once. The training's
+    # own is one kernel, so that its peak is that of the backward pass.
+    gradients = roots = 859_520_964 * 4
+    assert (full.teacher + full.student + gradients + roots) / GIB == pytest.approx(18.3, rel=0.02)
+    assert full.allocated / GIB == pytest.approx(16.0, abs=0.1)
+
+
+def test_the_optimizer_on_a_gpu_is_one_kernel() -> None:
+    weights = [torch.nn.Parameter(torch.zeros(2))]
+    assert new_optimizer(weights, 1e-3, torch.device("cuda")).defaults["fused"] is True
+    assert not new_optimizer(weights, 1e-3, torch.device("cpu")).defaults["fused"]
+
+
+def test_what_lives_after_the_backward_pass_counts(tiny_sd_folder: Path) -> None:
+    """Gradients, beside a sample grid's decode, or the flat message of several processes."""
+    tiny, settings = find(str(tiny_sd_folder), None), TrainingSettings(student="compact", batch_size=1)
+
+    def counted(size: int, on_gpu: bool, processes: int = 1, **more: Any) -> int:
+        edits = dict.fromkeys("ab", "")
+        given = settings.model_copy(update=more)
+        return footprint(tiny, edits, given, size, torch.float32, on_gpu, processes).step
+
+    with torch.device("meta"):
+        learned = sum(weight.nbytes for weight in CompactStudent(4, ["a", "b"], ["", ""]).parameters())
+    # The tiny VAE has 8 channels at full size: its activations are small beside the gradients of small images.
+    one, four = counted(1024, on_gpu=True), counted(1024, on_gpu=False)
+    assert one > learned + 2 * 8 * 1024**2 * 4, "two activations of an image at least"
+    assert four > learned + 4 * 2 * 8 * 1024**2 * 4, "on a CPU all samples at once"
+    assert counted(64, True, processes=2) >= 2 * learned, "the gradients, and the message that they are copied into"
+
+
 KINDS: dict[str, dict[str, Any]] = {
     "full": {},
     "checkpointed": {"gradient_checkpointing": True},
@@ -157,7 +168,7 @@ def kept_by_the_estimate(
     meters: list[Any] = []
     enter = module._Live.__enter__
     monkeypatch.setattr(module._Live, "__enter__", lambda meter: (meters.append(meter), enter(meter))[1])
-    monkeypatch.setattr(module, "_caller", lambda *_: lambda *_: lives.append(meters[-1]._now))
+    monkeypatch.setattr(module, "caller_of", lambda *_: lambda *_: lives.append(meters[-1]._now))
     autocast = module._autocast
     monkeypatch.setattr(module, "_autocast", lambda layer, on_gpu: autocast(layer, False))
     module.footprint(folder, edits, settings, size, torch.float16, True)

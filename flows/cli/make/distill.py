@@ -16,7 +16,8 @@ from synth.errors import TrainingError, printable
 @click.command()
 @click.option("--data", required=True, help="Train on the painted or imported dataset at this folder or URL.")
 @click.option(
-    "--preset", help="Start from this preset instead of the recipe's [training], before --set: paper or short."
+    "--preset",
+    help="Start from this preset instead of the recipe's [training], before --set: paper, compact or short.",
 )
 @click.option("--resume", is_flag=True, help="Resume only: refuse to start where there is no checkpoint.")
 @click.option("--dry-run", is_flag=True, help="Train a few steps, keep nothing, and estimate the whole training.")

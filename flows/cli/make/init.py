@@ -100,14 +100,16 @@ def init(
 
 def _print_next_steps(path: Path, photos: bool, teacher: str) -> None:
     """Print the commands that lead from the recipe at `path` to a model file."""
-    from flows.config.init import MINIATURE_SIZE, PAPER_SIZE
+    from flows.config.teacher_kind import kind_of
 
+    kind, by_name = kind_of(teacher)
+    if by_name and kind.student == "compact":
+        print_line(f"note    {teacher} is taken for a {kind.name}, by its name: see [training] if it is another")
     out = Path("runs") / path.stem
     if photos:
-        size = MINIATURE_SIZE if teacher == "miniature" else PAPER_SIZE
         commands = [
             f"preview {path} --images PHOTOS",
-            f"import-photos PHOTOS --size {size} --out sets/{path.stem}",
+            f"import-photos PHOTOS --size {kind.usual_size} --out sets/{path.stem}",
             f"distill {path} --data sets/{path.stem} --out {out}",
             f"export {out}",
         ]
