@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from distill.composition import change_of_pixels
 from distill.compression.pairs import ChangeOfPixels, PixelPairs, make_pairs
+from distill.compression.refinement import refine
 from distill.compression.train import train
 from distill.evaluation.examples import drawn_examples
 from distill.evaluation.grids import GridRow, labelled_grid
@@ -24,7 +25,6 @@ from distill.evaluation.metrics import Images
 from distill.pixel import PixelNetwork, edited, load_network
 from distill.settings import PixelSettings
 from distill.students import Student
-from distill.studies.compression_dds import refine
 from distill.studies.rows import mean
 from distill.studies.study import Row, Study, Unit, measure_example
 from distill.training.checkpoints import latest

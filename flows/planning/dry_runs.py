@@ -109,7 +109,7 @@ def dry_run_compression(recipe: Recipe, out: Path) -> str:
     from distill.compression.pairs import make_pairs
     from distill.compression.train import train
     from distill.training.precision import autocast_of
-    from flows.training.pixel import open_student
+    from flows.run.compressed import open_student
     from synth.dataset.image_dataset import ImageDataset
 
     run, settings = RunFolder(out), recipe.pixel

@@ -1,12 +1,18 @@
-"""Whether a run's pixel network, and its model file, belong to the student that the run has now."""
+"""A run's student as its pixel network sees it, and whether that network and its files belong to the present one."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distill.settings import PIXEL_LOG_KEYS
 from flows.config.naming import digest
 from flows.config.schema import Recipe
 from flows.run.folder import RunFolder
 from inference.settings import EVERY_KIND
+from synth.errors import RunError, TrainingError
+
+if TYPE_CHECKING:
+    from distill.students import Student
+    from synth.teacher.teacher import Teacher
 
 
 def fingerprint_of_network(recipe: Recipe, run: RunFolder) -> str:
@@ -31,3 +37,23 @@ def drop_pixel_files(run: RunFolder) -> None:
     for kind in EVERY_KIND:
         for name in (kind.pixel_file_name, f"{kind.pixel_file_name}.data"):
             (run.path / name).unlink(missing_ok=True)
+
+
+def open_student(recipe: Recipe, run: RunFolder, teacher: "Teacher") -> "tuple[Student, str]":
+    """Load the run's student on the teacher's device, with what tells it from any other.
+
+    Raises:
+        RunError: if there is none, or the recipe wants no pixel network.
+        TrainingError: if it is damaged.
+    """
+    from distill.students import load_student
+    from synth.teacher.identity import identify
+
+    if recipe.pixel.size == "none":
+        raise RunError(f"the recipe of {run.path} has pixel.size = none: choose one with --set pixel.size=small")
+    if not run.student.exists():
+        raise RunError(
+            f"{run.path} has no student yet: `distillery distill RECIPE --data DATASET --out {run.path}` trains one"
+        )
+    student: Student = load_student(run.student).to(teacher.device).eval()
+    return student, identify(str(run.student), TrainingError, f"delete {run.student}, and distil again")

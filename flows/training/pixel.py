@@ -8,12 +8,12 @@ from distill.settings import NUM_SAMPLES, PIXEL_LOG_KEYS
 from flows.config.naming import digest
 from flows.config.schema import Recipe
 from flows.orchestration.progress import Bar, open_progress
-from flows.run.compressed import drop_pixel_files, fingerprint_of_network
+from flows.run.compressed import drop_pixel_files, fingerprint_of_network, open_student
 from flows.run.folder import RunFolder, save_network
 from flows.run.uploads import Uploads
 from flows.shared_teacher import open_teacher
 from flows.training.log import append_row, grid
-from synth.errors import RunError, TrainingError
+from synth.errors import TrainingError
 from synth.files import make_folder, remove_folder, write_bytes
 from synth.images.encoding import png_bytes
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from distill.compression.train import PixelRecord
-    from distill.students import Student
-    from synth.teacher.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
@@ -100,26 +98,6 @@ def train_pixel_network(recipe: Recipe, run: RunFolder) -> Path:
         if former != folder and former.is_dir():
             remove_folder(former)
     return run.pixel_network
-
-
-def open_student(recipe: Recipe, run: RunFolder, teacher: "Teacher") -> "tuple[Student, str]":
-    """Load the run's student on the teacher's device, with what tells it from any other.
-
-    Raises:
-        RunError: if there is none, or the recipe wants no pixel network.
-        TrainingError: if it is damaged.
-    """
-    from distill.students import load_student
-    from synth.teacher.identity import identify
-
-    if recipe.pixel.size == "none":
-        raise RunError(f"the recipe of {run.path} has pixel.size = none: choose one with --set pixel.size=small")
-    if not run.student.exists():
-        raise RunError(
-            f"{run.path} has no student yet: `distillery distill RECIPE --data DATASET --out {run.path}` trains one"
-        )
-    student: Student = load_student(run.student).to(teacher.device).eval()
-    return student, identify(str(run.student), TrainingError, f"delete {run.student}, and distil again")
 
 
 class _Observer:

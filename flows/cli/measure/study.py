@@ -67,13 +67,14 @@ def study(
     """
     prepare()
     from distill.settings import EditSettings
-    from flows.evaluation.studies import make_study, run_compression_study, run_study
+    from flows.evaluation.compression import study_compression
+    from flows.evaluation.studies import make_study, run_study
     from flows.shared_teacher import open_teacher
 
     if (name == "compression") != (run is not None):
         raise click.UsageError("compression needs --run, a run folder, and no other study takes it")
     if run is not None:
-        print_text(run_compression_study(recipe_of(run), run, out, num_scenes, num_steps))
+        print_text(study_compression(recipe_of(run), run, out, num_scenes, num_steps))
         print_study_files(out)
         return
     edit_settings = settings_of_options(EditSettings, settings)

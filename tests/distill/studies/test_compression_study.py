@@ -26,8 +26,8 @@ def test_the_variants_of_a_pixel_network(
 ) -> None:
     """Two steps of each variant: all end as other networks, the pairs are shared, and nothing is done twice."""
     monkeypatch.setattr("distill.studies.compression._FEW", 2)
-    monkeypatch.setattr("distill.studies.compression_dds.NUM_STEPS", 1)
-    monkeypatch.setattr("distill.studies.compression_dds.LEARNING_RATE", 0.1)
+    monkeypatch.setattr("distill.compression.refinement.NUM_STEPS", 1)
+    monkeypatch.setattr("distill.compression.refinement.LEARNING_RATE", 0.1)
     few = VARIANTS["400 images"]
     monkeypatch.setattr(
         "distill.studies.compression.VARIANTS", {**VARIANTS, "400 images": type(few)(few.overrides, num_images=2)}
