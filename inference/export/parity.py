@@ -12,7 +12,7 @@ from inference.settings import Precision
 from synth.errors import ExportError, first_line
 from synth.psnr import psnr_from_mse
 
-MAX_DIFFERENCE = {"float32": 1e-3, "float16": 16 / 255}  # of any pixel, in [-1, 1]
+MAX_DIFFERENCE = {"float32": 1e-3, "float16": 8 / 255}  # of any pixel, in [-1, 1]
 MAX_QUANTILE = {"float16": 2 / 255}  # of all pixels but one in a thousand: a level of 255
 MIN_PSNR_DB = {"float16": 50.0, "int8": 35.0}  # of each case
 QUANTILE = 0.999
@@ -133,8 +133,7 @@ def check(wanted: Sequence[Example], run: Run, name: str, precision: Precision) 
         case = _compare(example, run, name)
         _judge(case, name, precision, example.where)
         cases.append(case)
-    # The choice of the image itself is made pixel by pixel: the size at which it costs least will do.
-    _check_identity(min(wanted, key=lambda each: each.expected.size), run, name)
+        _check_identity(example, run, name)
     return ParityReport(tuple(cases))
 
 
