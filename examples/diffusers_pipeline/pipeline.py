@@ -15,7 +15,7 @@ starts as the image's own, z_hat, and takes steps
     z <- z - eta_n (eps^omega(z_t, y, t) - eps^omega(z_hat_t, y_hat, t))
 
 with t and eps drawn anew for each. The file needs diffusers and nothing of dds-distillery; its latents equal those of
-`distill.zero_shot.edit` up to rounding.
+`distill.zero_shot.edit` up to rounding, and so do its images, at the size that they are edited at.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline
 from diffusers.image_processor import PipelineImageInput
 from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
@@ -70,7 +71,8 @@ class DeltaDenoisingPipeline(StableDiffusionPipeline):
             callback_on_step_end_tensor_inputs: which of the two (default: `latents`).
 
         Returns:
-            The edited images. The change is added to the image itself, which so keeps what the VAE would lose.
+            The edited images. The change is laid onto the image itself, which so keeps what the VAE would lose, and
+            ends at its edges.
         """
         prediction_type = self.scheduler.config.prediction_type
         if prediction_type not in ("epsilon", "v_prediction"):
@@ -116,7 +118,9 @@ class DeltaDenoisingPipeline(StableDiffusionPipeline):
         if output_type == "latent":
             images: Any = latents
         else:
-            edited = (x.float() + self._decode(latents) - self._decode(source_latents)).clamp(-1, 1)
+            edited = _laid_on(
+                x.float(), self._decode(latents), self._decode(source_latents), self.vae_scale_factor
+            ).clamp(-1, 1)
             edited, is_unsafe = self.run_safety_checker(edited, device, self.vae.dtype)
             images = self.image_processor.postprocess(edited, output_type)
         self.maybe_free_model_hooks()
@@ -143,3 +147,43 @@ def _draw(seed: int, step: int, like: torch.Tensor) -> tuple[torch.Tensor, torch
     t = torch.randint(FIRST_TIMESTEP, LAST_TIMESTEP + 1, (1,), generator=generator)
     eps = torch.randn((1, *like.shape[1:]), generator=generator)
     return t[0].to(like.device), eps.expand_as(like).to(like)
+
+
+def _laid_on(image: torch.Tensor, edited: torch.Tensor, plain: torch.Tensor, cell: int) -> torch.Tensor:
+    """Lay an edit onto its image, (N, 3, H, W) each, in [-1, 1]; `cell` is the pixels a side of a latent.
+
+    Where the two decodes differ little, their difference is added to the image; where they differ much, the edited
+    one replaces it. A matte ends the edit at the image's own edges: a latent's cell bleeds over them.
+    """
+    size = (edited - plain).abs().amax(dim=1, keepdim=True)  # (N, 1, H, W), of 2 from black to white
+    base = torch.lerp(plain, image, (size / 0.4).clamp(max=1.0))  # (N, 3, H, W)
+    step = max(1, cell // 2)  # pixels between the places that are looked at
+    reach = cell // step  # as far as an edit bleeds, in steps
+    coarse = F.max_pool2d(F.max_pool2d(size, step), 2 * reach + 1, stride=1, padding=reach)
+    around = F.interpolate(coarse, scale_factor=float(step))  # the largest change nearby, (N, 1, H, W)
+    share = _ramp(size / (around / 0.4).clamp(0.25, 1.0), 0.1, 0.3)  # haze is faint beside what it comes from
+    smooth = _guided_filter(image, share, reach, 4e-3, step)
+    matte = torch.maximum((2 * smooth - 0.5).clamp(0.0, 1.0), _ramp(size, 0.8, 1.2))
+    return image + matte * (edited - base)
+
+
+def _ramp(size: torch.Tensor, start: float, end: float) -> torch.Tensor:
+    return ((size - start) / (end - start)).clamp(0.0, 1.0)
+
+
+def _guided_filter(guide: torch.Tensor, image: torch.Tensor, radius: int, eps: float, step: int) -> torch.Tensor:
+    """Smooth `image`, (N, 1, H, W), along the edges of `guide`, (N, 3, H, W): He and Sun, arXiv 1505.00996."""
+
+    def mean(x: torch.Tensor) -> torch.Tensor:
+        return F.avg_pool2d(x, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
+
+    colour, values = F.avg_pool2d(guide, step), F.avg_pool2d(image, step)  # (N, 3, h, w), (N, 1, h, w)
+    mean_colour, mean_value = mean(colour), mean(values)
+    products = colour[:, :, None] * colour[:, None]  # (N, 3, 3, h, w)
+    sigma = mean(products.flatten(1, 2)).unflatten(1, (3, 3)) - mean_colour[:, :, None] * mean_colour[:, None]
+    covariance = mean(colour * values) - mean_colour * mean_value  # (N, 3, h, w)
+    matrix = sigma.permute(0, 3, 4, 1, 2) + eps * torch.eye(3, device=sigma.device)  # (N, h, w, 3, 3)
+    slope = torch.linalg.solve(matrix, covariance.permute(0, 2, 3, 1)[..., None])[..., 0].permute(0, 3, 1, 2)
+    offset = mean_value - (slope * mean_colour).sum(dim=1, keepdim=True)  # (N, 1, h, w)
+    both = F.interpolate(mean(torch.cat([slope, offset], dim=1)), scale_factor=float(step), mode="bilinear")
+    return (both[:, :3] * guide).sum(dim=1, keepdim=True) + both[:, 3:]
