@@ -31,7 +31,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 from PIL import Image
-from support import one_line
+from processes import one_line
 from turns import medians
 
 from distill.optimization import optimize

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from support import one_line
+from processes import one_line
 from torch import Tensor
 from tqdm import tqdm
 

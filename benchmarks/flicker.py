@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from support import one_line
+from processes import one_line
 
 from inference.runtime import Translator
 from synth.world.scenes import render, sample_scene

@@ -39,7 +39,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderTiny
 from PIL import Image
-from support import Died, in_own_process
+from processes import Died, in_own_process
 from torch import nn
 from turns import Work, medians
 

@@ -32,7 +32,7 @@ import gpu_steps
 import gpu_training
 import torch
 from gpu_shared import Result
-from support import Died, in_own_process, one_line
+from processes import Died, in_own_process, one_line
 
 from flows.orchestration.environment import quiet_libraries
 from synth.files import write_text

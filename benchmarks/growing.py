@@ -11,7 +11,7 @@ import resource
 import tempfile
 import time
 
-from support import NoisePainter
+from processes import NoisePainter
 from tqdm import tqdm
 
 from synth.dataset.building import DatasetBuilder

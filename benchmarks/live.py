@@ -11,16 +11,19 @@ Only the networks' calls are timed; `docs/in-an-app.md` has the frames a second 
 """
 
 import argparse
+import os
 import resource
 import sys
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import, or ONNX Runtime calls home
+
 import numpy as np
 import onnxruntime as ort
 import torch
-from support import one_line
+from processes import one_line
 from turns import Work, in_turns, median_ratio, medians
 
 from flows.run.folder import RunFolder

@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 import torch
-from support import NoisePainter
+from processes import NoisePainter
 
 SECONDS_PER_IMAGE = 0.2
 

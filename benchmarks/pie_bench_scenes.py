@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from support import one_line
+from processes import one_line
 
 from distill.evaluation.counterfactuals import edited_mask, measure_edits
 from distill.evaluation.examples import drawn_examples

@@ -13,7 +13,7 @@ import argparse
 from functools import partial
 
 import torch
-from support import one_line
+from processes import one_line
 from turns import in_turns, median_ratio
 
 from distill.optimization import optimize

@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import numpy as np
 from PIL import Image
-from support import one_line
+from processes import one_line
 
 from inference.runtime import MAX_BATCH, Translator
 from inference.server.app import create_app

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderTiny
-from support import one_line
+from processes import one_line
 from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
 from tqdm import tqdm

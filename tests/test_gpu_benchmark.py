@@ -1,6 +1,6 @@
 """`benchmarks/gpu.py` on tiny shapes and a CPU: each step's figures, and what happens to a step that cannot run."""
 
-import importlib.util
+import importlib
 import json
 import os
 import re
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -17,17 +18,12 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def gpu() -> ModuleType:
-    sys.path.insert(0, str(ROOT / "benchmarks"))
+def gpu() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(ROOT / "benchmarks"))  # new processes look there, too
     try:
-        spec = importlib.util.spec_from_file_location("benchmark_of_the_gpu", ROOT / "benchmarks" / "gpu.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
+        yield importlib.import_module("gpu")
     finally:
         sys.path.remove(str(ROOT / "benchmarks"))
-    return module
 
 
 def test_steps_have_their_figures_in_small(gpu: ModuleType) -> None:

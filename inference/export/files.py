@@ -14,7 +14,7 @@ from torch import nn
 from distill.pixel import PixelNetwork
 from distill.students import Student
 from inference.export import parity
-from inference.export.formats import open_file, publish
+from inference.export.formats import has_gpu, open_file, publish
 from inference.export.modules import ExportModule, FileModule, PixelModule, with_shared_weights
 from inference.export.parity import Example, ParityError, ParityReport
 from inference.export.tracing import TRACE_LATENTS, TRACE_PIXELS, Tracer, name_of
@@ -166,7 +166,7 @@ class _Work:
     @cached_property
     def _wanted(self) -> tuple[Example, ...]:
         """PyTorch's answers, computed once for all files: on a GPU where there is one with room."""
-        if not torch.cuda.is_available():
+        if not has_gpu():
             return self._examples(self.reference)
         try:
             return self._examples(with_shared_weights(self.reference).cuda())

@@ -79,9 +79,14 @@ def _open_archive(path: Path, format: Format) -> Run:
     return run
 
 
+def has_gpu() -> bool:
+    """Whether files, and PyTorch's answers, are computed on a GPU of NVIDIA's."""
+    return torch.cuda.is_available()
+
+
 def _open_onnx(path: Path, on_gpu: bool) -> Run:
     cpu = [PROVIDERS["cpu"]]
-    names = best_providers() if on_gpu and torch.cuda.is_available() else cpu
+    names = best_providers() if on_gpu and has_gpu() else cpu
     try:
         session = _new_session(path, names)
     except Exception as error:
