@@ -1,6 +1,7 @@
 """`distillery translate`: images and videos through a model file."""
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
 
@@ -67,8 +68,10 @@ def translate(
     # A call without images refuses a wrong edit or strength before anything is written.
     translator([], names[0], strength)
 
+    bars = ExitStack()  # a bar that an error leaves open would share its line
+
     def frames_bar(frames: Iterable[T], path: Path, total: int | None) -> Iterable[T]:
-        bar: Iterable[T] = tqdm(frames, printable(path.name), total, leave=False, unit="frame")
+        bar: Iterable[T] = bars.enter_context(tqdm(frames, printable(path.name), total, leave=False, unit="frame"))
         return bar
 
     edits = Edits(translator, names, strength, check_format(format) if format else None, True, frames_bar)
@@ -82,8 +85,9 @@ def translate(
     sheet, outcome = ContactSheet(names), Outcome(problems=inputs.problems, notes=inputs.notes)
     work = translate_all(edits, inputs.images, results, sheet, outcome)
     try:
-        for _ in tqdm(work, total=len(inputs.images), unit="file", disable=len(inputs.images) < 2):
-            pass
+        with bars:
+            for _ in tqdm(work, total=len(inputs.images), unit="file", disable=len(inputs.images) < 2):
+                pass
     except KeyboardInterrupt:
         print_line(
             "stopped: what is written is whole, and what was in work starts again from its beginning", err=True
