@@ -5,17 +5,13 @@
 speed      calls of the two ONNX files on one thread, at several sizes, in turns: how many times as fast
 frames     a call of the pixel network's file on two threads, over one call of the miniature's U-Net on a batch of 28
            on as many: frames a second of that machine's, and of one whose U-Net takes another time
-memory     peak of a process that edits one photograph of 12 megapixels with each file, over what it had before
 
 Only the networks' calls are timed; `docs/in-an-app.md` has the frames a second of the whole page.
 """
 
 import argparse
 import os
-import resource
-import sys
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import, or ONNX Runtime calls home
@@ -27,13 +23,11 @@ from processes import one_line
 from turns import Work, in_turns, median_ratio, medians
 
 from flows.run.folder import RunFolder
-from inference.runtime import Translator
 from synth.settings import TeacherSettings
 from synth.teacher.teacher import Teacher
 
 _SIZES = (128, 256, 512)  # px
 _BATCH = 28  # latents of a call of the U-Net
-_LARGE = (3000, 4000)  # px, 12 megapixels
 
 
 @one_line
@@ -59,10 +53,6 @@ def main() -> None:
         share, frames = seconds[str(size)] / seconds["unit"], 1 / seconds[str(size)]
         print(f"{size} px, two threads: {share:.3f} of that call, {frames:.0f} frames a second", flush=True)
 
-    for name, model in models.items():
-        with get_context("spawn").Pool(1) as process:
-            print(f"12 megapixels, {name}: {process.apply(memory_of, (model,)):.0f} MiB beside what was loaded")
-
 
 def call(model: Path, size: int, threads: int) -> Work:
     """One image of `size` px through a model file, at that size."""
@@ -84,21 +74,6 @@ def unit() -> Work:
     latents = torch.zeros((_BATCH, teacher.latent_channels, side, side))
     timesteps, texts = torch.full((_BATCH,), 500), teacher.null.expand(_BATCH)
     return lambda: teacher.predict_noise_unguided(latents, timesteps, texts)
-
-
-def memory_of(model: Path) -> float:
-    """MiB that a photograph of 12 megapixels adds to the peak memory of this process."""
-    translator = Translator.load(model, num_threads=1)
-    edit = next(iter(translator.edits))
-    translator(np.zeros((64, 64, 3), np.uint8), edit)
-    photograph = np.random.default_rng(0).integers(0, 256, (*_LARGE, 3), np.uint8)
-    before = _peak()
-    translator(photograph, edit)
-    return _peak() - before
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 if __name__ == "__main__":
