@@ -2,7 +2,8 @@
 
 The sweep chooses settings on the development split, with the same number of network calls for each method; what it
 chooses is written into METHODS. The benchmark reports test and shifted scenes, with intervals from a bootstrap over
-the same scenes.
+the same scenes. Each edit is measured twice: as its latents decode, which is how methods are published, and as a
+change that is laid onto the image, so that no method gains or loses by the composition of another.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,12 @@ EDITS: tuple[dict[str, str], ...] = (
     {"weather": "sunset"},
     {"character": "sculpture"},
 )
-_SHOWN = ("psnr_all", "psnr_inside", "psnr_outside_to_input", "ssim_all", "sharpness_inside", "right")
+DECODED, COMPOSED = "decoded", "composed"
+"""How latents became an image: see `distill.studies.methods.Edits`."""
+_SHOWN = {
+    DECODED: ("psnr_all", "psnr_outside_to_input", "ssim_all", "right"),
+    COMPOSED: ("psnr_all", "psnr_inside", "psnr_outside_to_input", "ssim_all", "sharpness_inside", "right"),
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Sweep(Study):
     def plot(self, rows: Sequence[Row]) -> Image.Image:
         def draw(axes: Any) -> None:
             for name in GRIDS:
-                points = [_means(rows, method=name, setting=setting) for setting in _settings(rows, name)]
+                points = [_means(rows, COMPOSED, method=name, setting=one) for one in _settings(rows, name)]
                 kept = [point["psnr_outside_to_input"] for point in points]
                 edited = [point["psnr_inside"] for point in points]
                 axes.plot(kept, edited, "o", label=name)
@@ -70,10 +76,12 @@ class Sweep(Study):
     def finding(self, rows: Sequence[Row]) -> str:
         best_settings = []
         for name in GRIDS:
-            best = max(_settings(rows, name), key=lambda s: _means(rows, method=name, setting=s)["psnr_all"])
-            psnr = _means(rows, method=name, setting=best)["psnr_all"]
-            best_settings.append(f"{name}: {best} ({psnr:.2f} dB)")
-        return f"Best by PSNR over all. {'; '.join(best_settings)}."
+            psnr = {
+                one: _means(rows, COMPOSED, method=name, setting=one)["psnr_all"] for one in _settings(rows, name)
+            }
+            best = max(psnr, key=psnr.__getitem__)
+            best_settings.append(f"{name}: {best} ({psnr[best]:.2f} dB)")
+        return f"Best by PSNR over all, each change laid onto its image. {'; '.join(best_settings)}."
 
 
 @dataclass(frozen=True)
@@ -97,18 +105,19 @@ class Benchmark(Study):
 
     def plot(self, rows: Sequence[Row]) -> Image.Image:
         names = list(self.methods)
+        first = {
+            (r["edit"], r["composition"], r["method"]): r for r in rows if (r["split"], r["scene"]) == ("test", 0)
+        }
         grid_rows = []
-        for edit in dict.fromkeys(row["edit"] for row in rows):
-            cells = [
-                next(r for r in rows if (r["method"], r["split"], r["edit"], r["scene"]) == (name, "test", edit, 0))
-                for name in names
-            ]
+        for edit, composition in dict.fromkeys(key[:2] for key in first):
+            cells = [first[edit, composition, name] for name in names]
             captions = [f"{cell['psnr_all']:.1f} dB" for cell in cells]
-            grid_rows.append(GridRow(edit, [decode_rgb(cell["png"]) for cell in cells], captions))
+            images = [decode_rgb(cell["png"]) for cell in cells]
+            grid_rows.append(GridRow(f"{edit}, {composition}", images, captions))
 
         def draw(axes: Any) -> None:
             for place, name in enumerate(names):
-                means = _means(rows, method=name, split="test")
+                means = _means(rows, COMPOSED, method=name, split="test")
                 marker = "o" if place < 10 else "*"  # matplotlib has ten colours
                 axes.plot(means["psnr_outside_to_input"], means["right"], marker, label=name)
             axes.set_xlabel("kept: PSNR to the input outside the mask, dB")
@@ -122,22 +131,28 @@ class Benchmark(Study):
         ours = [name for name in ("DDS", OURS) if name in optimized]
         pairs = [(one, other) for one in ours for other in optimized[: optimized.index(one)]]
         lines = ["What one gains over another, with 95 % intervals:"]
-        for split, (one, other) in product(("test", "shifted"), pairs):
-            gains = []
-            for metric, unit in (("psnr_all", "dB"), ("psnr_outside_to_input", "dB outside"), ("ssim_all", "SSIM")):
-                gain, low, high = paired_difference(rows, one, other, split, metric)
-                gains.append(f"{gain:+.2f} {unit} ({low:+.2f} to {high:+.2f})")
-            lines.append(f"{split}, {one} over {other}: {', '.join(gains)}")
+        for split, composition, (one, other) in product(("test", "shifted"), (DECODED, COMPOSED), pairs):
+            compared = [row for row in rows if row["composition"] == composition]
+            lines.append(f"{split}, {composition}, {one} over {other}: {_gains(compared, one, other, split)}")
+        for split, name in product(("test", "shifted"), self.methods):
+            # The two compositions of one method, as if they were two methods.
+            compared = [{**row, "method": row["composition"]} for row in rows if row["method"] == name]
+            lines.append(f"{split}, {name}, {COMPOSED} over {DECODED}: {_gains(compared, COMPOSED, DECODED, split)}")
         return "\n".join(lines)
 
 
 def table(rows: Sequence[Row], methods: Mapping[str, Method], split: str) -> str:
     """Format the means over edits and scenes as a Markdown table."""
-    header = ["method", "setting", "calls", *(metric.replace("_", " ") for metric in _SHOWN), "s an image"]
+    metrics = [
+        f"{composition}: {metric.replace('_', ' ')}" for composition in _SHOWN for metric in _SHOWN[composition]
+    ]
+    header = ["method", "setting", "calls", *metrics, "s an image"]
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * 2}{'---:|' * (len(header) - 2)}"]
     for name, method in methods.items():
-        means = _means(rows, method=name, split=split)
-        cells = [name, describe(method), str(method.calls), *(f"{means[key]:.2f}" for key in (*_SHOWN, "seconds"))]
+        means = [_means(rows, composition, method=name, split=split) for composition in _SHOWN]
+        shown = [one[key] for one, composition in zip(means, _SHOWN, strict=True) for key in _SHOWN[composition]]
+        figures = [*shown, means[-1]["seconds"]]
+        cells = [name, describe(method), str(method.calls), *(f"{figure:.2f}" for figure in figures)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -146,20 +161,37 @@ def _measured(teacher: Teacher, name: str, method: Method, split: str, num_scene
     reader = FactorReader.load()
     examples = [example for factors in EDITS for example in drawn_examples(factors, num_scenes, split)]
     started = perf_counter()
-    images = method(teacher, examples)  # all edits at once: a network call costs least in a large batch
+    edits = method.edit(teacher, examples)  # all edits at once: a network call costs least in a large batch
+    composed = edits.composed()
     seconds = (perf_counter() - started) / len(examples)
     rows: list[Row] = []
-    for place, (example, image) in enumerate(zip(examples, images, strict=True)):
-        scene = place % num_scenes  # of its edit
-        metrics = {"calls": method.calls, "seconds": seconds, **measure_example(image, example, reader)}
-        png = png_bytes(Image.fromarray(image))
-        rows.append({"method": name, "split": split, "edit": example.edit, "scene": scene, **metrics, "png": png})
+    for composition, images in ((DECODED, edits.decoded()), (COMPOSED, composed)):
+        common = {
+            "method": name,
+            "composition": composition,
+            "split": split,
+            "calls": method.calls,
+            "seconds": seconds,
+        }
+        for place, (example, image) in enumerate(zip(examples, images, strict=True)):
+            scene = place % num_scenes  # of its edit
+            metrics = measure_example(image, example, reader)
+            png = png_bytes(Image.fromarray(image))
+            rows.append({**common, "edit": example.edit, "scene": scene, **metrics, "png": png})
     return rows
+
+
+def _gains(rows: Sequence[Row], one: str, other: str, split: str) -> str:
+    gains = []
+    for metric, unit in (("psnr_all", "dB"), ("psnr_outside_to_input", "dB outside"), ("ssim_all", "SSIM")):
+        gain, low, high = paired_difference(rows, one, other, split, metric)
+        gains.append(f"{gain:+.2f} {unit} ({low:+.2f} to {high:+.2f})")
+    return ", ".join(gains)
 
 
 def _settings(rows: Sequence[Row], name: str) -> list[str]:
     return list(dict.fromkeys(row["setting"] for row in rows if row["method"] == name))
 
 
-def _means(rows: Sequence[Row], **where: Any) -> dict[str, float]:
-    return {metric: mean(rows, metric, **where) for metric in (*_SHOWN, "seconds")}
+def _means(rows: Sequence[Row], composition: str, **where: Any) -> dict[str, float]:
+    return {metric: mean(rows, metric, composition=composition, **where) for metric in (*_SHOWN[COMPOSED], "seconds")}

@@ -1,8 +1,10 @@
 """What the benchmark compares: optimizations by a score, SDEdit, and two baselines that bound the metrics.
 
-Each method is a callable: a teacher and examples in, images out.
+Each method makes latents from latents, so that all become images in the same two ways: decoded, as they were
+published, or as a change that is laid onto the original (`distill.composition`).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -12,12 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from distill.evaluation.examples import Example
+from distill.optimization import optimize
 from distill.settings import EditSettings
-from distill.studies.study import trajectory
 from distill.zero_shot import compose, working_pixels
-from synth.pixels import to_float, to_uint8
+from synth.pixels import to_uint8
 from synth.seeds import derive_seed
 from synth.teacher.teacher import Teacher
 
@@ -28,8 +31,67 @@ CALLS_OF = {"dds": 4, "sds": 2, "regularized-sds": 2}
 
 
 @dataclass(frozen=True)
-class Optimized:
-    """An optimization by `distill.zero_shot`."""
+class Edits:
+    """What a method made of images of one size, before it is pixels again."""
+
+    teacher: Teacher
+    images: Sequence[Image.Image]
+    x: Tensor
+    """What was encoded of them, float (N, 3, H, W) in [-1, 1]."""
+    z_hat: Tensor
+    """Its latents, float32 (N, C, h, w)."""
+    z: Tensor
+    """The edited ones, of the same shape."""
+
+    def decoded(self) -> list[NDArray[np.uint8]]:
+        """Decode the edited latents, as methods are published; uint8 (H, W, 3) each, enlarged to the images' size."""
+        decoded = [Image.fromarray(pixels) for pixels in to_uint8(self.teacher.decode(self.z))]
+        size = self.images[0].size
+        return [np.asarray(image.resize(size, Image.Resampling.LANCZOS)) for image in decoded]
+
+    def composed(self) -> list[NDArray[np.uint8]]:
+        """Lay the change onto the images, as this project does it; uint8 (H, W, 3) each, of their own size."""
+        laid = compose(self.teacher, self.images, self.x, self.z_hat, self.z)
+        return [np.asarray(image) for image in laid]
+
+
+class Method(ABC):
+    """A way to edit images without a training."""
+
+    @property
+    @abstractmethod
+    def calls(self) -> int:
+        """Network calls an image."""
+
+    @abstractmethod
+    def latents(self, teacher: Teacher, examples: Sequence[Example], x: Tensor, z_hat: Tensor) -> Tensor:
+        """Edit latents.
+
+        Args:
+            teacher: the frozen model.
+            examples: whose images and texts they are.
+            x: what was encoded of the images, float (N, 3, H, W) in [-1, 1].
+            z_hat: their latents, float32 (N, C, h, w).
+
+        Returns:
+            z, float32 (N, C, h, w).
+        """
+
+    def edit(self, teacher: Teacher, examples: Sequence[Example]) -> Edits:
+        """Edit the images of examples, which are of one size."""
+        images = [example.pil_image for example in examples]
+        x = working_pixels(teacher, images)  # (N, 3, H, W)
+        z_hat = teacher.encode(x).float()  # (N, C, h, w)
+        return Edits(teacher, images, x, z_hat, self.latents(teacher, examples, x, z_hat))
+
+    def __call__(self, teacher: Teacher, examples: Sequence[Example]) -> list[NDArray[np.uint8]]:
+        """Edit the images, each by a change that is laid onto it; returns uint8 (H, W, 3) each."""
+        return self.edit(teacher, examples).composed()
+
+
+@dataclass(frozen=True)
+class Optimized(Method):
+    """An optimization by `distill.optimization`."""
 
     settings: EditSettings
 
@@ -38,17 +100,18 @@ class Optimized:
         """Network calls an image."""
         return self.settings.iterations * CALLS_OF[self.settings.method]
 
-    def __call__(self, teacher: Teacher, examples: Sequence[Example]) -> list[NDArray[np.uint8]]:
-        """Edit the images; returns uint8 (H, W, 3) each."""
-        last = self.settings.iterations
-        return trajectory(teacher, examples, self.settings, [last])[last]
+    def latents(self, teacher: Teacher, examples: Sequence[Example], x: Tensor, z_hat: Tensor) -> Tensor:
+        """Optimize them from the images' own towards the prompts."""
+        y = teacher.encode_prompt([example.prompt for example in examples])
+        y_hat = teacher.encode_prompt([example.source_prompt for example in examples])
+        return optimize(teacher, z_hat, y, y_hat, self.settings)
 
 
 @dataclass(frozen=True)
-class SDEdit:
+class SDEdit(Method):
     """Noise the image partly, and denoise it with the target text (Meng et al. 2022).
 
-    It is diffusers' own image-to-image pipeline; the change is laid onto the image as for all methods.
+    It is diffusers' own image-to-image pipeline.
     """
 
     strength: float
@@ -60,16 +123,14 @@ class SDEdit:
         """Network calls an image."""
         return 2 * int(self.strength * self.num_inference_steps)
 
-    def __call__(self, teacher: Teacher, examples: Sequence[Example]) -> list[NDArray[np.uint8]]:
-        """Edit the images; returns uint8 (H, W, 3) each."""
+    def latents(self, teacher: Teacher, examples: Sequence[Example], x: Tensor, z_hat: Tensor) -> Tensor:
+        """Paint the images anew from where noise leaves them."""
         from diffusers import AutoPipelineForImage2Image
 
         pipeline: Any = AutoPipelineForImage2Image.from_pipe(teacher.pipeline)
         pipeline.set_progress_bar_config(disable=True)
-        images = [example.pil_image for example in examples]
-        x = working_pixels(teacher, images)  # (N, 3, H, W)
         seeds = [derive_seed("sdedit", place) for place in range(len(examples))]
-        painted = pipeline(
+        painted: Tensor = pipeline(
             [example.prompt for example in examples],
             image=[Image.fromarray(pixels) for pixels in to_uint8(x)],
             strength=self.strength,
@@ -78,34 +139,30 @@ class SDEdit:
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             output_type="latent",
         ).images
-        z_hat = teacher.encode(x).float()  # (N, C, h, w)
-        return [np.asarray(image) for image in compose(teacher, images, x, z_hat, painted.float())]
+        return painted.float()
 
 
 @dataclass(frozen=True)
-class DoNothing:
-    """The input itself."""
+class DoNothing(Method):
+    """The input itself; decoded, what the VAE leaves of it."""
 
     calls = 0
 
-    def __call__(self, teacher: Teacher, examples: Sequence[Example]) -> list[NDArray[np.uint8]]:
-        """Return the images as they are."""
-        return [example.image for example in examples]
+    def latents(self, teacher: Teacher, examples: Sequence[Example], x: Tensor, z_hat: Tensor) -> Tensor:
+        """Return them as they are."""
+        return z_hat
 
 
 @dataclass(frozen=True)
-class VAECeiling:
-    """The truth through the teacher's VAE: what nothing that only decodes a latent can be expected to pass."""
+class PerfectLatents(Method):
+    """The latents of the truth: decoded, what the VAE allows; as a change, what the composition makes of it."""
 
     calls = 0
 
-    def __call__(self, teacher: Teacher, examples: Sequence[Example]) -> list[NDArray[np.uint8]]:
-        """Encode and decode the truths; returns uint8 (H, W, 3) each."""
-        truths = np.stack([example.truth for example in examples if example.truth is not None])
-        return list(to_uint8(teacher.decode(teacher.encode(to_float(torch.from_numpy(truths))))))
-
-
-Method = Optimized | SDEdit | DoNothing | VAECeiling
+    def latents(self, teacher: Teacher, examples: Sequence[Example], x: Tensor, z_hat: Tensor) -> Tensor:
+        """Encode the truths."""
+        truths = [Image.fromarray(example.truth) for example in examples if example.truth is not None]
+        return teacher.encode(working_pixels(teacher, truths)).float()
 
 
 def _optimized(**values: Any) -> Optimized:
@@ -142,7 +199,7 @@ OURS = "DDS, firm"
 
 METHODS: Mapping[str, Method] = {
     "do nothing": DoNothing(),
-    "VAE ceiling": VAECeiling(),
+    "perfect latents": PerfectLatents(),
     "SDEdit 0.4": SDEdit(0.4, 7.5),
     "SDEdit 0.6": SDEdit(0.6, 3.0),
     "SDEdit 0.8": SDEdit(0.8, 3.0),

@@ -52,7 +52,7 @@ def contenders(names: Sequence[str], teacher: "TeacherSettings", model: Path | N
     """
     from distill.optimization import completed
     from distill.settings import EditSettings
-    from distill.studies.methods import DoNothing, Optimized
+    from distill.studies.methods import Optimized
     from flows.shared_teacher import open_teacher
 
     made = []
@@ -61,7 +61,7 @@ def contenders(names: Sequence[str], teacher: "TeacherSettings", model: Path | N
             assert model is not None, "the command asks for it"
             made.append(of_model(name, model))
         elif name == "do-nothing":
-            made.append(of_method(name, DoNothing(), None))
+            made.append(of_doing_nothing(name))
         else:
             opened = open_teacher(teacher)
             settings = completed(EditSettings(**ZERO_SHOT[name]), opened)
@@ -69,23 +69,25 @@ def contenders(names: Sequence[str], teacher: "TeacherSettings", model: Path | N
     return made
 
 
-def of_method(name: str, method: "Method", teacher: "Teacher | None") -> Contender:
-    """A zero-shot method with its teacher; DoNothing needs none.
+def of_doing_nothing(name: str) -> Contender:
+    """The images as they are, without a teacher."""
+    return Contender(name, digest(name), lambda case: True, lambda cases: [case.example().image for case in cases])
+
+
+def of_method(name: str, method: "Method", teacher: "Teacher") -> Contender:
+    """A zero-shot method with its teacher.
 
     Raises:
         TeacherError: if the teacher cannot score.
     """
-    if teacher is not None:
-        teacher.require_scorer()
-    identity = digest(repr(method), teacher.fingerprint if teacher is not None else None)
+    teacher.require_scorer()
+    identity = digest(repr(method), teacher.fingerprint)
 
     def edit(cases: "Sequence[PieCase]") -> "list[NDArray[np.uint8]]":
-        # DoNothing is the one that does not look at it.
-        return method(teacher, [case.example() for case in cases])  # type: ignore[arg-type]
+        return method(teacher, [case.example() for case in cases])
 
     def check(cases: "Sequence[PieCase]") -> None:
-        if teacher is not None:
-            teacher.check_prompts([text for case in cases for text in (case.source_prompt, case.prompt)])
+        teacher.check_prompts([text for case in cases for text in (case.source_prompt, case.prompt)])
 
     return Contender(name, identity, lambda case: True, edit, check)
 

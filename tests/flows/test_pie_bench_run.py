@@ -18,9 +18,9 @@ from tiny_pie import write_pie_bench
 from distill.pie_bench.cases import read_cases
 from distill.pie_bench.metrics import JudgeNames
 from distill.settings import EditSettings
-from distill.studies.methods import DoNothing, Optimized
+from distill.studies.methods import Optimized
 from distill.zero_shot import edit
-from flows.evaluation.contenders import METHODS, ZERO_SHOT, Contender, of_method, of_model
+from flows.evaluation.contenders import METHODS, ZERO_SHOT, Contender, of_doing_nothing, of_method, of_model
 from flows.evaluation.pie_bench import edited_images, run_pie_bench
 from synth.errors import RunError, TeacherError
 from synth.teacher.teacher import Teacher
@@ -98,7 +98,7 @@ def test_what_was_killed_resumes_and_new_judges_ask_no_new_edit(tmp_path: Path) 
     assert (killed.seen, resumed.seen) == (["000000000000"], ["611000000000", "612000000000"])
     # Another method before it, one category alone, and judges: nothing is edited again.
     idle = Counting(fails_at=0)
-    methods = [of_method("do-nothing", DoNothing(), None), idle.contender()]
+    methods = [of_doing_nothing("do-nothing"), idle.contender()]
     names = JudgeNames(clip=str(save_tiny_clip(tmp_path / "clip")), dino=str(save_tiny_dino(tmp_path / "dino")))
     judged = run_pie_bench(read_cases(data, [6]), methods, names, out)
     assert [row["method"] for row in judged] == ["do-nothing"] * 2 + ["counting"] * 2
