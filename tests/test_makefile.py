@@ -141,3 +141,9 @@ def test_lines_for_pip_take_the_lock() -> None:
         for line in page.read_text().splitlines():
             if "pip install" in line and (" -e " in line or "install ." in line):
                 assert "-c constraints.txt" in line, f"{page.name}: {line}"
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="only `make test` has workers")
+def test_a_files_tests_go_to_one_worker(request: pytest.FixtureRequest) -> None:
+    """pytest-xdist writes the group behind the name of a test, or says nothing and shares the tests out singly."""
+    assert request.node.nodeid.endswith("@test_makefile.py")
