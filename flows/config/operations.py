@@ -21,8 +21,9 @@ class OperationSettings(Settings):
     """The address of a running Ray cluster, `ray://host:10001`. Its workers read and write the dataset themselves, so
     all of them must reach it. None starts a cluster on this machine for the run."""
     processes: Annotated[int, Field(gt=0, le=4096)] = 1
-    """How many processes train the student on this machine, one per GPU, under `accelerate launch`. They share the
-    pairs of an image and an edit of every step: `training.batch_size` is the total."""
+    """How many processes paint the images and train the student on this machine, one per GPU. They share the shards,
+    and under `accelerate launch` the pairs of an image and an edit of every step: `training.batch_size` is the
+    total."""
     accelerate_config: str | None = None
     """A file written by `accelerate config`, instead of `processes`, to train on several machines. Each machine runs
     the recipe's `distill`, with its own rank in its own file of this name."""

@@ -20,8 +20,9 @@ from flows.orchestration.gpu_lock import exclusive_gpu
 from flows.orchestration.progress import Bar, in_a_run, open_progress
 from flows.orchestration.ray_cluster import paint_on_ray
 from flows.orchestration.retries import RETRIES
-from flows.shared_teacher import open_teacher
+from flows.shared_teacher import open_teacher, release_teacher
 from flows.stages.frame import OpenRun, stage
+from flows.stages.painters import paint_together
 from synth.errors import RunError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def synthesize_flow(
         )
     recipe = resolve(recipe, overrides)
     name_run(f"paint {recipe.name} into {url}")
-    with exclusive_gpu(recipe.teacher.device):
+    with exclusive_gpu(recipe.teacher.device, recipe.operations.processes):
         return paint_dataset(recipe, url, rank, world_size)
 
 
@@ -109,7 +110,7 @@ def paint_dataset(recipe: Recipe, url: str, rank: int = 0, world_size: int = 1) 
 
 
 def _paint(recipe: Recipe, url: str, missing: Mapping[int, int], num_done: int) -> None:
-    """Paint missing shards, here or on Ray.
+    """Paint missing shards: here, in several processes or on Ray.
 
     Args:
         recipe: resolved.
@@ -120,11 +121,19 @@ def _paint(recipe: Recipe, url: str, missing: Mapping[int, int], num_done: int) 
     if not missing:
         return
     artifact = open_progress("images", recipe.name)
-    paint = paint_task.with_options(timeout_seconds=recipe.operations.timeout_hours * 3600)
+    seconds_limit = recipe.operations.timeout_hours * 3600  # of a shard
+    paint = paint_task.with_options(timeout_seconds=seconds_limit)
     if recipe.operations.runner == "ray":
         with Bar("painting", recipe.to_paint().count, "image", num_done, artifact) as bar:
             for lacking in paint_on_ray(paint, {"recipe": recipe, "url": url}, missing, recipe.operations):
                 bar.update(lacking)
+        return
+    if (num := min(recipe.operations.processes, len(missing))) > 1:
+        _builder.cache_clear()
+        release_teacher()  # the processes need the whole card
+        rounds = -(-len(missing) // num)
+        together = paint_together_task.with_options(timeout_seconds=rounds * seconds_limit)
+        together(recipe, url, list(missing), num, num_done, artifact)
         return
     for number, lacking in missing.items():
         paint(recipe, url, number, num_done, artifact)
@@ -145,6 +154,16 @@ def paint_task(recipe: Recipe, url: str, number: int, num_done: int = 0, artifac
     bar: Any
     with Bar("painting", recipe.to_paint().count, "image", num_done, artifact, leave=False) as bar:
         _builder(recipe.model_dump_json(), url).paint_shard(number, bar)
+
+
+@task(name="paint together", cache_policy=NO_CACHE, **RETRIES)
+def paint_together_task(
+    recipe: Recipe, url: str, numbers: list[int], num_processes: int, num_done: int, artifact: UUID | None
+) -> None:
+    """Paint shards in several processes. The dataset holds `num_done` images already."""
+    logger.info(f"painting in {num_processes} processes")
+    with Bar("painting", recipe.to_paint().count, "image", num_done, artifact, leave=False) as bar:
+        paint_together(recipe, url, numbers, num_processes, bar)
 
 
 @task(name="finish dataset", cache_policy=NO_CACHE, **RETRIES)

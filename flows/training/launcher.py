@@ -1,20 +1,15 @@
 """Train in several processes, which `accelerate launch` starts and the flow watches.
 
-Each process runs `python -m flows.training.launcher RUN_FOLDER`. It ends when its standard input closes, so that no
-process outlives the flow.
+Each process runs `python -m flows.training.launcher RUN_FOLDER`.
 """
 
 import json
 import logging
 import os
 import platform
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import FiniteFloat
@@ -22,22 +17,20 @@ from pydantic import FiniteFloat
 from flows.config.operations import OperationSettings
 from flows.config.schema import Recipe
 from flows.config.trust import check_trust
-from flows.orchestration.environment import prepare_worker, without_accelerate
+from flows.orchestration.children import first_error, started, work_for_the_flow
+from flows.orchestration.environment import without_accelerate
 from flows.orchestration.progress import Bar, open_progress
-from flows.orchestration.retries import is_transient
 from flows.run.folder import RunFolder
-from synth.errors import DistilleryError, TrainingError
+from flows.training.student import train_student
+from synth.errors import TrainingError
 from synth.files import write_text
 from synth.state import parse_json, reading
 from synth.words import ascii_slug
 
 logger = logging.getLogger(__name__)
 
-_ERROR = "error: "
-_TRANSIENT_ERROR = "transient error: "
 _POLL_SECONDS = 1.0
 _TAIL_BYTES = 4096  # holds several lines
-_SECONDS_TO_END = 30.0  # after standard input is closed; the processes end at once, torchrun takes a little longer
 
 
 def distill_together(recipe: Recipe, run: RunFolder) -> None:
@@ -53,42 +46,25 @@ def distill_together(recipe: Recipe, run: RunFolder) -> None:
     log = run.path / f"processes-{ascii_slug(platform.node())}.log"  # other machines may share the folder
     logger.info(f"training in several processes; their output is in {log}")
     artifact = open_progress("steps", recipe.name)
-    with (
-        _launched(recipe, run, log) as process,
-        Bar("distilling", recipe.training.steps, "step", 0, artifact, False) as bar,
-    ):
-        while process.poll() is None:
-            bar.update(_last_step(run.metrics) - bar.n)
-            time.sleep(_POLL_SECONDS)
-        bar.update(_last_step(run.metrics) - bar.n)
-    if process.returncode != 0:
-        message, transient = _first_error(log)
-        # The cause stayed in the other process. A ConnectionError stands in for it, so that the task is retried.
-        raise TrainingError(message) from (ConnectionError(message) if transient else None)
-
-
-@contextmanager
-def _launched(recipe: Recipe, run: RunFolder, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    with log.open("wb") as output, tempfile.TemporaryDirectory(prefix="distillery-launch-") as folder:
+    with tempfile.TemporaryDirectory(prefix="distillery-launch-") as folder:
         options = launch_options(recipe.operations, Path(folder))
         script = ["--module", "flows.training.launcher", str(run.path)]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "accelerate.commands.launch", *options, *script],
-            env=without_accelerate(os.environ),
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
+        command = [sys.executable, "-m", "accelerate.commands.launch", *options, *script]
+        with (
+            started(command, log, without_accelerate(os.environ)) as process,
+            Bar("distilling", recipe.training.steps, "step", 0, artifact, False) as bar,
+        ):
+            while process.poll() is None:
+                bar.update(_last_step(run.metrics) - bar.n)
+                time.sleep(_POLL_SECONDS)
+            bar.update(_last_step(run.metrics) - bar.n)
+    if process.returncode != 0:
+        if (error := first_error([log])) is not None:
+            raise TrainingError(error.message) from error.cause
+        raise TrainingError(
+            f"the training's processes ended without reporting an error, as after a kill: see {log}, and run the "
+            "same command again to resume from the last checkpoint"
         )
-        assert process.stdin is not None
-        try:
-            yield process
-        finally:  # also if the flow is cancelled or times out
-            process.stdin.close()
-            try:
-                process.wait(_SECONDS_TO_END)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def launch_options(operations: OperationSettings, folder: Path) -> list[str]:
@@ -129,43 +105,16 @@ def _last_step(metrics: Path) -> int:
         return int(row["step"])
 
 
-def _first_error(log: Path) -> tuple[str, bool]:
-    """The first error that a process reported, or a pointer to the log; and whether it is transient."""
-    for line in log.read_text(errors="replace").splitlines():
-        for prefix in (_ERROR, _TRANSIENT_ERROR):
-            if line.startswith(prefix):
-                return line.removeprefix(prefix), prefix == _TRANSIENT_ERROR
-    return (
-        f"the training's processes ended without reporting an error, as after a kill: see {log}, and run the same "
-        "command again to resume from the last checkpoint"
-    ), False
-
-
 def main() -> None:
     """Train as one of the processes."""
-    threading.Thread(target=_exit_with_the_flow, daemon=True).start()
-    prepare_worker()
-    from flows.training.student import train_student
+    work_for_the_flow(_train)
 
+
+def _train() -> None:
     run = RunFolder(Path(sys.argv[1]))
-    try:
-        recipe = run.load_recipe()
-        check_trust(recipe)  # the flow passes its own consent on in the environment
-        train_student(recipe, run)
-    except Exception as error:
-        transient = is_transient(error)
-        if not transient and not isinstance(error, DistilleryError):
-            raise
-        prefix = _TRANSIENT_ERROR if transient else _ERROR
-        print(f"\n{prefix}{' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        sys.exit(2)
-
-
-def _exit_with_the_flow() -> None:
-    """Exit when standard input closes: the flow holds its other end, and a killed flow cannot send a signal."""
-    while os.read(0, 1):  # not sys.stdin, whose lock, held by this thread, would disturb an ordinary exit
-        pass
-    os._exit(1)
+    recipe = run.load_recipe()
+    check_trust(recipe)  # the flow passes its own consent on in the environment
+    train_student(recipe, run)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from workplace import wait_for
 from distill.training import checkpoints
 from distill.training.objective import check_processes
 from flows.config.loading import load_recipe
+from flows.orchestration.children import ReportedError, first_error
+from flows.orchestration.retries import is_transient
 from flows.run.folder import RunFolder
 from flows.shared_teacher import open_teacher
 from flows.stages.distill import distill_flow
@@ -140,13 +142,17 @@ def test_processes_do_not_outlive_their_flow(recipe: Path, painted: Path, tmp_pa
 
 
 def test_a_transient_error_stays_transient_in_the_flow(tmp_path: Path) -> None:
-    from flows.training.launcher import _first_error
-
     log = tmp_path / "processes.log"
     log.write_text("W1: torchrun\n\ntransient error: the bucket was not reached\nSignal 15\n")
-    assert _first_error(log) == ("the bucket was not reached", True)
+    error = first_error([log])
+    assert error == ReportedError("the bucket was not reached", is_transient=True)
+    assert error is not None and is_transient(error.cause or ValueError())
     log.write_text("error: the set is empty\ntransient error: the others were cut off\n")
-    assert _first_error(log) == ("the set is empty", False)
+    error = first_error([log])
+    assert error == ReportedError("the set is empty", is_transient=False)
+    assert error is not None and error.cause is None
+    log.write_text("Killed\n")
+    assert first_error([log]) is None
 
 
 def test_the_parent_of_processes_holds_no_teacher(
