@@ -153,7 +153,7 @@ def _translate(
     """Yield for each image itself and its edits, uint8 (1 + K, H, W, 3), as the student's model file makes them."""
     for start in range(indices.start, indices.stop, _BATCH):
         chosen = range(start, min(start + _BATCH, indices.stop))
-        images = np.stack([dataset.image(index) for index in chosen])  # (B, H, W, 3)
+        images = np.stack(dataset.batch(chosen))  # (B, H, W, 3)
         x = to_float(torch.from_numpy(images)).to(teacher.device)  # (B, 3, H, W)
         rows = [images]
         with torch.no_grad():

@@ -11,8 +11,11 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from copy import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from synth.cpu import num_threads
 from synth.dataset.prompts import Template
 from synth.dataset.shards import (
     column_names,
@@ -35,6 +39,8 @@ from synth.errors import DatasetError, RecipeError
 from synth.images.encoding import decode_rgb
 from synth.settings import SceneSettings
 from synth.state import reading
+
+_MAX_DECODERS = 8
 
 
 class ImageDataset:
@@ -123,16 +129,46 @@ class ImageDataset:
         Raises:
             DatasetError: if its shard is damaged.
         """
+        return self._decode(index, self._content(index))
+
+    def batch(self, indices: Iterable[int]) -> list[NDArray[np.uint8]]:
+        """Return images, uint8 (H, W, 3) each, decoded in threads.
+
+        Raises:
+            DatasetError: if a shard is damaged.
+        """
+        indices = list(indices)
+        contents = [self._content(index) for index in indices]
+        return list(_decoders().map(self._decode, indices, contents))
+
+    def _content(self, index: int) -> bytes:
+        """Return an image as its shard has it."""
         name, row = self._places[index]
         if name != self._open:  # one shard at a time: a dataset may be larger than memory
             self._encoded: pa.Array = read_columns(self._store, name, ["image"])["image"].combine_chunks()
             self._open = name
-        with reading(f"{self._store}/{name}, row {row}", DatasetError, "delete the shard, and it will be made again"):
-            content = self._encoded.field("bytes")[row].as_py()  # never its path, which may name any file
+        with self._reading(index):
+            content: bytes = self._encoded.field("bytes")[row].as_py()  # never its path, which may name any file
+            return content
+
+    def _decode(self, index: int, content: bytes) -> NDArray[np.uint8]:
+        with self._reading(index):
             return np.array(decode_rgb(content))
+
+    def _reading(self, index: int) -> AbstractContextManager[None]:
+        name, row = self._places[index]
+        return reading(
+            f"{self._store}/{name}, row {row}", DatasetError, "delete the shard, and it will be made again"
+        )
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         return (self.image(index) for index in range(len(self)))
+
+
+@cache
+def _decoders() -> ThreadPoolExecutor:
+    """The threads that decode images: Pillow lets others run meanwhile."""
+    return ThreadPoolExecutor(min(num_threads(), _MAX_DECODERS), "decoding")
 
 
 def _digest(values: Sequence[Any]) -> str:

@@ -75,7 +75,7 @@ def _encode_into(file: Path, teacher: Teacher, images: ImageDataset, shape: tupl
     for turn, start in enumerate(
         tqdm(starts, desc="encoding", unit="batch", leave=False, disable=not progress), start=1
     ):
-        batch = [images.image(index) for index in range(start, min(start + _BATCH, len(images)))]
+        batch = images.batch(range(start, min(start + _BATCH, len(images))))
         for offset, image in enumerate(batch):
             if image.shape != size:
                 found, first = (f"{shape[1]} x {shape[0]}" for shape in (image.shape, size))

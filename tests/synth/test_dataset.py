@@ -67,6 +67,16 @@ def test_a_dataset_returns_what_was_painted(painted: Path, tiny_teacher: Teacher
     assert images.image(0).flags.writeable
 
 
+def test_a_batch_is_those_images(painted: Path) -> None:
+    images = ImageDataset(painted)
+    order = (6, 0, 3, 3)  # across shards, and back
+    batch = images.batch(order)
+    for index, image in zip(order, batch, strict=True):
+        np.testing.assert_array_equal(image, images.image(index))
+        assert image.flags.writeable
+    assert images.batch([]) == []
+
+
 def test_only_the_last_shard_is_short(painted: Path) -> None:
     names = [f"train-0000{number}.parquet" for number in range(3)]
     assert [path.name for path in sorted((painted / "data").iterdir())] == names
