@@ -77,7 +77,7 @@ def main() -> None:
     training.add_argument("--batch-size", type=int, default=2)
     training.add_argument("--steps", type=int, default=2, help="the first one warms up and is not timed")
     training.add_argument("--edits", type=int, default=1, help="edits per image in training (default: 1)")
-    training.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    training.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     files = commands.add_parser("export", help="model files")
     files.add_argument("what", nargs="+", choices=["unet", "compact", "compact-tiny"])
     files.add_argument("--rounds", type=int, default=3)

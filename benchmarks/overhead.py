@@ -53,9 +53,11 @@ def server(folder: Path) -> Iterator[int]:
     else:
         process.kill()
         sys.exit("the Prefect server did not answer within two minutes")
-    yield process.pid
-    process.terminate()
-    process.wait()
+    try:
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def shards(num: int, server_pid: int, folder: Path) -> None:

@@ -10,17 +10,17 @@ training then reads, in a shuffled order.
 
 import argparse
 import io
-import multiprocessing
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
+from processes import in_own_process
 
 from distill.training.memory import peak_memory_bytes
 from synth.cpu import num_threads
@@ -100,8 +100,11 @@ _READERS: dict[str, Callable[[Path, int], Iterator[np.ndarray]]] = {
 }  # fmt: skip
 
 
-def measure(name: str, workers: int, folder: Path, results: Any) -> None:
-    """Run one reader: images a second after the first batch, and the MiB that reading added to peak memory."""
+def measure(name: str, workers: int, folder: Path) -> tuple[float, float]:
+    """Run one reader: images a second after the first batch, and the MiB that reading added to peak memory.
+
+    The memory is this process's: what webdataset's own processes take comes on top.
+    """
     batches = _READERS[name](folder, workers)
     next(batches)
     before = peak_memory_bytes("cpu")
@@ -111,7 +114,7 @@ def measure(name: str, workers: int, folder: Path, results: Any) -> None:
         count += len(batch)
     seconds = time.perf_counter() - started
     added = peak_memory_bytes("cpu") - before
-    results.put((count / seconds, added / 2**20))
+    return count / seconds, added / 2**20
 
 
 def main() -> None:
@@ -120,18 +123,13 @@ def main() -> None:
     parser.add_argument("--num-images", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    spawn = multiprocessing.get_context("spawn")
     work = [(reader, workers) for workers in sorted({1, num_threads()}) for reader in _READERS]
     with tempfile.TemporaryDirectory() as name:
         make(Path(name), args.num_images, num_threads())
         rates: dict[tuple[str, int], list[float]] = {}
         for _ in range(args.rounds):
             for reader, workers in work:
-                results = spawn.Queue()
-                process = spawn.Process(target=measure, args=(reader, workers, Path(name), results))
-                process.start()
-                rate, added = results.get()
-                process.join()
+                rate, added = in_own_process(partial(measure, reader, workers, Path(name)))
                 rates.setdefault((reader, workers), []).append(rate)
                 line = f"{reader:11} {workers} workers {rate:8.0f} images a second"
                 print(f"{line}, {added:6.1f} MiB added to peak memory", flush=True)

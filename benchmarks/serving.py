@@ -18,8 +18,9 @@ import argparse
 import io
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import httpx
 import numpy as np
@@ -66,35 +67,28 @@ def main() -> None:
         for _ in range(num_batches):
             translator(images, edit)
 
-    app = create_app(load_models([args.model]))
-    with listen("127.0.0.1", 0) as listener:
-        host, port = listener.getsockname()
-        server = make_server(app)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        with (
-            httpx.Client(base_url=f"http://{host}:{port}", timeout=60, limits=httpx.Limits()) as client,
-            ThreadPoolExecutor(args.clients) as pool,
-        ):
+    with (
+        serving(args.model) as url,
+        httpx.Client(base_url=url, timeout=60, limits=httpx.Limits(keepalive_expiry=None)) as client,
+        ThreadPoolExecutor(args.clients) as pool,
+    ):
 
-            def ask(_: int) -> None:
-                answer = client.post("/v1/translate", params={"edit": edit}, files={"image": upload.getvalue()})
-                answer.raise_for_status()
+        def ask(_: int) -> None:
+            answer = client.post("/v1/translate", params={"edit": edit}, files={"image": upload.getvalue()})
+            answer.raise_for_status()
 
-            def served() -> None:
-                list(pool.map(ask, range(num_batches * MAX_BATCH)))
+        def served() -> None:
+            list(pool.map(ask, range(num_batches * MAX_BATCH)))
 
-            works: dict[str, Callable[[], None]] = {"bare": bare, "runtime": runtime, "server": served}
-            spent: dict[str, list[float]] = {name: [] for name in works}
-            for round_ in range(args.rounds + 1):
-                for name, work in works.items():
-                    started = time.perf_counter()
-                    work()
-                    if round_:  # the first warms up
-                        spent[name].append(time.perf_counter() - started)
-            call_s, request_s, alive_s = latencies(client, translator, image, upload.getvalue(), edit, args.requests)
-        server.should_exit = True
-        thread.join()
+        works: dict[str, Callable[[], None]] = {"bare": bare, "runtime": runtime, "server": served}
+        spent: dict[str, list[float]] = {name: [] for name in works}
+        for round_ in range(args.rounds + 1):
+            for name, work in works.items():
+                started = time.perf_counter()
+                work()
+                if round_:  # the first warms up
+                    spent[name].append(time.perf_counter() - started)
+        call_s, request_s, alive_s = latencies(client, translator, image, upload.getvalue(), edit, args.requests)
     seconds = {name: float(np.median(times)) for name, times in spent.items()}
     print(f"bare     {num_batches * MAX_BATCH / seconds['bare']:.1f} images a second, {size} px")
     for name in ("runtime", "server"):
@@ -103,6 +97,21 @@ def main() -> None:
         f"latency  {request_s / call_s:.2f} of the Translator's own call ({call_s * 1000:.1f} ms), on one connection"
     )
     print(f"keep-alive  {alive_s / call_s:.3f} of it for a request that makes nothing")
+
+
+@contextmanager
+def serving(model: str) -> Iterator[str]:
+    """Serve a model file from a thread: its address. Whatever fails meanwhile, the server ends."""
+    with listen("127.0.0.1", 0) as listener:
+        host, port = listener.getsockname()
+        server = make_server(create_app(load_models([model])))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://{host}:{port}"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def latencies(

@@ -45,7 +45,7 @@ FAINT, CLEAR = 0.1, 0.3
 NEAR = 0.4
 """The largest change around at which the two hold; around a smaller one they are smaller in proportion."""
 LEAST = 0.25
-"""Of FAINT and CLEAR: what they come down to. A change of less than FAINT LEAST, 3 of 255, is always undone."""
+"""Of FAINT and CLEAR: what they come down to. Where no change exceeds FAINT LEAST, 3 of 255, all are undone."""
 LARGE, CERTAIN = 0.8, 1.2
 """The changes between which one belongs to the edit more and more, whatever lies around it."""
 EPS = 4e-3

@@ -96,7 +96,11 @@ def _find(given: str, inputs: Inputs, with_videos: bool) -> list[_Candidate]:
         return []
     if is_there:
         return [] if _is_left_out(path, inputs) else [_Candidate(path, 1, is_named=True)]
-    matches = _matches(given, with_videos) if glob.has_magic(given) else []
+    try:
+        matches = _matches(given, with_videos) if glob.has_magic(given) else []
+    except (ValueError, NotImplementedError) as error:  # before Python 3.13, "**" has to stand between slashes
+        inputs.problems.append(f"no image at {given}: {error}")
+        return []
     if not matches:
         inputs.problems.append(f"no image at {given}: check the path")
     return matches

@@ -132,8 +132,7 @@ class Results:
             record = Record(
                 file, _state(part, ctime=False), file_digest(part), source, state, digest, label, wanted.key
             )
-            with (self.folder / LIST).open("a", encoding="utf-8") as file_of_list:
-                file_of_list.write(json.dumps(asdict(record)) + "\n")
+            self._append(json.dumps(asdict(record)))
             self._add(record)
 
     def record_of(self, path: Path) -> Record | None:
@@ -160,6 +159,14 @@ class Results:
     def source_of(self, record: Record) -> Path | None:
         """Return the path of the image that a result was made from, if it has a single one."""
         return self.folder / record.source if record.source else None
+
+    def _append(self, line: str) -> None:
+        """Append a line to the list, on a line of its own even where a kill left half of one."""
+        with (self.folder / LIST).open("a+b") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+            last = file.read(1)
+            start = b"" if last in (b"", b"\n") else b"\n"
+            file.write(start + line.encode() + b"\n")  # at the end, wherever it has read
 
     def _add(self, record: Record) -> None:
         self._by_owner[record.owner] = self._by_file[record.file] = record

@@ -10,7 +10,7 @@ from PIL import Image
 from distill.evaluation.counterfactuals import edited_mask
 from synth.errors import RecipeError
 from synth.world.captions import full_caption
-from synth.world.scenes import FACTORS, WorldScene, render, sample_scene
+from synth.world.scenes import FACTORS, HELD_OUT, WorldScene, render, sample_scene
 
 SIZE = 128
 """Side of a drawn example in pixels: the one that the factor readers know."""
@@ -75,10 +75,12 @@ def drawn_examples(factors: Mapping[str, str], num: int, split: str, **given: st
         given: factors that the scenes show before the edit.
 
     Raises:
-        RecipeError: if these are what the edit sets.
+        RecipeError: if these are what the edit sets, or a combination that is held out.
     """
     if all(given.get(factor) == value for factor, value in factors.items()):
         raise RecipeError(f"scenes that show {given} already are what the edit {dict(factors)} makes of them")
+    if any(set(pair) <= set(given.items()) for pair in HELD_OUT):
+        raise RecipeError(f"no scene may show {given} before an edit: that combination is held out of training")
     wanted = {*factors, *given}
     kind = next(kind for kind, known in FACTORS.items() if wanted <= set(known))
     examples: list[Example] = []

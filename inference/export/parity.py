@@ -110,7 +110,7 @@ def examples(
             "strength": torch.tensor([1.0, 0.5, 1.5])[turns % 3],
         }
         # A GPU's convolutions would round to ten bits.
-        with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             expected = module(**{name: value.to(device) for name, value in feeds.items()}).cpu().numpy()
         yield Example({name: value.numpy() for name, value in feeds.items()}, expected)
 

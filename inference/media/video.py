@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.media.medium import Edit, Medium, Progress, edited_in_batches
-from synth.errors import ImageInputError
+from synth.errors import ImageInputError, first_line
 from synth.images.listing import VIDEO_PACKAGE, has_video_package, is_video_name
 from synth.images.reader import SourceImage, sniff_format
 
@@ -66,7 +67,7 @@ class Video(Medium):
         from inference.media.video_target import VideoWriter
 
         first = None
-        with VideoWriter(part, self._description) as writer:
+        with self._explained(), VideoWriter(part, self._description) as writer:
             times: list[tuple[int, int]] = []
 
             def images() -> Iterator[SourceImage]:
@@ -80,6 +81,19 @@ class Video(Medium):
                 writer.write(image.pixels, *times.pop(0))
         assert first is not None, "describe() has seen a frame"
         return replace(first, notes=())
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say in one line what a container does not take; a full disk is for the caller to explain."""
+        import av
+
+        try:
+            yield
+        except av.FFmpegError as error:
+            if isinstance(error, OSError):
+                raise
+            reason = error.strerror or first_line(error)
+            raise ImageInputError(f"{self.path} cannot be written again: {reason}") from error
 
 
 def is_video(path: Path) -> bool:

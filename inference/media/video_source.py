@@ -17,6 +17,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
 
+from inference.media.clock import Clock
 from inference.media.container import Container, codec_of, container_for, fitting
 from synth.errors import ImageInputError
 from synth.images.reader import SourceImage, first_line
@@ -138,7 +139,8 @@ def frames(described: Description, copy: Callable[["Packet[Stream]"], None]) -> 
         usual = round(1 / (described.rate * described.time_base)) if described.rate else 1
         held: Frame | None = None
         for frame in _decoded(opened, stream, described.path, described.copied, copy):
-            start = frame.pts - shift if frame.pts is not None else 0 if held is None else held.start + held.duration
+            expected = held.start + held.duration if held is not None else 0
+            start = expected if frame.pts is None else frame.pts - shift
             if held is not None:
                 # Times have to grow, or no container takes them.
                 start = max(start, held.start + 1)
@@ -178,8 +180,9 @@ def _decoded(
     copy: Callable[["Packet[Stream]"], None] = lambda packet: None,
 ) -> Iterator[VideoFrame]:
     """Decode a stream, and pass the packets of some others on."""
-    end = Fraction(0)
+    end, clock = Fraction(0), Clock()
     for packet in _packets(opened, path):
+        clock.set(packet)
         if packet.pts is not None:
             end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
         # Without a time of decoding it is what FFmpeg ends each stream with.

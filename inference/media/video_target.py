@@ -1,5 +1,6 @@
 """Write a video: encoded frames with their times, and packets as they came."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,21 +31,24 @@ class VideoWriter:
         """
         self._described = described
         self._durations: dict[int, int] = {}
+        self._last_dts: dict[int, int] = {}  # of the streams that are copied, by their index in the video
         kind = described.container
-        self._file = part.open("r+b")
-        self._output = av.open(
-            self._file,
-            "w",
-            format=kind.format,
-            options=kind.options,
-            # By which the index of an MP4 gets before its pictures.
-            io_open=lambda url, flags, options: part.open("rb"),
-        )
-        with described.path.open("rb") as file, av.open(file, "r", metadata_errors="replace") as source:
-            self._output.metadata.update(_kept(source.metadata))
-            self._picture = self._add_picture()
-            self._copies = {index: self._add_copy(source.streams[index]) for index in described.copied}
-            self._output.set_chapters(source.chapters())
+        with ExitStack() as if_it_fails:
+            self._file = if_it_fails.enter_context(part.open("r+b"))
+            self._output = av.open(
+                self._file,
+                "w",
+                format=kind.format,
+                options=kind.options,
+                # By which the index of an MP4 gets before its pictures.
+                io_open=lambda url, flags, options: part.open("rb"),
+            )
+            with described.path.open("rb") as file, av.open(file, "r", metadata_errors="replace") as source:
+                self._output.metadata.update(_kept(source.metadata))
+                self._picture = self._add_picture()
+                self._copies = {index: self._add_copy(source.streams[index]) for index in described.copied}
+                self._output.set_chapters(source.chapters())
+            if_it_fails.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -88,6 +92,13 @@ class VideoWriter:
         if shift:
             packet.pts = None if packet.pts is None else packet.pts - shift
             packet.dts = None if packet.dts is None else packet.dts - shift
+        last = self._last_dts.get(packet.stream_index)
+        if packet.dts is not None:
+            # No container takes a packet that is not later than the one before it.
+            late = 0 if last is None else max(0, last + 1 - packet.dts)
+            packet.dts += late
+            packet.pts = None if packet.pts is None else packet.pts + late
+            self._last_dts[packet.stream_index] = packet.dts
         packet.stream = self._copies[packet.stream_index]
         self._output.mux(packet)
 

@@ -4,6 +4,7 @@ import pytest
 
 from distill.evaluation.examples import drawn_examples
 from synth.errors import RecipeError
+from synth.world.scenes import HELD_OUT
 
 
 def test_examples_differ_only_in_the_edit() -> None:
@@ -23,3 +24,9 @@ def test_examples_differ_only_in_the_edit() -> None:
 def test_scenes_that_show_the_edit_already_are_refused() -> None:
     with pytest.raises(RecipeError, match="already are what the edit"):
         drawn_examples({"weather": "sunset"}, 1, "test", weather="sunset")
+
+
+def test_no_scene_shows_what_is_held_out() -> None:
+    for pair in HELD_OUT:
+        with pytest.raises(RecipeError, match="held out of training"):
+            drawn_examples({"wall": "white"}, 1, "test", **dict(pair))

@@ -211,7 +211,7 @@ def test_both_files_are_measured_on_the_same_scenes(copy: RunFolder, tiny_sd_fol
     shown = command("inspect", copy.pixel_model).stdout
     assert "network: pixel network, small: one pass, no VAE" in shown
     assert f"PSNR to the truth {means['pixel network']['psnr_all']:.1f} dB" in shown
-    assert "network: student, unet" in command("inspect", copy.model).stdout
+    assert "network: student, compact" in command("inspect", copy.model).stdout
 
     # Without the pixel network the student is measured alone, and anew.
     alone = with_overrides(recipe, ["pixel.size=none"])
@@ -222,7 +222,7 @@ def test_both_files_are_measured_on_the_same_scenes(copy: RunFolder, tiny_sd_fol
 def test_verbs_say_what_a_file_holds(compressed: Path, tmp_path: Path) -> None:
     room = tmp_path / "room.png"
     Image.effect_noise((50, 30), 60).convert("RGB").save(room)
-    for model, holds in (("model.pixel.onnx", "pixel network, small"), ("model.onnx", "student, unet")):
+    for model, holds in (("model.pixel.onnx", "pixel network, small"), ("model.onnx", "student, compact")):
         made = command("translate", compressed / model, room, "--edit", "red-leather", "--out", tmp_path / model)
         assert made.exit_code == 0 and f"on CPUExecutionProvider; {holds}" in made.stderr
         with Image.open(tmp_path / model / "room_red-leather.png") as image:

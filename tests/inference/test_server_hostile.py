@@ -63,7 +63,8 @@ def running(model: Path, limits: Limits | None = None, max_connections: int | No
     port = listener.getsockname()[1]
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
+    limit = httpx.Limits(keepalive_expiry=None)
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False, limits=limit) as client:
         try:
             client.server, client.port = server, port  # type: ignore[attr-defined]
             until(lambda: server.started)

@@ -176,6 +176,39 @@ def test_ten_bits_become_eight_and_hdr_is_refused(model: Path, translator: Trans
     check_pixels(translator, see(deep).frames, see(tmp_path / "out" / "deep_red-leather.mkv").frames, 5)
 
 
+def test_a_file_joined_from_two_goes_on_where_it_starts_anew(model: Path, tmp_path: Path) -> None:
+    """As `cat a.mpg b.mpg` makes it: all times of the second part are those of the first again."""
+    part = write_video(tmp_path / "part.mpg", codec="mpeg2video", sound="mp2")
+    alone, clip = see(part), tmp_path / "joined.mpg"
+    clip.write_bytes(2 * part.read_bytes())
+    after = see(edited(model, clip, name="joined_red-leather.mp4"))
+    assert len(after.frames) == 2 * len(alone.frames)
+    steps = np.diff(after.times)
+    assert steps.min() > 0.03 and steps.max() < 0.2, "the second part is neither crammed nor held"
+    assert len(after.sound) == pytest.approx(2 * len(alone.sound), rel=0.01)
+
+
+def test_what_a_container_refuses_ends_in_one_line(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And does not stop the others."""
+    import av
+    from PIL import Image
+
+    from inference.media import video_target
+
+    def refuse(self: object, packet: object) -> None:
+        raise av.ArgumentError(22, "Invalid argument")
+
+    clip = write_video(tmp_path / "clip.mp4")
+    Image.new("RGB", (64, 64)).save(tmp_path / "still.png")
+    monkeypatch.setattr(video_target.VideoWriter, "copy", refuse)
+    result = command("translate", model, clip, tmp_path / "still.png", "--edit", EDIT, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert f"error: {clip} cannot be written again: Invalid argument" in result.stderr
+    assert sorted(path.name for path in (tmp_path / "out").glob("*_red-leather*")) == ["still_red-leather.png"]
+
+
 def test_each_edit_has_a_file_and_none_is_made_twice(model: Path, tmp_path: Path) -> None:
     """A folder with an image and a video in it, twice, and then with another strength."""
     (tmp_path / "in").mkdir()

@@ -149,6 +149,8 @@ def test_a_stopped_batch_goes_on(model: Path, tmp_path: Path, monkeypatch: pytes
     assert len(calls) == 10 + 1 + 3
     assert names(out) == [f"{number}{SUFFIX}" for number in range(5)]
     assert len(result.stdout.split()) == 6
+    result = run(model, photos, out=out)
+    assert "skipped: 5 results, made already" in result.stderr, "nor does half a line hide the one after it"
 
 
 def test_folders_and_results_may_be_moved(model: Path, tmp_path: Path) -> None:

@@ -54,6 +54,15 @@ def test_translate_takes_globs(model: Path, photos: Path, tmp_path: Path) -> Non
         assert files(tmp_path / name) == [f"{name}_red-leather.png", "contact_sheet.png"]
 
 
+def test_a_glob_that_is_none_stops_no_other(model: Path, photos: Path, tmp_path: Path) -> None:
+    """Before Python 3.13 it is no pattern; since then it matches no more than `*` does."""
+    out = tmp_path / "out"
+    result = command("translate", model, photos / "**.jpg", photos / "a.png", "--edit", "red leather", "--out", out)
+    assert result.exit_code == 2
+    assert result.stderr.count("error: ") == 1 and f"no image at {photos / '**.jpg'}: " in result.stderr
+    assert files(out) == ["a_red-leather.png", "contact_sheet.png"]
+
+
 def test_a_bad_image_stops_no_other(model: Path, photos: Path, tmp_path: Path) -> None:
     cut = photos / "0cut.png"
     cut.write_bytes((photos / "a.png").read_bytes()[:3000])
