@@ -86,7 +86,7 @@ class PixelNetwork(ModelMixin, ConfigMixin):  # type: ignore[misc]
             float32 (N, 3, H, W) in [-1, 1].
         """
         colour, gate = self.propose(image.to(self.dtype), edit)  # (N, 3, H, W) and (N, 1, H, W)
-        return translated(image, colour.float(), gate.float(), strength)
+        return laid_on(image, colour.float(), gate.float(), strength)
 
     def propose(self, image: Tensor, edit: Tensor) -> tuple[Tensor, Tensor]:
         """Compute what the edit would put where, in the network's own precision.
@@ -179,7 +179,7 @@ def opened(gate: Tensor) -> Tensor:
     return gate + (cut - gate).detach() if gate.requires_grad else cut
 
 
-def translated(image: Tensor, colour: Tensor, gate: Tensor, strength: Tensor) -> Tensor:
+def laid_on(image: Tensor, colour: Tensor, gate: Tensor, strength: Tensor) -> Tensor:
     """Lay proposed colours onto images: nothing changes where the gate or the strength is 0.
 
     Args:
@@ -207,7 +207,7 @@ def padded(image: Tensor, multiple: int) -> Tensor:
 
 
 @torch.no_grad()
-def edited(network: PixelNetwork, images: NDArray[np.uint8], edit: int) -> NDArray[np.uint8]:
+def translated(network: PixelNetwork, images: NDArray[np.uint8], edit: int) -> NDArray[np.uint8]:
     """Make one edit in images, uint8 (N, H, W, 3) -> the same shape, by a network in evaluation mode."""
     x = to_float(torch.from_numpy(images)).to(network.device)  # (N, 3, H, W)
     numbers = torch.full((len(x),), edit, device=network.device)  # (N,)

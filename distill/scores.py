@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from synth.teacher.conditioning import rows_of
 from synth.teacher.teacher import Conditioning, Teacher
 
 
@@ -106,10 +107,9 @@ def shared_source_dds(
         float (N, C, h, w), without a graph.
     """
     new, each = sources.missing(images), list(images)
-    t = sources.t[[*new, *each]]  # (new + N,)
-    z_t = teacher.add_noise(  # (new + N, C, h, w)
-        torch.cat([sources.z_hat[new], z.detach()]), sources.eps[[*new, *each]], t
-    )
+    t = rows_of(sources.t, [*new, *each])  # (new + N,)
+    eps = rows_of(sources.eps, [*new, *each])  # (new + N, C, h, w)
+    z_t = teacher.add_noise(torch.cat([rows_of(sources.z_hat, new), z.detach()]), eps, t)  # (new + N, C, h, w)
     # One batch for both branches: the network sees references and edits at once.
     eps_omega = teacher.predict_noise(z_t, t, Conditioning.cat([sources.y_hat[new], y]), omega)
     sources.add(new, eps_omega[: len(new)])
@@ -120,8 +120,7 @@ def sds_of_edits(
     teacher: Teacher, z: Tensor, y: Conditioning, sources: Sources, images: Sequence[int], omega: float
 ) -> Tensor:
     """SDS instead of `shared_source_dds`, with the same draws; the reference branch is not looked at."""
-    each = list(images)
-    return sds(teacher, z.detach(), y, sources.t[each], sources.eps[each], omega)
+    return sds(teacher, z.detach(), y, rows_of(sources.t, images), rows_of(sources.eps, images), omega)
 
 
 def surrogate_loss(z: Tensor, gradient: Tensor) -> Tensor:

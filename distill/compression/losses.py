@@ -51,8 +51,9 @@ class Losses:
         return total
 
     def values(self) -> dict[str, float]:
-        """The terms as numbers, by their names."""
-        return {name: float(term.detach()) for name, term in vars(self).items()}
+        """The terms as numbers, by their names; waits once for a GPU."""
+        terms = vars(self)
+        return dict(zip(terms, torch.stack([term.detach() for term in terms.values()]).tolist(), strict=True))
 
 
 def pixel_loss(x: Tensor, y: Tensor) -> Tensor:
@@ -124,14 +125,14 @@ def draw_window(seed: int, position: int, change: Tensor) -> tuple[slice, slice]
     Args:
         seed: of the training.
         position: the pair's place in the training.
-        change: float (H, W), at least 0.
+        change: float (H, W), at least 0, on the CPU.
 
     Returns:
         Rows and columns of a window of half the height and width.
     """
     height, width = change.shape
     generator = torch.Generator().manual_seed(derive_seed(seed, "pixel window", position))
-    weights = change.flatten().double().cpu() + 1e-9  # an edit that changes nothing: anywhere
+    weights = change.flatten().double() + 1e-9  # an edit that changes nothing: anywhere
     row, column = divmod(int(torch.multinomial(weights, 1, generator=generator)), width)
     tall, wide = max(1, height // 2), max(1, width // 2)
     top, left = (

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -20,10 +20,12 @@ from distill.pixel import PixelNetwork, new_network
 from distill.settings import PIXEL_LOG_KEYS, PixelSettings
 from distill.training import checkpoints
 from distill.training.draws import draw_image
+from distill.training.memory import explained, pixel_knobs, release_memory
 from distill.training.schedules import cosine, linear_warmup
 from synth.ema import ema_step
 from synth.errors import TrainingError
 from synth.pixels import to_float
+from synth.teacher.conditioning import to_device
 from synth.teacher.teacher import Teacher
 
 _WARMUP_STEPS = 50
@@ -84,8 +86,10 @@ def train(
         autocast: the precision that the network runs in.
 
     Raises:
-        TrainingError: if the checkpoint belongs to another training, or a loss is not a finite number.
+        TrainingError: if the checkpoint belongs to another training, a loss is not a finite number, or a GPU's memory
+            is too small for a step.
     """
+    release_memory(teacher.device)  # of what made the pairs
     network = new_network(edits, settings).to(teacher.device).train()
     averaged = deepcopy(network).requires_grad_(False).eval()
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
@@ -101,13 +105,14 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate
 
-        optimizer.zero_grad(set_to_none=True)
-        losses = _losses(network, pairs, settings, step, features, autocast)
-        losses.weighted(settings).backward()  # type: ignore[no-untyped-call]
-        metrics = losses.values()
-        _require_finite(step + 1, metrics)
-        optimizer.step()
-        _average(averaged, network, settings.ema_decay, step)
+        with explained(pixel_knobs(settings), f"at step {step + 1} of the pixel network"):
+            optimizer.zero_grad(set_to_none=True)
+            losses = _losses(network, pairs, settings, step, features, autocast)
+            losses.weighted(settings).backward()  # type: ignore[no-untyped-call]
+            metrics = losses.values()
+            _require_finite(step + 1, metrics)
+            optimizer.step()
+            _average(averaged, network, settings.ema_decay, step)
 
         # Before the yield: a caller that stops here finds the checkpoint of the step that it saw.
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
@@ -152,33 +157,40 @@ def _losses(
 ) -> Losses:
     """The losses of a step's batch of N pairs, each augmented; h x w is the size of the step's crops."""
     device = network.device
-    height, width = draw_crop(settings.seed, step, *pairs.image_size)
-    positions = range(step * settings.batch_size, (step + 1) * settings.batch_size)
-    inputs, targets, edits = [], [], []
-    for position in positions:
-        image, made, edit = pairs.pair(draw_image(settings.seed, position, len(pairs)))
-        both = to_float(torch.stack([torch.from_numpy(image.copy()), torch.from_numpy(made.copy())]))  # (2, 3, H, W)
-        both = draw_augmentation(settings.seed, position).apply(both, height, width)  # (2, 3, h, w)
-        inputs.append(both[0])
-        targets.append(both[1])
-        edits.append(edit)
-    x, y = torch.stack(inputs).to(device), torch.stack(targets).to(device)  # (N, 3, h, w) each
+    inputs, targets, edits, windows = _batch(pairs, settings, step)
+    x, y = to_device(inputs, device), to_device(targets, device)  # (N, 3, h, w) each
     with autocast():
-        translated = network(x, torch.tensor(edits, device=device), torch.ones(len(x), device=device))  # (N, 3, h, w)
-    change = (y - x).abs().sum(dim=1)  # (N, h, w)
-    windows = [draw_window(settings.seed, position, own) for position, own in zip(positions, change, strict=True)]
-
-    def cut(images: Tensor) -> Tensor:
-        """(N, 3, h, w) -> (N, 3, h / 2, w / 2)."""
-        return torch.stack([image[:, rows, columns] for image, (rows, columns) in zip(images, windows, strict=True)])
-
+        translated = network(x, to_device(edits, device), torch.ones(len(x), device=device))  # (N, 3, h, w)
     distance = textures = torch.zeros((), device=device)
     if features is not None:
         with autocast():
-            distance, textures = features(cut(translated), cut(y))
+            distance, textures = features(_cut(translated, windows), _cut(y, windows))
     return Losses(
         pixel_loss(translated, y), change_loss(translated, y, x), gradient_loss(translated, y), distance, textures
     )
+
+
+def _batch(
+    pairs: PixelPairs, settings: PixelSettings, step: int
+) -> tuple[Tensor, Tensor, Tensor, list[tuple[slice, slice]]]:
+    """Read a step's pairs: inputs and targets, float (N, 3, h, w), edits, int64 (N,), and windows, on the CPU."""
+    height, width = draw_crop(settings.seed, step, *pairs.image_size)
+    positions = range(step * settings.batch_size, (step + 1) * settings.batch_size)
+    both, edits = [], []
+    for position in positions:
+        image, made, edit = pairs.pair(draw_image(settings.seed, position, len(pairs)))
+        pair = to_float(torch.stack([torch.from_numpy(image.copy()), torch.from_numpy(made.copy())]))  # (2, 3, H, W)
+        both.append(draw_augmentation(settings.seed, position).apply(pair, height, width))  # (2, 3, h, w)
+        edits.append(edit)
+    inputs, targets = torch.stack(both, dim=1)  # (N, 3, h, w) each
+    change = (targets - inputs).abs().sum(dim=1)  # (N, h, w)
+    windows = [draw_window(settings.seed, position, own) for position, own in zip(positions, change, strict=True)]
+    return inputs, targets, torch.tensor(edits), windows
+
+
+def _cut(images: Tensor, windows: Sequence[tuple[slice, slice]]) -> Tensor:
+    """Cut each image to its window: float (N, 3, h, w) -> (N, 3, h / 2, w / 2)."""
+    return torch.stack([image[:, rows, columns] for image, (rows, columns) in zip(images, windows, strict=True)])
 
 
 def _average(averaged: PixelNetwork, network: PixelNetwork, decay: float, step: int) -> None:

@@ -22,7 +22,7 @@ from distill.compression.train import train
 from distill.evaluation.examples import drawn_examples
 from distill.evaluation.grids import GridRow, labelled_grid
 from distill.evaluation.metrics import Images
-from distill.pixel import PixelNetwork, edited, load_network
+from distill.pixel import PixelNetwork, load_network, translated
 from distill.settings import PixelSettings
 from distill.students import Student
 from distill.studies.rows import mean
@@ -116,7 +116,7 @@ class Compression(Study):
         rows: list[Row] = []
         for number, edit in enumerate(self.edits):
             examples = drawn_examples(self.edits[edit], self.num_scenes, "development", **self.given)
-            images: Images = edited(network, np.stack([example.image for example in examples]), number)
+            images: Images = translated(network, np.stack([example.image for example in examples]), number)
             for place, (example, image) in enumerate(zip(examples, images, strict=True)):
                 metrics = measure_example(image, example, reader)
                 png = png_bytes(Image.fromarray(image))

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from distill.settings import TrainingSettings
+from distill.settings import PixelSettings, TrainingSettings
 from synth.errors import TrainingError
 
 
@@ -37,13 +37,13 @@ def release_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def out_of_memory(settings: TrainingSettings, when: str) -> str:
+def out_of_memory(remedy: str, when: str) -> str:
     """The one line of a training that does not fit into memory, with the settings that make it smaller."""
-    return f"out of memory {when}: set {knobs(settings)}"
+    return f"out of memory {when}: set {remedy}"
 
 
 def knobs(settings: TrainingSettings) -> str:
-    """The settings that a training takes less memory with, those first that change least."""
+    """The settings that a student's training takes less memory with, those first that change least."""
     found = ["training.micro_batch_size=1"] if settings.micro_batch_size != 1 else []
     if settings.student == "unet":
         found += [] if settings.gradient_checkpointing else ["training.gradient_checkpointing=true"]
@@ -52,15 +52,24 @@ def knobs(settings: TrainingSettings) -> str:
     return " or ".join(found) or "a smaller scenes.image_size"
 
 
+def pixel_knobs(settings: PixelSettings) -> str:
+    """The same of a pixel network's training."""
+    found = [f"pixel.batch_size={settings.batch_size // 2}"] if settings.batch_size >= 4 else []
+    if settings.feature_weight or settings.texture_weight:
+        found.append("pixel.feature_weight=0 with pixel.texture_weight=0")
+    found += ["pixel.size=small"] if settings.size == "large" else []
+    return " or ".join(found) or "a smaller scenes.image_size"
+
+
 @contextmanager
-def explained(settings: TrainingSettings, when: str) -> Iterator[None]:
+def explained(remedy: str, when: str) -> Iterator[None]:
     """Turn a lack of a GPU's memory into a TrainingError of one line.
 
     Args:
-        settings: of the training.
+        remedy: the settings that take less.
         when: when it happens, for the message.
     """
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise TrainingError(out_of_memory(settings, when)) from error
+        raise TrainingError(out_of_memory(remedy, when)) from error

@@ -25,13 +25,13 @@ from distill.scores import Score, Sources, identity_loss, surrogate_loss
 from distill.settings import TrainingSettings, edits_of_an_image
 from distill.students import Student
 from distill.training.draws import draw_edits, draw_image, draw_noise, share_of
-from distill.training.memory import out_of_memory
+from distill.training.memory import knobs, out_of_memory
 from distill.training.pairs import Pairs
 from distill.training.precision import autocast_of, autocast_of_score
 from distill.training.reduction import sum_over_processes
 from distill.training.texts import TextCache
 from synth.errors import TrainingError
-from synth.teacher.conditioning import to_device
+from synth.teacher.conditioning import rows_of, to_device
 from synth.teacher.teacher import Teacher
 
 logger = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ class Objective:
         """Add what some of a share's pairs contribute to the gradient; return the sums of their squares, (2,)."""
         sources, device = share.sources, self._teacher.device
         images = share.source_places[chosen]  # of N
-        z_hat = sources.z_hat[images]  # (N, C, h, w)
+        z_hat = rows_of(sources.z_hat, images)  # (N, C, h, w)
         edit = to_device(torch.tensor(share.edits[chosen]), device)  # (N,)
         y = self._texts(share.texts[chosen])  # of N
         with self._autocast():
@@ -197,7 +197,7 @@ class Objective:
         at_once = min(self._at_once, self._num_pairs)
         if self._was_halved or at_once == 1:
             raise TrainingError(
-                out_of_memory(self._settings, f"with {at_once} pairs of an image and an edit at once")
+                out_of_memory(knobs(self._settings), f"with {at_once} pairs of an image and an edit at once")
             )
         self._at_once, self._was_halved = at_once // 2, True
         logger.warning(

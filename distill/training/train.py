@@ -20,7 +20,7 @@ from distill.settings import ROUNDING_KEYS, TrainingSettings
 from distill.students import Student, new_student
 from distill.training import checkpoints
 from distill.training.checkpoint_writer import CheckpointWriter
-from distill.training.memory import explained, peak_memory_bytes, release_memory
+from distill.training.memory import explained, knobs, peak_memory_bytes, release_memory
 from distill.training.objective import Objective
 from distill.training.pairs import prepare_pairs, report_captions
 from distill.training.schedules import cosine, linear_warmup
@@ -109,7 +109,7 @@ def train(
             report_captions(pairs, run_dir)
 
     release_memory(teacher.device)  # of a painting before
-    with explained(settings, "before the first step"):
+    with explained(knobs(settings), "before the first step"):
         student = new_student(teacher, dict(zip(edits, pairs.target_prompts[0], strict=True)), settings)
         averaged = _copy_for_average(student) if settings.ema_decay else None
     learned = [weight for weight in student.parameters() if weight.requires_grad]
@@ -131,7 +131,8 @@ def train(
         steps_done = checkpoints.restore(checkpoint, student, averaged, optimizer, depends_on)
     processes.wait_for_everyone()  # every process has read the checkpoint before the main one writes another
     writer = CheckpointWriter(run_dir, settings, depends_on, in_thread=teacher.device.type == "cuda")
-    objective = Objective(teacher, student, pairs, settings, score, processes)
+    with explained(knobs(settings), "before the first step"):
+        objective = Objective(teacher, student, pairs, settings, score, processes)
 
     with writer:
         for step in range(steps_done, settings.steps):
@@ -139,7 +140,7 @@ def train(
             omega, lambda_id, learning_rate = _schedules(settings, step)
 
             # Every process ends with the gradient of the whole batch, so that all take the same step.
-            with explained(settings, f"at step {step + 1}"):
+            with explained(knobs(settings), f"at step {step + 1}"):
                 squares = objective.backward(step, omega, lambda_id)
                 norm = torch.nn.utils.get_total_norm([weight.grad for weight in learned if weight.grad is not None])
                 if settings.max_grad_norm:
@@ -150,10 +151,10 @@ def train(
                 if averaged is not None:
                     ema_step(_averages(averaged, student), learned, settings.ema_decay, step)
 
-            # A GPU is still at work: prepare the next step before its figures are read, which waits for it. A step
-            # that went wrong is not kept.
-            if step + 1 < settings.steps:
-                objective.prepare(step + 1)
+                # A GPU is still at work: prepare the next step before its figures are read, which waits for it. A
+                # step that went wrong is not kept.
+                if step + 1 < settings.steps:
+                    objective.prepare(step + 1)
             dds, identity, grad_norm = torch.cat([squares, norm[None]]).tolist()
             dds, identity = dds / objective.num_elements, identity / objective.num_elements
             _require_finite(step + 1, dds=dds, identity=identity, grad_norm=grad_norm)

@@ -115,13 +115,13 @@ class _Observer:
         """Log a step; at every `pixel.sample_every`th and the last, write a grid."""
         import numpy as np
 
-        from distill.pixel import edited
+        from distill.pixel import translated
 
         settings = self._recipe.pixel
         append_row(self._folder / "metrics.jsonl", record.row(), self._is_first)
         self._is_first = False
         if record.step % settings.sample_every == 0 or record.step == settings.steps:
             numbers = range(len(self._recipe.edits))
-            samples = np.stack([edited(record.network, self._images, number) for number in numbers])
+            samples = np.stack([translated(record.network, self._images, number) for number in numbers])
             name = f"step_{record.step:06d}.png"
             write_bytes(self._folder / "samples" / name, png_bytes(grid(self._images, samples)))

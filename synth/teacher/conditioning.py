@@ -1,6 +1,6 @@
 """What the teacher's network reads of texts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,11 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     if torch.device(device).type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def rows_of(tensor: Tensor, indices: Sequence[int]) -> Tensor:
+    """Choose rows by numbers that the host knows. A plain list as an index would wait for the GPU to be done."""
+    return tensor[to_device(torch.tensor(indices, dtype=torch.int64), tensor.device)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +33,9 @@ class Conditioning:
     width of the target. None: those of an uncropped image of the latents' own size."""
 
     def __getitem__(self, index: Any) -> "Conditioning":
+        """Choose texts; a list of numbers does not wait for a GPU."""
+        if isinstance(index, list):
+            return self._each(lambda tensor: rows_of(tensor, index))
         return self._each(lambda tensor: tensor[index])
 
     def __len__(self) -> int:

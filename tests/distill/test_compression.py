@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import distill.compression.pairs
+from distill import pixel
 from distill.composition import translated
 from distill.compression.augmentation import draw_augmentation, draw_crop
 from distill.compression.losses import FeatureLoss, change_loss, deviation, draw_window, gradient_loss, pixel_loss
 from distill.compression.pairs import PixelPairs, draw_edits, make_pairs
 from distill.compression.train import PixelRecord, train
-from distill.pixel import edited
 from distill.settings import PixelSettings, TrainingSettings
 from distill.students import Student, new_student
 from distill.training import checkpoints
@@ -297,7 +297,9 @@ def test_it_learns_to_edit_squares_it_never_saw(tiny_teacher: Teacher, tmp_path:
             errors.append(float(np.square(of(image).astype(float) - made).mean()))
         return float(psnr_from_mse(float(np.mean(errors)), peak=255.0))
 
-    by_network = {edit: psnr(edit, lambda image, e=edit: edited(last.network, image[None], e)[0]) for edit in (0, 1)}
+    by_network = {
+        edit: psnr(edit, lambda image, e=edit: pixel.translated(last.network, image[None], e)[0]) for edit in (0, 1)
+    }
     assert by_network[0] > psnr(0, lambda image: image) + 8, "the square turns red"
     assert by_network[1] > 30, "the other edit leaves the image alone"
 
@@ -341,6 +343,21 @@ def test_other_settings_do_not_resume(tiny_teacher: Teacher, tmp_path: Path) -> 
     with pytest.raises(TrainingError, match=r"its gradient_weight is 1.0, this one's is 2.0"):
         run(tiny_teacher, pairs, tmp_path, gradient_weight=2.0)
     assert run(tiny_teacher, pairs, tmp_path, sample_every=3) == [], "how often it is looked at changes no weight"
+
+
+def test_too_little_memory_is_one_line(
+    tiny_teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.optim.Adam, "step", no_room)
+    with pytest.raises(TrainingError) as refused:
+        run(tiny_teacher, painted_pairs(8), tmp_path, batch_size=8)
+    assert str(refused.value) == (
+        "out of memory at step 1 of the pixel network: set pixel.batch_size=4 or pixel.feature_weight=0 with "
+        "pixel.texture_weight=0"
+    )
 
 
 def test_a_loss_that_is_not_finite_stops_it(tiny_teacher: Teacher, tmp_path: Path) -> None:

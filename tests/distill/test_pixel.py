@@ -8,7 +8,7 @@ import torch
 from agreement import assert_agrees, assert_same_pixels
 from torch import Tensor, nn
 
-from distill.pixel import PixelNetwork, edited, load_network, new_network, padded, translated
+from distill.pixel import PixelNetwork, laid_on, load_network, new_network, padded, translated
 from distill.settings import PIXEL_SIZES, PixelSettings
 from synth.errors import TrainingError
 
@@ -43,7 +43,7 @@ def call(network: PixelNetwork, image: Tensor, edit: int = 0, strength: float = 
 def test_colour_and_gate_are_laid_on(strength: float) -> None:
     image, colour = images(1, 2, 2), images(1, 2, 2, seed=1) / 4
     gate = torch.tensor([[[[0.0, 1.0], [0.5, 0.25]]]])
-    out = translated(image / 4, colour, gate, torch.tensor([strength]))
+    out = laid_on(image / 4, colour, gate, torch.tensor([strength]))
     for row, column in np.ndindex(2, 2):
         g, x, c = gate[0, 0, row, column], image[0, :, row, column] / 4, colour[0, :, row, column]
         assert torch.allclose(out[0, :, row, column], x + strength * g * (c - x), atol=1e-6)
@@ -52,15 +52,15 @@ def test_colour_and_gate_are_laid_on(strength: float) -> None:
 
 def test_the_answer_stays_in_range() -> None:
     white = torch.ones(1, 3, 1, 1)
-    assert translated(white, -white, white[:, :1], torch.tensor([10.0])).min() == -1
-    assert translated(-white, white, white[:, :1], torch.tensor([10.0])).max() == 1
+    assert laid_on(white, -white, white[:, :1], torch.tensor([10.0])).min() == -1
+    assert laid_on(-white, white, white[:, :1], torch.tensor([10.0])).max() == 1
 
 
 @pytest.mark.parametrize("colour", [float("nan"), float("inf"), 3.0])
 def test_strength_zero_returns_the_very_image(colour: float) -> None:
     image = images(2, 5, 7)
     proposed = torch.full_like(image, colour)
-    out = translated(image, proposed, torch.ones(2, 1, 5, 7), torch.tensor([0.0, 1.0]))
+    out = laid_on(image, proposed, torch.ones(2, 1, 5, 7), torch.tensor([0.0, 1.0]))
     assert torch.equal(out[0], image[0]) and not torch.equal(out[1], image[1])
 
 
@@ -105,7 +105,7 @@ def test_uint8_images_are_edited() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 9, 11, 3), np.uint8)
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
     expected = (call(network, x, 1).permute(0, 2, 3, 1).numpy() + 1) * 127.5
-    assert_same_pixels(edited(network, pixels, 1), expected.round().astype(np.uint8))
+    assert_same_pixels(translated(network, pixels, 1), expected.round().astype(np.uint8))
 
 
 def test_first_weights_follow_from_the_seed_alone() -> None:

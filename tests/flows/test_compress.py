@@ -13,7 +13,7 @@ from small_runs import command, run_command, small_recipe
 
 import flows.stages.export
 import flows.training.pixel
-from distill.pixel import edited, load_network
+from distill.pixel import load_network, translated
 from flows.config.loading import load_recipe, with_overrides
 from flows.evaluation.scenes import evaluate_model
 from flows.publish import _contents
@@ -74,7 +74,7 @@ def test_the_file_is_the_network(compressed: Path) -> None:
     network, translator = load_network(run.pixel_network), Translator.load(run.pixel_model)
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     for number, edit in enumerate(translator.edits):
-        expected = edited(network, image[None], number)[0].astype(int)
+        expected = translated(network, image[None], number)[0].astype(int)
         assert np.abs(translator(image, edit).astype(int) - expected).max() <= 1
     assert run.pixel_model.stat().st_size < run.model.stat().st_size / 2
 
