@@ -113,7 +113,7 @@ class UNetStudent(Student):
         """
         require_plain_unet(teacher.name, teacher.family.network_class, teacher.network.config)
         contexts = teacher.encode_prompt(list(edits.values())).prompt_embeds  # (K, T, D)
-        unet_config = _public_config(teacher.unet)
+        unet_config = public_config(teacher.unet.config)
         with teacher.device:  # a GPU draws the weights, which the teacher's replace, in a moment
             student: UNetStudent = cls(
                 unet_config, list(edits), list(edits.values()), tuple(contexts.shape[1:]), timestep
@@ -139,7 +139,7 @@ class UNetStudent(Student):
         """Add LoRA's products to the weights that they adapt: the result needs no peft."""
         if not self.config.lora_rank:
             return self
-        plain = UNetStudent(**_public_config(self) | {"lora_rank": 0})
+        plain = UNetStudent(**public_config(self.config) | {"lora_rank": 0})
         unet = deepcopy(self.unet)  # the student itself continues to train
         unet.fuse_lora()
         unet.unload_lora()
@@ -213,35 +213,6 @@ def new_student(teacher: Teacher, edits: Mapping[str, str], settings: TrainingSe
     return student
 
 
-def num_weights(teacher: Teacher, edits: Mapping[str, str], settings: TrainingSettings) -> tuple[int, int]:
-    """Count the weights of a training's student, and those of them that it learns. Nothing is allocated.
-
-    Args:
-        teacher: the model that it will learn from.
-        edits: name -> an example of the target prompt.
-        settings: which kind.
-
-    Raises:
-        TeacherError: if the teacher has no U-Net for a student of that kind.
-        TrainingError: for LoRA without peft.
-    """
-    names = list(edits)
-    prompts = list(edits.values())
-    student: Student
-    if settings.student == "compact":
-        with torch.device("meta"):
-            student = CompactStudent(teacher.latent_channels, names, prompts)
-    else:
-        require_plain_unet(teacher.name, teacher.family.network_class, teacher.network.config)
-        size = tuple(teacher.encode_prompt(prompts[:1]).prompt_embeds.shape[1:])
-        unet_config = _public_config(teacher.unet)
-        with torch.device("meta"):
-            student = UNetStudent(unet_config, names, prompts, size, settings.student_timestep, settings.lora_rank)
-    weights = list(student.parameters())
-    learned = [weight for weight in weights if weight.requires_grad]
-    return sum(weight.numel() for weight in weights), sum(weight.numel() for weight in learned)
-
-
 def load_student(folder: Path) -> Student:
     """Load a student of either kind from the folder that it was saved in.
 
@@ -278,9 +249,9 @@ def require_plain_unet(name: str, network_class: str, config: Mapping[str, Any])
         )
 
 
-def _public_config(model: Any) -> dict[str, Any]:
-    """A diffusers model's configuration without the entries that diffusers adds."""
-    return {key: value for key, value in model.config.items() if not key.startswith("_")}
+def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's configuration without the entries that diffusers adds."""
+    return {key: value for key, value in config.items() if not key.startswith("_")}
 
 
 def _adapt(unet: Any, rank: int) -> None:

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from distill.costs import Flops
 from distill.settings import TrainingSettings
-from distill.training.footprint import caller_of, student_of
+from distill.training.footprint import caller_of, student_with
 from synth.teacher.hub import ModelFolder
 
 
@@ -29,7 +29,7 @@ def flops_of(model: ModelFolder, edits: Mapping[str, str], settings: TrainingSet
     counts = []
     with torch.device("meta"), torch.no_grad():
         call_teacher, vae = caller_of(model, model.network()), model.vae()
-        student = student_of(model, edits, settings)
+        student = student_with(model, edits, settings)
         calls = (
             lambda: call_teacher(1, latent),
             lambda: student(torch.zeros(1, *latent), torch.zeros(1, dtype=torch.int64)),

@@ -22,9 +22,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from distill.settings import NUM_SAMPLES, TrainingSettings, edits_of_an_image
-from distill.students import CompactStudent, Student, UNetStudent, require_plain_unet
+from distill.students import Student
 from distill.training.draws import share_of
 from distill.training.reduction import BUCKET_BYTES
+from distill.training.untrained import student_of
 from synth.teacher.hub import ModelFolder
 
 _TOKENS = 77  # that CLIP's text encoders read
@@ -86,7 +87,7 @@ def footprint(
     half = settings.autocast != "off" if on_gpu else settings.autocast == "bfloat16"
     with torch.device("meta"):
         network, vae = nn.Module.to(model.network(), dtype), model.vae()
-        student = student_of(model, edits, settings)
+        student = student_with(model, edits, settings)
         if settings.gradient_checkpointing:
             student.enable_gradient_checkpointing()
         learned = sum(weight.nbytes for weight in student.parameters() if weight.requires_grad)
@@ -147,17 +148,10 @@ def _peak_after_backward(student: Student, vae: Any, latent: tuple[int, ...], on
     return max(message, quotient, int(live.peak))
 
 
-def student_of(model: ModelFolder, edits: Mapping[str, str], settings: TrainingSettings) -> Student:
-    """The student of a training, without its weights."""
-    names, prompts = list(edits), list(edits.values())
-    if settings.student == "compact":
-        return CompactStudent(model.config["in_channels"], names, prompts)  # type: ignore[no-any-return]
-    require_plain_unet(model.name, model.family.network_class, model.config)
-    context = (_TOKENS, model.config["cross_attention_dim"])
-    config = {key: value for key, value in model.config.items() if not key.startswith("_")}
-    return UNetStudent(  # type: ignore[no-any-return]
-        config, names, prompts, context, settings.student_timestep, settings.lora_rank
-    )
+def student_with(model: ModelFolder, edits: Mapping[str, str], settings: TrainingSettings) -> Student:
+    """The student of a training with this model, on PyTorch's default device."""
+    size = (_TOKENS, model.config.get("cross_attention_dim", 0))
+    return student_of(model.name, model.family.network_class, model.config, size, edits, settings)
 
 
 def caller_of(model: ModelFolder, network: nn.Module) -> Callable[[int, tuple[int, ...]], None]:

@@ -47,7 +47,7 @@ def sizes_of(teacher: "Teacher", recipe: Recipe, height: int, width: int, image_
         width: of an image, in pixels.
         image_bytes: of an encoded image (default: what a PNG of that size takes).
     """
-    from distill.students import num_weights
+    from distill.training.untrained import num_weights
 
     factor = teacher.vae_scale_factor
     num_all, num_learned = num_weights(teacher, dict.fromkeys(recipe.edits, ""), recipe.training)

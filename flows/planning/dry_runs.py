@@ -162,8 +162,8 @@ def dry_run_training(recipe: Recipe, out: Path, data: str) -> str:
         DatasetError: if there is no dataset.
         TrainingError: if the training cannot start.
     """
-    from distill.students import num_weights
     from distill.training.train import train
+    from distill.training.untrained import num_weights
     from synth.dataset.image_dataset import ImageDataset
     from synth.dataset.latents import encode
 

@@ -14,8 +14,8 @@ from distill.students import (
     UNetStudent,
     load_student,
     new_student,
-    num_weights,
 )
+from distill.training.untrained import num_weights
 from synth.teacher.teacher import Teacher
 
 EDITS = {"red-leather": "a red leather sofa", "blue-fabric": "a blue fabric sofa", "a-first": "a sofa"}
