@@ -38,6 +38,7 @@ EXTRA_FILE = "distillery.json"
 """The name of the metadata in a .torchscript or .pt2 file, as torch.jit.load and torch.export.load ask for it."""
 INPUTS = ("image", "edit", "strength")
 PRODUCER = "dds-distillery"
+_CPU = [PROVIDERS["cpu"]]
 _EXTRA_SUFFIX = f"/extra/{EXTRA_FILE}"
 _MAX_METADATA_BYTES = 1_000_000
 
@@ -57,7 +58,7 @@ def open_file(path: Path, format: Format, on_gpu: bool = False) -> Run:
         ExportError: if the file cannot be opened, or keeps weights outside its folder.
     """
     try:
-        return _open_onnx(path, on_gpu) if format == "onnx" else _open_archive(path, format)
+        return _OnnxFile(path, on_gpu) if format == "onnx" else _open_archive(path, format)
     except Exception as error:  # neither onnxruntime's exceptions nor torch's share a base class
         raise ExportError(f"{path} cannot be opened ({first_line(error)}): export it again") from error
 
@@ -84,43 +85,46 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _open_onnx(path: Path, on_gpu: bool) -> Run:
-    cpu = [PROVIDERS["cpu"]]
-    names = best_providers() if on_gpu and has_gpu() else cpu
-    try:
-        session = _new_session(path, names)
-    except Exception as error:
-        if names == cpu:
-            raise
-        _warn_of_gpu(path, error)
-        names, session = cpu, _new_session(path, cpu)
-    if on_gpu:
-        warn_of_idle_gpu(session.get_providers())
+class _OnnxFile:
+    """An ONNX file in a session, which ends with this object: of a full-size network it holds gigabytes."""
 
-    def run(feeds: dict[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.float32]:
-        nonlocal names, session
+    def __init__(self, path: Path, on_gpu: bool) -> None:
+        self._path = path
+        self._names = best_providers() if on_gpu and has_gpu() else _CPU
         try:
-            translated: npt.NDArray[np.float32] = session.run(["translated"], feeds)[0]
+            self._session = _new_session(path, self._names)
         except Exception as error:
-            if names == cpu:
-                raise
-            _warn_of_gpu(path, error)
-            names, session = cpu, _new_session(path, cpu)
-            return run(feeds)
+            self._fall_back(error)
+        if on_gpu:
+            warn_of_idle_gpu(self._session.get_providers())
+
+    def __call__(self, feeds: dict[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.float32]:
+        try:
+            return self._run(feeds)
+        except Exception as error:
+            self._fall_back(error)
+            return self._run(feeds)
+
+    def _run(self, feeds: dict[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.float32]:
+        translated: npt.NDArray[np.float32] = self._session.run(["translated"], feeds)[0]
         return translated
 
-    return run
+    def _fall_back(self, error: Exception) -> None:
+        """Go on without the GPU, whose driver may be too old, or its memory too small for a check's sizes.
+
+        Raises:
+            Exception: the error, if it is the CPU's: that one tells whether the file is right.
+        """
+        if self._names == _CPU:
+            raise error
+        logger.warning(f"ONNX Runtime cannot run {self._path.name} on the GPU ({first_line(error)}): the CPU does it")
+        self._names, self._session = _CPU, _new_session(self._path, _CPU)
 
 
 def _new_session(path: Path, names: list[str]) -> Any:
     options = onnx_runtime().SessionOptions()
     options.log_severity_level = 4  # its errors come as exceptions
     return new_session(str(path), options, names, {"use_tf32": "0"})  # TensorFloat-32 keeps ten bits
-
-
-def _warn_of_gpu(path: Path, error: Exception) -> None:
-    """Of a driver too old, or a card too small for a check's sizes: the CPU tells whether the file is right."""
-    logger.warning(f"ONNX Runtime cannot run {path.name} on the GPU ({first_line(error)}): the CPU does it")
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """Export: files that agree with PyTorch at any size, describe themselves, and are whole or not there."""
 
+import gc
 import json
 import random
 import sys
 import warnings
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -492,3 +494,15 @@ def test_int8_needs_calibration_images(tmp_path):
         with pytest.raises(ExportError, match="int8 needs"):
             list(export_files(make_vae(1), ConvStudent(), SMALL, files, smooth_images(1, 32, 32), images))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checked_file_leaves_no_session_behind() -> None:
+    """A full-size one holds gigabytes; waiting for the collector, they would stand beside the next file's."""
+    gc.disable()
+    try:
+        run = open_file(Path(__file__).parents[2] / "examples" / "models" / "sofas.onnx", "onnx")
+        ended = weakref.ref(run)
+        del run
+        assert ended() is None
+    finally:
+        gc.enable()
