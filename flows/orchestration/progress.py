@@ -79,6 +79,11 @@ class Bar:
         with ignore_http_errors():
             update_progress_artifact(self._artifact, 100 * self.n / max(1, self.total))
 
+    def advance_to(self, n: int) -> None:
+        """Count units as done up to the `n`th. Where nothing has moved, no request goes out."""
+        if n != self.n:
+            self.update(n - self.n)
+
     def set_postfix(self, **values: Any) -> None:
         """Show values behind the bar, in the terminal."""
         self._bar.set_postfix(refresh=False, **values)  # shown at the next update

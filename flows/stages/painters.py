@@ -51,7 +51,7 @@ def paint_together(recipe: Recipe, url: str, numbers: Sequence[int], num_process
         num_before = bar.n
         while all(process.poll() in (None, 0) for process in running):
             is_over = all(process.poll() == 0 for process in running)
-            bar.update(num_before + sum(count.stat().st_size for count in counts) - bar.n)
+            bar.advance_to(num_before + sum(count.stat().st_size for count in counts))
             if is_over:
                 return
             time.sleep(_POLL_SECONDS)

@@ -55,9 +55,9 @@ def distill_together(recipe: Recipe, run: RunFolder) -> None:
             Bar("distilling", recipe.training.steps, "step", 0, artifact, False) as bar,
         ):
             while process.poll() is None:
-                bar.update(_last_step(run.metrics) - bar.n)
+                bar.advance_to(_last_step(run.metrics))
                 time.sleep(_POLL_SECONDS)
-            bar.update(_last_step(run.metrics) - bar.n)
+            bar.advance_to(_last_step(run.metrics))
     if process.returncode != 0:
         if (error := first_error([log])) is not None:
             raise TrainingError(error.message) from error.cause

@@ -84,7 +84,7 @@ def train_pixel_network(recipe: Recipe, run: RunFolder) -> Path:
             if record.step % settings.checkpoint_every == 0:
                 uploads.ask()
             bar.set_postfix(pixels=f"{record.pixels:.4f}")
-            bar.update(record.step - bar.n)
+            bar.advance_to(record.step)
 
     newest = latest(folder)
     assert newest is not None, "a training ends with a checkpoint"

@@ -121,7 +121,7 @@ class _Observer:
         """Log a step, and return whether the training should stop after it."""
         self._log.log_step(record)
         self._bar.set_postfix(omega=f"{record.guidance_scale:.2f}", moved=f"{record.identity:.4f}")
-        self._bar.update(record.step - self._bar.n)
+        self._bar.advance_to(record.step)
         if record.has_checkpoint:
             self._uploads.ask()
         if self._early_stopping is None or record.step % self._recipe.training.sample_every:

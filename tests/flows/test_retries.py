@@ -6,6 +6,7 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from uuid import uuid4
 
 import botocore.exceptions
 import httpx
@@ -15,6 +16,7 @@ from prefect import flow, task
 from prefect.task_engine import TaskRunTimeoutError
 from small_runs import small_recipe
 
+from flows.orchestration import progress
 from flows.orchestration.artifacts import artifact_key, ignore_http_errors, show_table
 from flows.orchestration.flow_run import resolve
 from flows.orchestration.gpu_lock import exclusive, exclusive_gpu
@@ -177,6 +179,18 @@ def test_logs_and_bars_reach_terminal_and_ui(prefect_server: None, capsys: pytes
         shown = {artifact.key: artifact for artifact in client.read_artifacts() if artifact.key}
     assert shown["sofas-of-a-test-images"].data == 100.0
     assert "1e-05" in str(shown["sofas-of-a-test-parity"].data)
+
+
+def test_a_bar_that_stands_still_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes are asked twice a second how far they are, also long after the last image."""
+    sent: list[float] = []
+    monkeypatch.setattr(progress, "update_progress_artifact", lambda _, percent: sent.append(percent))
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_UPDATES", 0.0)
+    with Bar("painting", 8, "image", initial=2, artifact=uuid4()) as bar:
+        for n in (2, 4, 4, 8, 8, 8):
+            bar.advance_to(n)
+            assert bar.n == n
+    assert sent == [50.0, 100.0]
 
 
 def test_a_silent_server_does_not_fail_a_run(capsys: pytest.CaptureFixture[str]) -> None:
