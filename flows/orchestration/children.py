@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.orchestration.environment import prepare_worker
+from flows.orchestration.logs import WARNING
 from flows.orchestration.retries import is_transient
 from synth.errors import DistilleryError
 
 _ERROR = "error: "
 _TRANSIENT_ERROR = "transient error: "
+_TAIL_BYTES, _TAIL_LINES = 16_384, 40  # of a crash: a traceback with the lines before it
 _SECONDS_TO_END = 30.0  # after standard input is closed; a child ends at once, torchrun takes a little longer
 
 
@@ -60,6 +62,31 @@ def started(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+class Output:
+    """What a child writes into its log, read while it grows."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        self._num_read = 0
+
+    def new_warnings(self) -> list[str]:
+        """Return the warnings of the project's loggers that were written since the last call."""
+        with self.log.open("rb") as file:
+            file.seek(self._num_read)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]  # a line without its end is still being written
+        self._num_read += len(whole)
+        lines = whole.decode(errors="replace").splitlines()
+        return [line.removeprefix(WARNING) for line in lines if line.startswith(WARNING)]
+
+    def last_lines(self) -> list[str]:
+        """Return the end of the log, without empty lines at its end."""
+        with self.log.open("rb") as file:
+            file.seek(max(0, self.log.stat().st_size - _TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+        return text.rstrip().splitlines()[-_TAIL_LINES:]
 
 
 def first_error(logs: Iterable[Path]) -> ReportedError | None:

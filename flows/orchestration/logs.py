@@ -6,6 +6,8 @@ import sys
 
 from tqdm import tqdm
 
+WARNING = "warning: "
+"""What a warning begins with in the terminal, and in the log of a process that works for a flow."""
 _PACKAGES = ("flows", "inference", "distill", "synth")
 
 
@@ -28,7 +30,7 @@ class _RunOrTerminal(logging.Handler):
         if run_logger is not None and run_logger.isEnabledFor(record.levelno):
             run_logger.log(record.levelno, message)
             return
-        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        prefix = WARNING if record.levelno >= logging.WARNING else ""
         try:
             tqdm.write(f"{prefix}{message}")  # prints above the progress bars
             sys.stdout.flush()

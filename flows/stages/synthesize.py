@@ -128,12 +128,8 @@ def _paint(recipe: Recipe, url: str, missing: Mapping[int, int], num_done: int) 
             for lacking in paint_on_ray(paint, {"recipe": recipe, "url": url}, missing, recipe.operations):
                 bar.update(lacking)
         return
-    if (num := min(recipe.operations.processes, len(missing))) > 1:
-        _builder.cache_clear()
-        release_teacher()  # the processes need the whole card
-        rounds = -(-len(missing) // num)
-        together = paint_together_task.with_options(timeout_seconds=rounds * seconds_limit)
-        together(recipe, url, list(missing), num, num_done, artifact)
+    if min(recipe.operations.processes, len(missing)) > 1:
+        paint_together_task(recipe, url, list(missing), artifact)  # which holds each shard to the limit itself
         return
     for number, lacking in missing.items():
         paint(recipe, url, number, num_done, artifact)
@@ -157,13 +153,24 @@ def paint_task(recipe: Recipe, url: str, number: int, num_done: int = 0, artifac
 
 
 @task(name="paint together", cache_policy=NO_CACHE, **RETRIES)
-def paint_together_task(
-    recipe: Recipe, url: str, numbers: list[int], num_processes: int, num_done: int, artifact: UUID | None
-) -> None:
-    """Paint shards in several processes. The dataset holds `num_done` images already."""
+def paint_together_task(recipe: Recipe, url: str, numbers: list[int], artifact: UUID | None) -> None:
+    """Paint those of some shards that are missing still, in several processes."""
+    # An attempt before this one, which an error of the storage ended, may have finished most of them.
+    asked = set(numbers)
+    missing = {
+        number: lacking
+        for number, lacking in _builder(recipe.model_dump_json(), url).missing_shards().items()
+        if number in asked
+    }
+    _builder.cache_clear()
+    release_teacher()  # the processes need the whole card
+    if not missing:
+        return
+    num_done = recipe.to_paint().count - sum(missing.values())
+    num_processes = min(recipe.operations.processes, len(missing))
     logger.info(f"painting in {num_processes} processes")
     with Bar("painting", recipe.to_paint().count, "image", num_done, artifact, leave=False) as bar:
-        paint_together(recipe, url, numbers, num_processes, bar)
+        paint_together(recipe, url, list(missing), num_processes, bar)
 
 
 @task(name="finish dataset", cache_policy=NO_CACHE, **RETRIES)
