@@ -104,6 +104,32 @@ def check_hours(recipe: Recipe, stages: Mapping[str, float]) -> Check:
     return Check("hours", "", RunError(message))
 
 
+def check_cards(recipe: Recipe) -> None:
+    """Refuse more processes than this machine has cards, or several for the one card that the recipe names.
+
+    Raises:
+        RunError: for either.
+        TeacherError: if the device is not there.
+    """
+    import torch
+
+    from synth.teacher.devices import choose_device
+
+    num, name = recipe.operations.processes, recipe.teacher.device
+    if choose_device(name).type != "cuda" or num == 1:
+        return
+    if name != "auto" and torch.device(name).index is not None:
+        raise RunError(
+            f"teacher.device is {name}, one card for operations.processes={num}: set teacher.device=cuda, and each "
+            "process takes a card of its own"
+        )
+    if num > (cards := torch.cuda.device_count()):
+        has = "1 card" if cards == 1 else f"{cards} cards"
+        raise RunError(
+            f"operations.processes is {num} and this machine has {has}: set operations.processes={cards}, or less"
+        )
+
+
 def _before_anything_large(recipe: Recipe, exports: bool) -> Iterator[Check]:
     from synth.teacher.explain import explain
     from synth.teacher.hub import find
@@ -181,30 +207,19 @@ def _packages(recipe: Recipe, exports: bool) -> str:
 
 def _processes(recipe: Recipe) -> str:
     """Against the pairs of a step, and the cards of this machine."""
-    import torch
-
     from distill.training.objective import check_processes
-    from synth.teacher.devices import choose_device
 
-    num, device = recipe.operations.processes, choose_device(recipe.teacher.device)
-    if sys.platform == "win32" and (num > 1 or recipe.operations.accelerate_config is not None):
+    num, by_file = recipe.operations.processes, recipe.operations.accelerate_config is not None
+    if sys.platform == "win32" and (num > 1 or by_file):
         raise RunError(
             "a training in several processes is not supported on Windows, whose torch has no NCCL: set "
             "operations.processes=1 and leave out operations.accelerate_config, or use Linux (WSL)"
         )
-    if recipe.operations.accelerate_config is not None:
+    if not by_file:
+        check_processes(recipe.training, len(recipe.edits), num)
+    check_cards(recipe)  # of the painters, too, which know no file of accelerate
+    if by_file:
         return "as many as the file of accelerate says"
-    check_processes(recipe.training, len(recipe.edits), num)
-    if num > 1 and device.type == "cuda":
-        if torch.device(recipe.teacher.device if recipe.teacher.device != "auto" else "cuda").index is not None:
-            raise RunError(
-                f"teacher.device is {recipe.teacher.device}, one card for operations.processes={num}: set "
-                "teacher.device=cuda, and each process takes a card of its own"
-            )
-        if num > (cards := torch.cuda.device_count()):
-            raise RunError(
-                f"operations.processes is {num} and this machine has {cards} cards: start at most {cards} processes"
-            )
     return "1 process" if num == 1 else f"{num} processes"
 
 

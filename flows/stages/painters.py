@@ -185,8 +185,8 @@ def _paint() -> None:
 
     share: _Share = read_json(Path(sys.argv[1]), _Share, DatasetError, "repeat the command")
     check_trust(share.recipe)  # the flow passes its own consent on in the environment
-    if torch.cuda.is_available():
-        torch.cuda.set_device(share.rank % torch.cuda.device_count())
+    if share.recipe.teacher.device != "cpu" and torch.cuda.is_available():
+        torch.cuda.set_device(share.rank)  # `check_cards` has found one for each
     builder = DatasetBuilder(open_teacher(share.recipe.teacher), share.recipe.to_paint(), share.url)
     with share.images.open("ab", buffering=0) as images, share.steps.open("ab", buffering=0) as steps:
         bar: Any = _Count(images)

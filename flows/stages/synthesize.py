@@ -20,6 +20,7 @@ from flows.orchestration.gpu_lock import exclusive_gpu
 from flows.orchestration.progress import Bar, in_a_run, open_progress
 from flows.orchestration.ray_cluster import paint_on_ray
 from flows.orchestration.retries import RETRIES
+from flows.planning.preflight import check_cards
 from flows.shared_teacher import open_teacher, release_teacher
 from flows.stages.frame import OpenRun, stage
 from flows.stages.painters import paint_together
@@ -50,7 +51,7 @@ def synthesize_flow(
         The number of images painted in this run.
 
     Raises:
-        RunError: if rank is not below world_size.
+        RunError: if rank is not below world_size, or there are more processes than cards.
     """
     if not 0 <= rank < world_size:
         raise RunError(
@@ -58,6 +59,8 @@ def synthesize_flow(
         )
     recipe = resolve(recipe, overrides)
     name_run(f"paint {recipe.name} into {url}")
+    if recipe.operations.runner == "threads":
+        check_cards(recipe)
     with exclusive_gpu(recipe.teacher.device, recipe.operations.processes):
         return paint_dataset(recipe, url, rank, world_size)
 
@@ -129,6 +132,7 @@ def _paint(recipe: Recipe, url: str, missing: Mapping[int, int], num_done: int) 
                 bar.update(lacking)
         return
     if min(recipe.operations.processes, len(missing)) > 1:
+        check_cards(recipe)  # a run whose student is trained has no preflight, and may have images to paint again
         paint_together_task(recipe, url, list(missing), artifact)  # which holds each shard to the limit itself
         return
     for number, lacking in missing.items():

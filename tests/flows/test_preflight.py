@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,8 @@ from small_runs import SMALL, command, run_command
 from flows.config.loading import with_overrides
 from flows.config.schema import Recipe
 from flows.planning.preflight import check_hours, preflight, preflight_lines, require
-from synth.errors import DistilleryError
+from flows.stages import synthesize
+from synth.errors import DistilleryError, RunError
 from synth.teacher.few_steps import is_few_steps_name
 from synth.teacher.teacher import Teacher
 
@@ -166,7 +168,7 @@ def two_cards(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["operations.processes=3"], "operations.processes is 3 and this machine has 2 cards: start at most 2"),
+        (["operations.processes=3"], "is 3 and this machine has 2 cards: set operations.processes=2, or less"),
         (["operations.processes=2", 'teacher.device="cuda:1"'], "one card for operations.processes=2"),
         (["operations.processes=13"], "2 images x 6 edits = 12: start at most 12 processes"),
     ],
@@ -175,6 +177,24 @@ def test_processes_without_cards_or_work(
     tiny_sd_folder: Path, tmp_path: Path, overrides: list[str], told: str
 ) -> None:
     assert told in refusal(tiny_sd_folder, tmp_path, *overrides)
+    if "edits" not in told:  # pairs are the training's matter alone
+        with pytest.raises(RunError) as refused:
+            synthesize.synthesize_flow.fn(small_recipe(tiny_sd_folder, *overrides), str(tmp_path / "set"))
+        assert told in str(refused.value)
+        with pytest.raises(RunError, match=r"operations\.processes"):  # of a run whose student is trained
+            synthesize._paint(small_recipe(tiny_sd_folder, *overrides), str(tmp_path / "set"), {0: 4, 1: 2}, 0)
+        assert not (tmp_path / "set").exists()
+
+
+def test_on_ray_nobody_counts_this_machines_cards(
+    tiny_sd_folder: Path, tmp_path: Path, two_cards: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[tuple[str, int]] = []
+    monkeypatch.setattr(synthesize, "exclusive_gpu", lambda *asked: held.append(asked) or nullcontext())
+    monkeypatch.setattr(synthesize, "paint_dataset", lambda *_: 6)
+    on_ray = small_recipe(tiny_sd_folder, "operations.processes=3", 'operations.runner="ray"')
+    assert synthesize.synthesize_flow.fn(on_ray, str(tmp_path / "set")) == 6
+    assert held == [("auto", 3)]
 
 
 def test_memory_and_disk_against_the_estimates(
