@@ -117,7 +117,7 @@ class DatasetBuilder:
         self.settings = completed(settings, teacher)
         self.template = Template(self.settings)
         self.identity = fingerprint(teacher, settings)
-        self.filters = Filters(settings.filters)
+        self.filters = Filters(settings.filters, teacher.device)
         self.in_thread = teacher.device.type == "cuda"  # a CPU has its hands full with painting
         self._painter = Painter(teacher, self.settings, self.template)
         self._excluded = excluded_seeds(self.store)

@@ -64,15 +64,19 @@ class Judged:
 class Filters:
     """All filters that the settings enable, cheap ones first. The first that rejects an image gives the reason.
 
+    Args:
+        settings: of the recipe.
+        device: that CLIP runs on: the teacher's, which the recipe has chosen.
+
     Raises:
         RecipeError: if the recipe's own filter cannot be imported.
         TeacherError: if the CLIP model cannot be opened.
     """
 
-    def __init__(self, settings: FilterSettings) -> None:
+    def __init__(self, settings: FilterSettings, device: torch.device) -> None:
         self.settings = settings
         self._own = _import(settings.python) if settings.python else None
-        self._clip = _Clip(settings.clip) if settings.clip else None
+        self._clip = _Clip(settings.clip, device) if settings.clip else None
 
     def judge(self, scene: Scene, pixels: Pixels) -> Verdict:
         """Decide on one image of a scene, uint8 (H, W, 3).
@@ -221,12 +225,12 @@ def _import(name: str) -> Any:
 class _Clip:
     """Cosine similarities of an image and texts, by CLIP."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, device: torch.device) -> None:
         try:
             self._model, self._tokenizer, self._processor = load_clip(name)
         except TeacherError as error:
             raise TeacherError(f"scenes.filters.clip: {error}, or remove the key to filter without CLIP") from None
-        self._model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self._model.to(device)
 
     @torch.no_grad()
     def similarities(self, pixels: Pixels, texts: list[str]) -> list[float]:

@@ -15,11 +15,13 @@ import torch
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from PIL import Image
 from small_datasets import PICKY, SOFAS, contents, painted, picked, scenes, synth_log
+from tiny_judges import save_tiny_clip
 from tqdm import tqdm
 from transformers import CLIPConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from synth.dataset.building import DatasetBuilder, synthesize
+from synth.dataset.filters import Filters
 from synth.dataset.generate import completed, paint
 from synth.dataset.image_dataset import ImageDataset
 from synth.dataset.prompts import Scene, Template
@@ -311,6 +313,21 @@ def test_near_duplicates_are_replaced(tiny_teacher: Teacher, tmp_path: Path) -> 
     for count in (5, 9):
         synthesize(tiny_teacher, scenes(**{**near, "count": count}), tmp_path / "grown", progress=False)
     assert contents(tmp_path / "grown") == contents(tmp_path / "once")
+
+
+def test_clip_sits_where_the_teacher_does(
+    tiny_teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `teacher.device = "cpu"` on the CPU, whatever the machine has, and with "cuda:1" on that card."""
+    clip = save_tiny_clip(tmp_path / "clip")
+    settings = scenes(count=2, filters={"clip": str(clip), "min_clip_score": -1})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    builder = DatasetBuilder(tiny_teacher, settings, tmp_path / "set")
+    builder.paint_shard(0, tqdm(disable=True))
+    assert len(column(tmp_path / "set" / "data" / "train-00000.parquet", "clip_score")) == 2
+    other = torch.device("meta")  # a device that every machine has
+    own = Filters(settings.filters, other)._clip
+    assert own is not None and own._model.device == other
 
 
 def column(path: Path, name: str) -> list[Any]:

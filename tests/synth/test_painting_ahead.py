@@ -79,7 +79,7 @@ def one_by_one(settings: SceneSettings) -> tuple[list[Row], list[Row]]:
     """The rows and the rejects, painted by the plainest of programs: one image after the other."""
     painter: Any = Painter()
     settings = completed(settings, painter)
-    template, filters = Template(settings), Filters(settings.filters)
+    template, filters = Template(settings), Filters(settings.filters, torch.device("cpu"))
     rejects: list[Row] = []
 
     def attempts(index: int) -> Iterator[Row]:
