@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from synth.dataset.shards import Row, read_columns, read_rows, refuse_another, shard_name, shard_names
+from synth.dataset.shards import Row, ShardImages, read_rows, refuse_another, shard_name, shard_names
 from synth.dataset.store import Store
 from synth.errors import DatasetError
 from synth.state import parse_json, reading
@@ -34,6 +34,7 @@ class Former:
 
     def __init__(self, store: Store, identity: Row) -> None:
         self._store = store
+        self._images = ShardImages(store)
         self._shards: dict[str, list[Row]] = {}
         for name in shard_names(store):
             refuse_another(store, name, identity)
@@ -48,7 +49,6 @@ class Former:
                 self._prompts[row["seed"]] = row["prompt"]
         self._retained: dict[int, bytes] = {}
         self._used: set[int] = set()
-        self._open = ""
         self.place = ""
         if store.exists("import.json"):
             with reading(f"{store}/import.json", DatasetError, "delete it, and import again"):
@@ -71,7 +71,7 @@ class Former:
         if seed in self._retained:
             return {"bytes": self._retained.pop(seed)}
         name, row = self._places[seed]
-        return {"bytes": self._column(name)[row].as_py()}
+        return {"bytes": self._images.content(name, row)}
 
     def has_rows(self, number: int, rows: Sequence[Row]) -> bool:
         """Return whether a shard has these rows already."""
@@ -93,7 +93,7 @@ class Former:
             seed = row["seed"]
             del self._places[seed]
             if seed not in self._used:
-                self._retained[seed] = self._column(name)[place].as_py()
+                self._retained[seed] = self._images.content(name, place)
         # Beyond this the images are made again from their files: memory matters more than time.
         for seed in list(self._retained)[: -_MAX_RETAINED * max(1, len(rows))]:
             del self._retained[seed]
@@ -102,13 +102,6 @@ class Former:
         """Return the files of all shards from a number on, in an order whose reverse leaves no hole."""
         ends = [*self._shards, *self._rejects, *self._store.names("preview/train-*.html")]
         return [name for name in ends if int(name.rpartition("-")[2].partition(".")[0]) >= number]
-
-    def _column(self, name: str) -> list[Any]:
-        if name != self._open:  # one shard at a time: a dataset may be larger than memory
-            self._encoded = read_columns(self._store, name, ["image"])["image"].combine_chunks().field("bytes")
-            self._open = name
-        column: list[Any] = self._encoded
-        return column
 
 
 def _values(rows: Sequence[Row], keys: Sequence[str]) -> list[list[Any]]:

@@ -13,24 +13,23 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from copy import copy
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from synth.cpu import num_threads
 from synth.dataset.prompts import Template
 from synth.dataset.shards import (
+    ShardImages,
     column_names,
     identity_of,
     num_rows,
-    read_columns,
     read_rows,
+    reading_image,
     refuse_another,
     shard_names,
 )
@@ -38,7 +37,6 @@ from synth.dataset.store import Store
 from synth.errors import DatasetError, RecipeError
 from synth.images.encoding import decode_rgb
 from synth.settings import SceneSettings
-from synth.state import reading
 
 _MAX_DECODERS = 8
 
@@ -70,7 +68,7 @@ class ImageDataset:
         for name in names:
             refuse_another(self._store, name, identity)
             self._places += [(name, row) for row in range(num_rows(self._store, name))]
-        self._open: str | None = None
+        self._images = ShardImages(self._store)
 
         # Read everything but the images, and check that no image is missing.
         columns = column_names(self._store, names[0])
@@ -100,6 +98,7 @@ class ImageDataset:
 
     def _some(self, indices: Sequence[int], what: str) -> "ImageDataset":
         some = copy(self)
+        some._images = copy(self._images)  # which shard is open is each dataset's own matter
         some._places = [self._places[index] for index in indices]
         some.names = [self.names[index] for index in indices]
         some.prompts = [self.prompts[index] for index in indices]
@@ -129,7 +128,7 @@ class ImageDataset:
         Raises:
             DatasetError: if its shard is damaged.
         """
-        return self._decode(index, self._content(index))
+        return self._decode(index, self._images.content(*self._places[index]))
 
     def batch(self, indices: Iterable[int]) -> list[NDArray[np.uint8]]:
         """Return images, uint8 (H, W, 3) each, decoded in threads.
@@ -138,28 +137,12 @@ class ImageDataset:
             DatasetError: if a shard is damaged.
         """
         indices = list(indices)
-        contents = [self._content(index) for index in indices]
+        contents = [self._images.content(*self._places[index]) for index in indices]
         return list(_decoders().map(self._decode, indices, contents))
 
-    def _content(self, index: int) -> bytes:
-        """Return an image as its shard has it."""
-        name, row = self._places[index]
-        if name != self._open:  # one shard at a time: a dataset may be larger than memory
-            self._encoded: pa.Array = read_columns(self._store, name, ["image"])["image"].combine_chunks()
-            self._open = name
-        with self._reading(index):
-            content: bytes = self._encoded.field("bytes")[row].as_py()  # never its path, which may name any file
-            return content
-
     def _decode(self, index: int, content: bytes) -> NDArray[np.uint8]:
-        with self._reading(index):
+        with reading_image(self._store, *self._places[index]):
             return np.array(decode_rgb(content))
-
-    def _reading(self, index: int) -> AbstractContextManager[None]:
-        name, row = self._places[index]
-        return reading(
-            f"{self._store}/{name}, row {row}", DatasetError, "delete the shard, and it will be made again"
-        )
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         return (self.image(index) for index in range(len(self)))

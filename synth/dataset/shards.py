@@ -8,7 +8,7 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -27,7 +27,8 @@ Row = dict[str, Any]
 _REMEDY = "delete it, and it will be painted again"
 _KEY = b"distillery"  # of the identity in the schema's metadata
 _SHARD = re.compile(r"[a-z]+/train-[0-9]{5,}\.parquet")
-_ROW_GROUP = 100  # images: the Hub's viewer reads whole groups, of at most 300 MB
+# The Hub's viewer reads whole groups, of at most 300 MB; from 2 GiB on, Arrow writes them and cannot read them.
+_ROW_GROUP, _ROW_GROUP_BYTES = 100, 300_000_000
 _THUMBNAIL = 96  # px
 _IMAGE = {"_type": "Image"}
 _IMAGE_TYPE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
@@ -45,7 +46,8 @@ def shard_name(number: int, folder: str = "data") -> str:
 
 def shard_names(store: Store, folder: str = "data") -> list[str]:
     """List the shards of a dataset, in their order; a person's copy, `train-00007 (1).parquet`, is not among them."""
-    return [name for name in store.names(f"{folder}/train-*.parquet") if _SHARD.fullmatch(name)]
+    names = [name for name in store.names(f"{folder}/train-*.parquet") if _SHARD.fullmatch(name)]
+    return sorted(names, key=lambda name: (len(name), name))  # train-100000 comes after train-99999
 
 
 def encoded(image: Image.Image, path: str) -> dict[str, Any]:
@@ -130,11 +132,17 @@ def write_shard(store: Store, name: str, rows: Sequence[Row], columns: Mapping[s
     pq.write_table(
         pa.Table.from_pylist(list(rows), schema),
         shard,
-        row_group_size=_ROW_GROUP,
+        row_group_size=max(1, min(_ROW_GROUP, _ROW_GROUP_BYTES // _largest_image(rows, columns))),
         write_page_index=True,
         use_content_defined_chunking=True,
     )
     store.write(name, shard.getvalue())
+
+
+def _largest_image(rows: Sequence[Row], columns: Mapping[str, type]) -> int:
+    """Return the bytes of the largest encoded image, at least 1."""
+    images = (row[name] for row in rows for name, kind in columns.items() if kind is bytes)
+    return max((len(image["bytes"]) for image in images if image is not None), default=1)
 
 
 def write_rejects(store: Store, name: str, rows: Sequence[Row], identity: Row) -> None:
@@ -167,6 +175,39 @@ def _check_column(table: pa.Table, name: str) -> None:
         valid = (pa.types.is_string(kind) or pa.types.is_large_string(kind)) and values.null_count == 0
     if not valid:
         raise ValueError(f"its column {name!r} holds {kind}, {values.null_count} of them missing")
+
+
+class ShardImages:
+    """The encoded images in a dataset's shards.
+
+    One shard is in memory at a time, for a dataset may be larger than memory.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._name = ""
+        self._column = pa.chunked_array([], _IMAGE_TYPE)
+
+    def content(self, name: str, row: int) -> bytes:
+        """Return an image as its shard has it; never from its path, which may name any file.
+
+        Raises:
+            DatasetError: for a damaged shard, or a row without an image.
+        """
+        if name != self._name:
+            # It stays in its chunks: one array of Arrow's holds no more than 2 GiB.
+            self._column, self._name = read_columns(self._store, name, ["image"])["image"], name
+        with reading_image(self._store, name, row):
+            content: bytes | None = self._column[row]["bytes"].as_py()
+            if content is None:
+                raise ValueError("it holds no image")
+            return content
+
+
+def reading_image(store: Store, name: str, row: int) -> AbstractContextManager[None]:
+    """Explain what goes wrong in the block as damage of one row's image."""
+    remedy = "delete the shard, and it will be made again"
+    return reading(f"{store}/{name}, row {row}", DatasetError, remedy)
 
 
 def read_rows(store: Store, name: str, columns: Sequence[str] | None = None) -> list[Row]:
