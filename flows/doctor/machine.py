@@ -6,7 +6,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from flows.doctor.findings import Finding, Level, gigabytes, short
@@ -94,11 +94,11 @@ def _space(name: str, folder: Path, must_write: bool = False) -> Finding:
     return Finding(name, text)
 
 
-def variables() -> Iterator[Finding]:
+def variables(environment: Mapping[str, str]) -> Iterator[Finding]:
     """Variables of the environment that change how a run goes."""
     for name in _VARIABLES:
-        if os.environ.get(name):
-            folders = os.environ[name].split(os.pathsep) if name.endswith(("PATH", "HOME", "CACHE", "DIR")) else None
-            yield Finding(name, os.pathsep.join(map(short, folders)) if folders else os.environ[name])
+        if value := environment.get(name):
+            folders = value.split(os.pathsep) if name.endswith(("PATH", "HOME", "CACHE", "DIR")) else None
+            yield Finding(name, os.pathsep.join(map(short, folders)) if folders else value)
     if sys.flags.optimize:
         yield Finding("python -O", "assertions are off", Level.NOTE)

@@ -1,13 +1,13 @@
 """What a run talks to: Prefect, the Hub, and the proxies between."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pydantic import ValidationError
 
 from flows.doctor.findings import Finding, Level, short
 from flows.doctor.packages import import_failure, installed_version, try_import
-from flows.orchestration.environment import prefect_profiles, prepare
+from flows.orchestration.environment import prefect_profiles
 from flows.orchestration.server_status import server_status
 from synth.errors import first_line
 from synth.urls import redact
@@ -21,7 +21,6 @@ def prefect() -> Iterator[Finding]:
         yield Finding("Prefect", "not installed: model files run without it")
         return
     profiles = prefect_profiles()
-    prepare()  # as a run does, or Prefect would make a folder in the home of people who have none
     yield from import_failure("prefect")
     if try_import("prefect").module is None:
         return
@@ -62,11 +61,11 @@ def hub() -> Iterator[Finding]:
     yield Finding("Hub", f"{login}{offline}{other}")
 
 
-def proxies() -> Iterator[Finding]:
+def proxies(environment: Mapping[str, str]) -> Iterator[Finding]:
     """Variables that send requests through a proxy, without its password."""
     for name in _PROXIES:
         for spelled in (name, name.lower()):
-            if value := os.environ.get(spelled):
+            if value := environment.get(spelled):
                 yield Finding(spelled, _without_credentials(value))
 
 

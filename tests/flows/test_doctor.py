@@ -383,10 +383,33 @@ def test_without_profiles_nothing_is_made_at_home(tmp_path: Path) -> None:
     assert not list((tmp_path / "home").iterdir())
 
 
+def test_the_whole_page_changes_nothing(tmp_path: Path) -> None:
+    """Here, where all packages are: some make folders when they are imported, or set variables."""
+    home, temporary = tmp_path / "home", tmp_path / "tmp"
+    home.mkdir()
+    temporary.mkdir()
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
+    environment |= {"HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "intranet"}
+    command = [sys.executable, "-c", "from flows.cli import main; main()", "doctor", "--json"]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=home, env=environment)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    found = json.loads(ran.stdout)
+    shown = {each["name"]: each["value"] for each in found["environment"]}
+    assert shown == {"PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)}
+    services = {each["name"]: each["value"] for each in found["services"]}
+    assert services["Prefect"] == f"{version('prefect')}, profile ephemeral, no profiles"
+    assert (services["HTTPS_PROXY"], services["NO_PROXY"]) == ("http://127.0.0.1:9", "intranet")
+    assert "no_proxy" not in services
+    assert not list(home.rglob("*"))
+    assert not list(temporary.glob("distillery*")), "torch makes a folder for its compiler there, in every program"
+
+
 def run_services(home: Path) -> list[str]:
     """What the check of Prefect finds with this home."""
     program = (
+        "from flows.doctor.examination import this_process\n"
         "from flows.doctor.services import prefect\n"
+        "list(this_process())\n"
         "for each in prefect():\n"
         "    print(*(('error:', f'{each.name}:') if each.level.name == 'BROKEN' else ()), each.value)"
     )
