@@ -87,12 +87,13 @@ def onnx_runtime() -> Iterator[Finding]:
 
 
 def models(paths: tuple[str, ...]) -> Iterator[Finding]:
-    """Open model files, as `translate` would."""
+    """Open model files, or those that pointers name, as `translate` would."""
     for path in paths:
         try:
+            from inference.pointer import resolved
             from inference.runtime import Translator
 
-            translator = Translator.load(path)
+            translator = Translator.load(resolved(path))
         except Exception as error:  # the runtime's own errors, or a package that it cannot import
             yield Finding("model file", first_line(error), Level.BROKEN)  # it names the file
         else:

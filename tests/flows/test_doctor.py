@@ -123,6 +123,21 @@ def test_a_broken_model_file_is_one_line(site: Path, tmp_path: Path, kind: str) 
     assert len(ran.stderr.splitlines()) == 1
 
 
+def test_a_pointer_is_followed_as_translate_does(site: Path, tmp_path: Path) -> None:
+    pointer = tmp_path / "sofas.latest.json"
+    (tmp_path / "run-7").mkdir()
+    write_model(tmp_path / "run-7" / "model.onnx", properties())
+    pointer.write_text('{"model": "run-7/model.onnx"}')
+    ran = distillery(site, "doctor", str(pointer))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert f"{pointer}: 2 edits (red leather, blue fabric), on CPU" in " ".join(ran.stdout.split())
+    for content, reason in (('{"model": "../../etc/model.onnx"}', "which is not RUN/model.onnx"), ("{}", "no model")):
+        pointer.write_text(content)
+        ran = distillery(site, "doctor", str(pointer))
+        assert (ran.returncode, len(ran.stderr.splitlines())) == (2, 1)
+        assert ran.stderr.startswith(f"error: model file: {pointer} names ") and reason in ran.stderr
+
+
 def test_two_builds_of_onnx_runtime_are_broken(site: Path) -> None:
     fake_package(site, "onnxruntime_gpu", "1.31.1", "")
     ran = distillery(site, "doctor")

@@ -15,7 +15,7 @@ def doctor(models: tuple[str, ...], as_json: bool) -> None:
     """Look at this installation and machine, and open MODELS if any are named. Needs no torch and no network.
 
     Nothing is changed or started, and no password or token is shown: the page belongs in a report of a fault. The
-    exit code is 2 if something is broken.
+    exit code is 2 if something is broken. A model is a file, NAME.latest.json, or hf://owner/name, which is fetched.
 
     \b
     distillery doctor
