@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("synth", "distill", "inference", "flows")
 """From the bottom up: each imports only those before it."""
 FLOORS = (
-    {"flows.config"},
+    {"flows.config", "flows.command_line"},
     {"flows.shared_teacher", "flows.run", "flows.orchestration"},
     {"flows.evaluation"},
     {"flows.training"},

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flows.command_line import print_error
 from synth.errors import printable
 
 if TYPE_CHECKING:
@@ -22,11 +23,6 @@ def print_text(text: str) -> None:
     """Print text of several lines."""
     for line in text.split("\n"):
         print_line(line)
-
-
-def print_error(message: str) -> None:
-    """Print an error in one line to stderr."""
-    print_line(f"error: {' '.join(message.split())}", err=True)
 
 
 def network_of(translator: "Translator") -> str:

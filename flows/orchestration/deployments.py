@@ -28,6 +28,7 @@ from prefect.settings import get_current_settings
 from prefect.types.entrypoint import EntrypointType
 from prefect.utilities.templating import apply_values
 
+from flows.command_line import OneLineErrors
 from flows.config.loading import load_recipe, recipe_names
 from flows.orchestration.network import bypass_proxies, check_server
 from synth.errors import RunError
@@ -183,7 +184,7 @@ def _require_server() -> None:
     check_server()
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Serve the deployments of prefect.yaml without a worker, or restart crashed runs."""
     bypass_proxies()

@@ -1,6 +1,9 @@
 """The deployments of prefect.yaml, registered with a real server and run as a worker's process runs them."""
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from small_runs import SMALL, small_recipe
 
 from flows.config.loading import load_recipe
 from flows.config.schema import Recipe
-from flows.orchestration.deployments import ROOT, automate, deployments, enter_checkout, read_recipes
+from flows.orchestration.deployments import ROOT, automate, deployments, enter_checkout, main, read_recipes
 from flows.stages.pipeline import pipeline
 from synth.dataset.image_dataset import ImageDataset
 from synth.errors import RunError
@@ -178,6 +181,27 @@ def test_without_a_server_the_error_names_the_command(monkeypatch: pytest.Monkey
         pytest.raises(RunError, match="prefect server start"),
     ):
         automate()
+
+
+@pytest.mark.parametrize("verb", ["serve", "automate"])
+def test_a_server_that_is_down_is_one_line(verb: str, tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment |= {"PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_HOME": str(tmp_path / "prefect")}
+    command = [sys.executable, "-m", "flows.orchestration.deployments", verb]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert (ran.returncode, len(ran.stderr.splitlines())) == (2, 1), ran.stderr
+    assert ran.stderr.startswith("error: the Prefect server at http://127.0.0.1:9/api (the environment variable ")
+    assert "does not answer" in ran.stderr
+
+
+def test_without_a_server_the_command_says_so_in_one_line() -> None:
+    from click.testing import CliRunner
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        ran = CliRunner().invoke(main, ["automate"])
+    assert (ran.exit_code, len(ran.stderr.splitlines())) == (2, 1)
+    assert ran.stderr.startswith("error: no Prefect server is configured: start one with `prefect server start`")
 
 
 def test_automations_replace_those_of_the_same_name(prefect_server: None) -> None:

@@ -262,7 +262,7 @@ def test_closed_streams_harm_no_file(closed: tuple[int, ...], tmp_path: Path) ->
     """What is printed goes nowhere, rather than into a file that was opened under a stream's number."""
     program = (
         "import os, sys\n"
-        "from flows.cli.terminal import prepare_terminal\n"
+        "from flows.command_line import prepare_terminal\n"
         "prepare_terminal()\n"
         "file = open('kept.txt', 'w')\nassert file.fileno() > 2\nfile.write('kept')\nfile.flush()\n"
         "print('lost'); print('lost', file=sys.stderr); sys.stdout.flush(); sys.stderr.flush()\n"

@@ -5,7 +5,8 @@ import sys
 
 import click
 
-from flows.cli.results import print_error, print_line
+from flows.cli.results import print_line
+from flows.command_line import print_error
 
 
 @click.command()
