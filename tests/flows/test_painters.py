@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import threading
 from contextlib import ExitStack
 from functools import partial
@@ -39,6 +40,12 @@ def many(tiny_sd_folder: Path) -> Recipe:
     return of_images(tiny_sd_folder, 1000)
 
 
+@pytest.fixture(scope="module")
+def alone(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process paints."""
+    return Path(paint(recipe, tmp_path_factory.mktemp("sets") / "alone"))
+
+
 def shards(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.parquet"))}
 
@@ -63,9 +70,8 @@ def ended_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_the_dataset_is_that_of_one_process(
-    prefect_server: None, recipe: Recipe, tmp_path: Path, ended_at: list[int]
+    prefect_server: None, recipe: Recipe, alone: Path, tmp_path: Path, ended_at: list[int]
 ) -> None:
-    alone = Path(paint(recipe, tmp_path / "alone"))
     assert stage.synthesize_flow(recipe, str(tmp_path / "together")) == 5
     assert len(shards(alone)) == 3
     assert shards(tmp_path / "together") == shards(alone)
@@ -101,14 +107,16 @@ def test_a_killed_process_ends_the_others_and_keeps_shards(many: Recipe, tmp_pat
     assert len(shards(tmp_path / "data")) > 2
 
 
-def test_another_attempt_leaves_finished_shards_alone(recipe: Recipe, tmp_path: Path, ended_at: list[int]) -> None:
-    """The first attempt painted the first shard and half of the last, when the storage failed."""
-    alone = Path(paint(recipe, tmp_path / "alone"))
-    data = Path(paint(with_overrides(recipe, ["scenes.count=3"]), tmp_path / "data"))
-    (data / "data" / "train-00001.parquet").rename(data / "data" / "train-00002.parquet.part")
-    there = [data / "data" / "train-00000.parquet", data / "preview" / "train-00000.html"]
+def test_another_attempt_leaves_finished_shards_alone(
+    recipe: Recipe, alone: Path, tmp_path: Path, ended_at: list[int]
+) -> None:
+    """The first attempt painted two shards of three, when the storage failed."""
+    data = Path(shutil.copytree(alone, tmp_path / "data"))
+    (data / "data" / "train-00002.parquet").unlink()
+    there = [path for number in SHARDS[:2] for path in data.glob(f"*/train-{number:05d}.*")]
     before = [path.stat().st_mtime_ns for path in there]
     stage.paint_together_task.fn(recipe, str(data), SHARDS, None)
+    assert len(there) == 4, "two shards and their pages"
     assert [path.stat().st_mtime_ns for path in there] == before
     assert shards(data) == shards(alone)
     stage.paint_together_task.fn(recipe, str(data), SHARDS, None)  # nothing is missing, and nothing is started
