@@ -1,43 +1,17 @@
-"""Which model is the latest good one, and which old runs may go."""
+"""Which model is the latest good one."""
 
 import json
-import os
 import shutil
-import time
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pytest
+from finished_runs import ended
 
-from distill.evaluation.counterfactuals import EditMetrics
 from flows.config.loading import load_recipe
 from flows.config.schema import Recipe
 from flows.run.folder import RunFolder
 from flows.run.promotion import latest_model, pointer_of, promote
-from flows.run.retention import clear_old_runs
 from synth.errors import RunError
-
-
-def ended(recipe: Recipe, out: Path, right: float | None = 0.9, psnr: float = 25.0, scenes: int = 100) -> Path:
-    """What a finished run leaves, as far as promotion and retention look at it."""
-    run = RunFolder.open_or_create(recipe, out)
-    run.model.write_bytes(b"a model")
-    run.mark_done("export", f"made for {out.name}")
-    if right is not None:
-        others = {item.name: None for item in fields(EditMetrics)} | {"edit": "mean over edits", "num_scenes": scenes}
-        rows = [
-            others | {"method": method, "scenes": kind, "right": share, "psnr_all": value}
-            for method, kind, share, value in (
-                ("do nothing", "edited", 0.0, 40.0),
-                ("student", "edited", right, psnr),
-                ("student", "no-op", 1.0, psnr + 5),
-            )
-        ]
-        evaluation: dict[str, Any] = {"split": "test", "num_scenes": scenes, "given": {}, "edits": [], "means": rows}
-        run.evaluation.write_text(json.dumps(evaluation))
-    run.report.write_text("a report")
-    return out
 
 
 @pytest.fixture
@@ -115,25 +89,3 @@ def test_broken_pointers_say_what_to_do(recipe: Recipe, tmp_path: Path) -> None:
     pointer.write_text('{"model": ')
     with pytest.raises(RunError, match=r"demo\.latest\.json cannot be read .*: delete it"):
         promote(recipe, out)
-    pointer.write_text('{"model": "gone/model.onnx", "made_from": "0", "measured": null}')
-    with pytest.raises(RunError, match="which is gone"):
-        latest_model(pointer)
-
-
-def test_old_runs_are_deleted_as_the_recipe_says(recipe: Recipe, tmp_path: Path) -> None:
-    runs = [ended(recipe, tmp_path / name) for name in "abcdef"]
-    for age, out in enumerate(reversed(runs)):
-        then = time.time() - 1000 * age
-        os.utime(out / "report.html", (then, then))
-    promote(recipe, runs[0])  # the oldest is the latest good one
-    (runs[1] / "report.html").unlink()  # not finished, or at work
-    ended(load_recipe("sofas"), tmp_path / "another")
-    os.utime(tmp_path / "another" / "report.html", (1, 1))
-    (tmp_path / "notes").mkdir()
-    (tmp_path / ".old-killed").mkdir()  # somebody else's: no process of ours named it
-
-    assert clear_old_runs(recipe, runs[-1]) == [], "no rule, nothing goes"
-    assert clear_old_runs(load_recipe("demo", ["operations.keep_runs=2"]), runs[2]) == [runs[3]]
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"a", "b", "c", "e", "f", "another", "notes", ".old-killed", "demo.latest.json"}
-    assert clear_old_runs(load_recipe("demo", ["operations.keep_runs=1"]), runs[-1]) == [runs[4], runs[2]]
