@@ -3,19 +3,22 @@
 import logging
 from pathlib import Path
 
-from prefect import flow
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
 
 from flows.config.parameter import RecipeParameter
+from flows.config.schema import Recipe
 from flows.evaluation.scenes import has_true_answers
 from flows.orchestration.artifacts import artifact_key, show_link, show_markdown
 from flows.orchestration.progress import in_a_run
+from flows.orchestration.retries import RETRIES
 from flows.planning.forecast import announce
 from flows.planning.preflight import check_hours, preflight, require
 from flows.reports.model_card import write_model_card
 from flows.reports.report import write_report
 from flows.reports.tables import markdown_table
-from flows.run.promotion import promote as promote_model
-from flows.run.promotion import read_verdict
+from flows.run.promotion import check_latest, read_verdict
+from flows.run.remote_pointer import promote_among_machines
 from flows.run.retention import clear_old_runs
 from flows.stages.compress import compress
 from flows.stages.distill import distill
@@ -47,6 +50,7 @@ def pipeline(
         DistilleryError: in one line, for anything that the user can fix.
     """
     with open_run("{name} in {out}", recipe, out, overrides, data) as run:
+        check_latest(run.recipe, run.folder.path)
         require(preflight(run.recipe, run.folder.path))
         require([check_hours(run.recipe, announce(run.recipe, run.folder))])
         synthesize(run)
@@ -65,7 +69,13 @@ def pipeline(
 
 def promote(run: OpenRun) -> None:
     """Sixth stage: point the recipe's `latest` to this run's model if it is good enough."""
-    logger.info(promote_model(run.recipe, run.folder.path).why)
+    logger.info(run_task(promote_task, run.recipe, run.folder.path))
+
+
+@task(name="promote", cache_policy=NO_CACHE, **RETRIES)
+def promote_task(recipe: Recipe, out: Path) -> str:
+    """Compare and promote; returns why `latest` names the run's model now, or not."""
+    return promote_among_machines(recipe, out).why
 
 
 def report(run: OpenRun) -> None:

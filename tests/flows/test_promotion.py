@@ -10,7 +10,7 @@ from finished_runs import ended
 from flows.config.loading import load_recipe
 from flows.config.schema import Recipe
 from flows.run.folder import RunFolder
-from flows.run.promotion import latest_model, pointer_of, promote
+from flows.run.promotion import Verdict, check_latest, latest_model, pointer_of, promote
 from synth.errors import RunError
 
 
@@ -58,13 +58,44 @@ def test_a_run_made_again_is_promoted(recipe: Recipe, tmp_path: Path) -> None:
 
 
 def test_a_second_verdict_on_the_same_run_writes_nothing(recipe: Recipe, tmp_path: Path) -> None:
-    out = ended(recipe, tmp_path / "a")
-    promote(recipe, out)
-    assert "as before" in promote(recipe, out).why
+    """It stays the first one, which says what the model was compared with."""
+    promote(recipe, ended(recipe, tmp_path / "a"))
+    out = ended(recipe, tmp_path / "b", right=0.95)
+    first = promote(recipe, out)
+    assert first.why.startswith("It replaces a/model.onnx: edits right 90.0% -> 95.0%;")
     files = [pointer_of(recipe, out), out / "promotion.json"]
-    before = [file.stat().st_mtime_ns for file in files]
-    assert promote(recipe, out).promoted
-    assert [file.stat().st_mtime_ns for file in files] == before
+    before = [(file.stat().st_mtime_ns, file.read_bytes()) for file in files]
+    assert promote(recipe, out) == first
+    assert [(file.stat().st_mtime_ns, file.read_bytes()) for file in files] == before
+    for unread in ("half a verd", '{"promoted": false, "why": "Not promoted."}'):
+        (out / "promotion.json").write_text(unread)
+        assert promote(recipe, out) == Verdict(True, "It is the latest good model of its recipe, as before.")
+
+
+def test_a_model_that_is_gone_loses(recipe: Recipe, tmp_path: Path) -> None:
+    promote(recipe, ended(recipe, tmp_path / "a", right=1.0, psnr=40.0))
+    out = ended(recipe, tmp_path / "b", right=0.5)
+    pointer = pointer_of(recipe, out)
+    assert not promote(recipe, out).promoted, "it is here"
+    shutil.rmtree(tmp_path / "a")
+    asked: list[str] = []
+
+    def is_elsewhere(model: str) -> bool:
+        asked.append(model)
+        return True
+
+    refused = promote(recipe, out, is_elsewhere)
+    assert not refused.promoted and "edits right 100.0% -> 50.0% (worse)" in refused.why
+    assert latest_model(pointer) == tmp_path / "a" / "model.onnx", "where another machine has it"
+    assert asked == ["a/model.onnx"]
+    assert promote(recipe, out) == Verdict(
+        True, "It replaces a/model.onnx, which is gone, so there is nothing to compare it with."
+    )
+    assert latest_model(pointer) == out / "model.onnx"
+    unmeasured = ended(recipe, tmp_path / "c", right=None)
+    assert not promote(recipe, unmeasured).promoted
+    shutil.rmtree(out)
+    assert promote(recipe, unmeasured).promoted, "nor need it be measured on the same scenes"
 
 
 def test_what_cannot_be_compared_is_not_promoted(recipe: Recipe, tmp_path: Path) -> None:
@@ -87,5 +118,6 @@ def test_broken_pointers_say_what_to_do(recipe: Recipe, tmp_path: Path) -> None:
         promote(recipe, tmp_path / "a")
     out = ended(recipe, tmp_path / "a")
     pointer.write_text('{"model": ')
-    with pytest.raises(RunError, match=r"demo\.latest\.json cannot be read .*: delete it"):
-        promote(recipe, out)
+    for read in (promote, check_latest):
+        with pytest.raises(RunError, match=r"demo\.latest\.json cannot be read .*: delete it"):
+            read(recipe, out)
