@@ -54,9 +54,8 @@ def write_model_card(recipe: Recipe, out: Path, repo: str = "") -> Path:
         scenes="" if evaluation is None else scenes_of(evaluation),
         metrics_table="" if evaluation is None else markdown_table(evaluation),
     )
-    card = out / "README.md"
-    write_text(card, page)
-    return card
+    write_text(run.card, page)
+    return run.card
 
 
 def _files_table(evaluation: Evaluation | None) -> str:

@@ -18,7 +18,7 @@ pixel/              the pixel network in network/, and its trainings with checkp
 model.onnx          what ships; model.pixel.onnx is the pixel network
 evaluation.json     the metrics of the model file
 grid.png            input, edit, true counterfactual
-report.html         all of it on one page
+report.html         all of it on one page; README.md is the model card
 promotion.json      whether `latest` was moved to this run, and why
 stages.json         what each output was made from
 timings.json        the seconds that each stage took
@@ -82,6 +82,7 @@ class RunFolder:
         self.evaluation = path / "evaluation.json"
         self.grid = path / "grid.png"
         self.report = path / "report.html"
+        self.card = path / "README.md"
         self.stages = path / "stages.json"
         self.promotion = path / "promotion.json"
         self.timings = path / "timings.json"
