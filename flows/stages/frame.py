@@ -95,8 +95,14 @@ def open_run(
             folder.check_dataset_is_local()
         name_run(title.format(name=recipe.name, out=out))
         # The GPU comes last, so that nobody waits for a run that is refused.
-        with exclusive_gpu(recipe.teacher.device, recipe.operations.processes):
-            yield OpenRun(recipe, folder, folder.last_work())
+        with exclusive_gpu(recipe.teacher.device, _num_gpus(recipe)):
+            yield OpenRun(recipe, folder)
+
+
+def _num_gpus(recipe: Recipe) -> int | None:
+    """How many cards the run takes; None for all, since nobody but accelerate knows how many its own file takes."""
+    operations = recipe.operations
+    return operations.processes if operations.accelerate_config is None else None
 
 
 def stage(
