@@ -148,7 +148,7 @@ def refuse_without_effect(names: Collection[str], why: str) -> None:
         name = parameter.name or ""
         is_typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE and context.params[name] != ()
         if name in names and is_typed:
-            label = parameter.opts[0] if isinstance(parameter, click.Option) else parameter.make_metavar(context)
+            label = parameter.opts[0] if isinstance(parameter, click.Option) else parameter.human_readable_name
             raise click.UsageError(f"{label} has no effect {why}")
 
 

@@ -32,7 +32,7 @@ def refused(*line: str) -> str:
     ("study", "given", "ignored"),
     [
         ("steps", ("--steps", "5"), "--steps"),
-        ("steps", ("photo.png", "--prompt", "an igloo"), "[IMAGES]..."),
+        ("steps", ("photo.png", "--prompt", "an igloo"), "IMAGES"),
         ("leakage", ("--prompt", "an igloo"), "--prompt"),
         ("optimizer", ("--source", "a house"), "--source"),
         ("sweep", EDITS[:2], "--guidance-scale"),
