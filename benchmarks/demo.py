@@ -92,7 +92,7 @@ def main() -> None:
         shares = json.loads((out / "timings.json").read_text())
         scenes = ["evaluate", "student", str(out), "--split", "test", "--num-scenes", str(_NUM_SCENES)]
         subprocess.run([*_COMMAND, *scenes], check=True, stdout=subprocess.DEVNULL)
-        means = json.loads((out / "evaluation.json").read_text())["means"]
+        means = json.loads((out / f"evaluation-test-{_NUM_SCENES}.json").read_text())["means"]
     table = readme_table(measured, shares, means, machine())
     print(table)
     if args.write:

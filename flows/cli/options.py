@@ -1,12 +1,13 @@
 """Options that several verbs share."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from synth.files import check_target
 
@@ -47,7 +48,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 OUT_FOLDER = _Target(is_folder=True)
 OUT_FILE = _Target(is_folder=False)
 OUT_PLACE = _Place()
-_TEACHER_OPTIONS = ("id", "revision", "dtype", "device", "allow_cpu")
+TEACHER_OPTIONS = ("id", "revision", "dtype", "device", "allow_cpu")
 
 trust_option = click.option(
     "--trust",
@@ -67,12 +68,14 @@ study_out_option = click.option(
 )
 
 
+num_images_option = click.option("--num-images", type=click.IntRange(1), help="Short for --set scenes.count=N.")
+
+
 def recipe_options(verb: Verb) -> Verb:
     """Add the argument RECIPE and the options that change the recipe."""
     for decorate in (
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set any key of the recipe."),
         trust_option,
-        click.option("--num-images", type=click.IntRange(1), help="Short for --set scenes.count=N."),
         click.option("--teacher", help="Short for --set teacher.id=...: miniature, a folder or a Hub id."),
         click.argument("recipe"),
     ):
@@ -99,7 +102,7 @@ def teacher_options(verb: Callable[..., None]) -> Callable[..., None]:
     def with_teacher(**given: Any) -> None:
         from synth.settings import TeacherSettings
 
-        settings = TeacherSettings(**{key: given.pop(key) for key in _TEACHER_OPTIONS})
+        settings = TeacherSettings(**{key: given.pop(key) for key in TEACHER_OPTIONS})
         verb(teacher=settings, **given)
 
     decorated: Callable[..., None] = with_teacher
@@ -128,6 +131,25 @@ def teacher_options(verb: Callable[..., None]) -> Callable[..., None]:
     ):
         decorated = decorate(decorated)
     return decorated
+
+
+def refuse_without_effect(names: Collection[str], why: str) -> None:
+    """Refuse those of the current verb's options and arguments that were typed, but would be ignored.
+
+    Args:
+        names: of the verb's parameters.
+        why: ends the message, "--clip has no effect without --images".
+
+    Raises:
+        click.UsageError: with the first one.
+    """
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        is_typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE and context.params[name] != ()
+        if name in names and is_typed:
+            label = parameter.opts[0] if isinstance(parameter, click.Option) else parameter.human_readable_name
+            raise click.UsageError(f"{label} has no effect {why}")
 
 
 def settings_of_options(settings: Callable[..., Settings], values: dict[str, Any]) -> Settings:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 if TYPE_CHECKING:
     from flows.config.schema import Recipe
 
@@ -29,6 +31,7 @@ def resolve(recipe: str, overrides: tuple[str, ...], trust: bool, **short: objec
 
     Raises:
         RecipeError: for a wrong recipe or override, or a key that needs `trust`.
+        click.UsageError: for a short option that the recipe makes useless.
     """
     from flows.config.loading import load_recipe
     from flows.config.trust import check_trust, trust_process
@@ -37,6 +40,8 @@ def resolve(recipe: str, overrides: tuple[str, ...], trust: bool, **short: objec
     all_overrides = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items()]
     all_overrides += overrides
     resolved = load_recipe(recipe, all_overrides)
+    if short.get("ray_address") is not None and resolved.operations.runner != "ray":
+        raise click.UsageError("--ray-address has no effect without --runner ray")
     if not trust:
         check_trust(resolved, all_overrides)
     # What is left was asked for here, so the processes that this one starts may take it too.

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from synth.settings import TeacherSettings
     from synth.teacher.teacher import Teacher
 
+DO_NOTHING = "do-nothing"
 ZERO_SHOT: Mapping[str, Mapping[str, Any]] = {
-    "do-nothing": {},
+    DO_NOTHING: {},
     "sds": {"method": "sds", "iterations": 400},
     "regularized-sds": {"method": "regularized-sds", "iterations": 400},
     "dds": {},
@@ -60,7 +61,7 @@ def contenders(names: Sequence[str], teacher: "TeacherSettings", model: Path | N
         if name == STUDENT:
             assert model is not None, "the command asks for it"
             made.append(of_model(name, model))
-        elif name == "do-nothing":
+        elif name == DO_NOTHING:
             made.append(of_doing_nothing(name))
         else:
             opened = open_teacher(teacher)

@@ -48,6 +48,23 @@ def has_true_answers(recipe: Recipe) -> bool:
     return True
 
 
+def suffix_of(recipe: Recipe, split: str | None, num_scenes: int | None) -> str:
+    """What the names of the files of an evaluation end in, so that a quick look replaces no metrics of the run.
+
+    Args:
+        recipe: the run's.
+        split: of the drawn world (default: the recipe's).
+        num_scenes: how many scenes (default: the recipe's number).
+
+    Returns:
+        "" for the recipe's own scenes, else such as "-shifted", or "-test-5" for another number of scenes.
+    """
+    own = recipe.evaluation
+    if num_scenes not in (None, own.num_scenes):
+        return f"-{split or own.split}-{num_scenes}"
+    return "" if split in (None, own.split) else f"-{split}"
+
+
 @dataclass(frozen=True)
 class Measured:
     """What a model file was measured to be, not yet kept in its run folder."""
@@ -56,7 +73,7 @@ class Measured:
     grids: tuple[bytes, ...]
     """A PNG for each file: input, edit and true counterfactual."""
     suffix: str
-    """Of the files' names; "" for the recipe's own split."""
+    """Of the files' names; "" for the recipe's own scenes."""
     models: tuple[Path, ...]
     """The files that were measured: the student's and, if the run has one, the pixel network's."""
     exported: str
@@ -124,7 +141,7 @@ def measure_model(
         raise RunError(f"{out} has no model file yet: `distillery export {out}` writes one")
     if num_scenes is not None:
         settings = settings.model_copy(update={"num_scenes": num_scenes})
-    suffix = "" if split in (None, settings.split) else f"-{split}"
+    suffix = suffix_of(recipe, split, num_scenes)
     split = split or settings.split
     pixel = pixel_model(recipe, run)
     models = (run.model,) if pixel is None else (run.model, pixel)
@@ -201,10 +218,10 @@ def _facts(method: str, model: Path, scene: "WorldScene") -> FileFacts:
 
 
 def keep(run: RunFolder, measured: Measured) -> None:
-    """Write what was measured into the run folder: evaluation.json and grid.png, or those of another split.
+    """Write what was measured into the run folder: evaluation.json and grid.png, or those of other scenes.
 
-    On the recipe's own split, the means are also written into the model file's metadata. Another split gets its own
-    files, such as evaluation-shifted.json and grid-shifted.png: it measures generalisation, and decides nothing.
+    On the recipe's own scenes, the means are also written into the model file's metadata. Another split, and another
+    number of scenes, get their own files, such as evaluation-shifted.json and grid-test-5.png: they decide nothing.
 
     Raises:
         FolderInUseError: if another command is at work on the folder.

@@ -10,7 +10,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 
 @contextmanager
-def exclusive_gpu(device: str, num_gpus: int = 1) -> Iterator[None]:
+def exclusive_gpu(device: str, num_gpus: int | None = 1) -> Iterator[None]:
     """Lock this machine's GPUs, waiting for the run that holds them. Without a GPU, do nothing.
 
     The lock is a global concurrency limit named after the card's UUID, so that it means the same card on every
@@ -20,7 +20,7 @@ def exclusive_gpu(device: str, num_gpus: int = 1) -> Iterator[None]:
 
     Args:
         device: the recipe's teacher.device: "auto", "cpu", "cuda" or "cuda:1".
-        num_gpus: if more than one, the machine's first so many cards.
+        num_gpus: if more than one, the machine's first so many cards; None is all of them.
     """
     names = _gpu_names(device, num_gpus)
     if not names:
@@ -53,7 +53,7 @@ def _create_limit(client: Any, name: str) -> None:
         return
 
 
-def _gpu_names(device: str, num_gpus: int) -> list[str]:
+def _gpu_names(device: str, num_gpus: int | None) -> list[str]:
     """The limits' names, one a card; empty if the run uses no GPU."""
     import torch
 
@@ -66,5 +66,6 @@ def _gpu_names(device: str, num_gpus: int) -> list[str]:
     if chosen.type != "cuda":
         return []
     index = torch.cuda.current_device() if chosen.index is None else chosen.index
-    cards = [index] if num_gpus == 1 else range(min(num_gpus, torch.cuda.device_count()))
+    num_visible = torch.cuda.device_count()
+    cards = [index] if num_gpus == 1 else range(num_visible if num_gpus is None else min(num_gpus, num_visible))
     return [f"gpu-{torch.cuda.get_device_properties(card).uuid}" for card in cards]

@@ -73,7 +73,9 @@ def announce(recipe: Recipe, run: RunFolder) -> dict[str, float]:
     from synth.dataset.generate import completed
 
     compressed = recipe.pixel.size == "none" or has_pixel_network(recipe, run)
-    if (run.student.exists() and compressed) or recipe.operations.runner == "ray" or recipe.operations.processes > 1:
+    operations = recipe.operations
+    by_others = operations.runner == "ray" or operations.processes > 1 or operations.accelerate_config is not None
+    if (run.student.exists() and compressed) or by_others:
         return {}
     if recipe.scenes is not None:
         scenes = completed(recipe.scenes, open_teacher(recipe.teacher))

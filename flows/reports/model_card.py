@@ -10,6 +10,7 @@ from huggingface_hub import ModelCardData
 from flows.config.schema import Recipe
 from flows.reports.tables import file_cells, markdown_table, scenes_of
 from flows.run.compressed import pixel_model
+from flows.run.excerpt import read_excerpt
 from flows.run.folder import RunFolder
 from flows.run.records import Evaluation
 from synth.files import write_text
@@ -46,7 +47,7 @@ def write_model_card(recipe: Recipe, out: Path, repo: str = "") -> Path:
         has_pixel_model=pixel_model(recipe, run) is not None,
         files_table=_files_table(evaluation),
         has_grid=run.grid.exists(),
-        images="photographs" if recipe.scenes is None else f"{recipe.scenes.count} painted images",
+        images=_images(recipe, run),
         num_steps=recipe.training.steps,
         network=_NETWORKS[recipe.training.student] + lora,
         python_model=python_string(f"hf://{repo or f'OWNER/{ascii_slug(recipe.name)}'}"),
@@ -54,9 +55,16 @@ def write_model_card(recipe: Recipe, out: Path, repo: str = "") -> Path:
         scenes="" if evaluation is None else scenes_of(evaluation),
         metrics_table="" if evaluation is None else markdown_table(evaluation),
     )
-    card = out / "README.md"
-    write_text(card, page)
-    return card
+    write_text(run.card, page)
+    return run.card
+
+
+def _images(recipe: Recipe, run: RunFolder) -> str:
+    """What the student was trained on: all images of its dataset, which may be more than the recipe asks for."""
+    if recipe.scenes is None:
+        return "photographs"
+    num_images = read_excerpt(run).num_images if run.excerpt.exists() else recipe.scenes.count
+    return f"{num_images} painted images"
 
 
 def _files_table(evaluation: Evaluation | None) -> str:

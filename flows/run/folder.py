@@ -18,7 +18,7 @@ pixel/              the pixel network in network/, and its trainings with checkp
 model.onnx          what ships; model.pixel.onnx is the pixel network
 evaluation.json     the metrics of the model file
 grid.png            input, edit, true counterfactual
-report.html         all of it on one page
+report.html         all of it on one page; README.md is the model card
 promotion.json      whether `latest` was moved to this run, and why
 stages.json         what each output was made from
 timings.json        the seconds that each stage took
@@ -58,6 +58,8 @@ _MAY_CHANGE = (
     *("training.gradient_checkpointing", "training.tracker", "training.patience"),
     "training.preset",  # its values are compared instead
 )
+_SCENES = rf"(-({'|'.join(get_args(Split))})(-[0-9]+)?)?"  # the suffix of files of metrics
+_OF_METRICS = re.compile(rf"evaluation{_SCENES}\.json|grid(-pixel)?{_SCENES}\.png")
 
 
 class RunFolder:
@@ -82,6 +84,7 @@ class RunFolder:
         self.evaluation = path / "evaluation.json"
         self.grid = path / "grid.png"
         self.report = path / "report.html"
+        self.card = path / "README.md"
         self.stages = path / "stages.json"
         self.promotion = path / "promotion.json"
         self.timings = path / "timings.json"
@@ -192,18 +195,16 @@ class RunFolder:
         write_text(self.stages, json.dumps(stages, indent=2) + "\n")
 
     def evaluation_files(self, suffix: str) -> tuple[Path, Path]:
-        """The evaluation and the grid of a split: without a suffix for the recipe's own, else such as "-shifted"."""
+        """The evaluation and the grid of some scenes: no suffix for the recipe's own, else such as "-test-5"."""
         return self.evaluation.with_stem(f"evaluation{suffix}"), self.grid.with_stem(f"grid{suffix}")
 
     def pixel_grid(self, suffix: str) -> Path:
-        """The grid of the pixel network on a split, beside that of the student."""
+        """The grid of the pixel network on the same scenes, beside that of the student."""
         return self.grid.with_stem(f"grid-pixel{suffix}")
 
     def drop_metrics(self) -> bool:
         """Delete the evaluations and grids of a replaced model file; return whether there were any."""
-        suffixes = ["", *(f"-{split}" for split in get_args(Split))]
-        files = [file for suffix in suffixes for file in (*self.evaluation_files(suffix), self.pixel_grid(suffix))]
-        outdated = [file for file in files if file.exists()]
+        outdated = [file for file in self.path.iterdir() if _OF_METRICS.fullmatch(file.name)]
         for file in outdated:
             file.unlink()
         return bool(outdated)

@@ -98,14 +98,14 @@ def exclusive_run(recipe: Recipe, folder: Path) -> Iterator[None]:
         FolderInUseError: as `exclusive_folder`.
         FileError: as `exclusive_folder`.
     """
-    if _machine_rank(recipe.operations.accelerate_config) > 0:
+    if machine_rank(recipe.operations.accelerate_config) > 0:
         yield
         return
     with exclusive_folder(folder):
         yield
 
 
-def _machine_rank(accelerate_config: str | None) -> int:
+def machine_rank(accelerate_config: str | None) -> int:
     """This machine's rank in a file of `accelerate config`; 0 without one, or where accelerate will refuse it."""
     if accelerate_config is None or not Path(accelerate_config).is_file():
         return 0

@@ -3,12 +3,14 @@
     runs/sofas.latest.json                {"model": "sofas-3f9a1c2e/model.onnx", ...}; relative to this file
     runs/sofas-3f9a1c2e/promotion.json    whether `latest` was moved to this run, and why
 
-A finished run becomes `latest` if its model is as good as the present one, within the recipe's tolerances. Otherwise
-`latest` does not move, and the run's verdict says why. To overrule it, delete the pointer and run again.
+A finished run becomes `latest` if its model is as good as the present one, within the recipe's tolerances, or if that
+one is gone. Otherwise `latest` does not move, and the run's verdict says why. To overrule it, delete the pointer, the
+one in `operations.remote_dir` too, and run again.
 """
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -79,19 +81,32 @@ def pointer_of(recipe: Recipe, out: Path) -> Path:
 
 
 def latest_model(pointer: Path) -> Path:
-    """The path of the model that a pointer names.
+    """The path of the model that a pointer names; it need not be on this machine.
 
     Raises:
-        RunError: if there is no pointer, or it names a model that is gone.
+        RunError: if there is no pointer, or it is damaged.
     """
-    model: Path = pointer.parent / _read(pointer)["model"]
-    if not model.exists():
-        raise RunError(f"{pointer} names {model}, which is gone: delete {pointer.name} and run the recipe again")
-    return model
+    return pointer.parent / _read(pointer)["model"]
 
 
-def promote(recipe: Recipe, out: Path) -> Verdict:
+def check_latest(recipe: Recipe, out: Path) -> None:
+    """Check the recipe's pointer, if there is one, before the hours after which it is read.
+
+    Raises:
+        RunError: if it is damaged.
+    """
+    if (pointer := pointer_of(recipe, out)).exists():
+        latest_model(pointer)
+
+
+def promote(recipe: Recipe, out: Path, is_elsewhere: Callable[[str], bool] = lambda model: False) -> Verdict:
     """Point the recipe's `latest` at the run in `out` if its model is good enough; write the verdict into the run.
+
+    Args:
+        recipe: the run's.
+        out: the exported run's folder.
+        is_elsewhere: whether another place has a model, RUN/model.onnx, that is not here. A model that no place has
+            is not one to keep: it is replaced without a comparison.
 
     Raises:
         RunError: if the run has no model file, or the pointer is damaged.
@@ -111,16 +126,31 @@ def promote(recipe: Recipe, out: Path) -> Verdict:
         entry["measured"] = {"split": split, "num_scenes": num_scenes, "given": given, "means": means}
     before = _read(pointer) if pointer.exists() else None
     if before == entry:
-        return _write_verdict(run, Verdict(True, "It is the latest good model of its recipe, as before."))
+        return _write_verdict(run, _why_promoted(run))
     if before is None:
         verdict = Verdict(True, "It is the first model of its recipe here, and so the latest good one.")
     elif before["model"] == entry["model"]:
         verdict = Verdict(True, "It is the latest good model, and replaces the one that was in its folder before.")
+    elif not (pointer.parent / before["model"]).exists() and not is_elsewhere(before["model"]):
+        verdict = Verdict(
+            True, f"It replaces {before['model']}, which is gone, so there is nothing to compare it with."
+        )
     else:
         verdict = _compare(before, entry, recipe.operations)
     if verdict.promoted:
         write_text(pointer, json.dumps(entry, indent=2) + "\n")
     return _write_verdict(run, verdict)
+
+
+def _why_promoted(run: RunFolder) -> Verdict:
+    """Why the run that `latest` names was promoted, as its verdict says."""
+    try:
+        verdict = read_verdict(run)
+    except RunError:  # missing or damaged: it is written anew
+        verdict = None
+    if verdict is not None and verdict.promoted:
+        return verdict
+    return Verdict(True, "It is the latest good model of its recipe, as before.")
 
 
 def _compare(before: _Entry, now: _Entry, tolerated: OperationSettings) -> Verdict:
@@ -135,7 +165,7 @@ def _compare(before: _Entry, now: _Entry, tolerated: OperationSettings) -> Verdi
         return Verdict(
             False,
             f"Not promoted: it {how}, and {name} on {old['num_scenes']} scenes ({old['split']}), so they cannot be "
-            "compared. To start over, delete the pointer and run again.",
+            "compared. To start over, delete the pointer, in operations.remote_dir too, and run again.",
         )
     worse = False
     lines = []

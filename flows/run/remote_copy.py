@@ -1,6 +1,5 @@
 """A run folder's copy on storage that outlives the machine: s3://, gs://, any URL that fsspec knows.
 
-    URL/sofas.latest.json          the pointer of flows/run/promotion.py
     URL/sofas-3f9a1c2e/...         the run folder's files, without those that can be made again from them
     URL/sofas-3f9a1c2e/index.json  which of them belong together: name -> size and SHA-256
 
@@ -15,7 +14,7 @@ an upload replaces files (such as `metrics.jsonl`), the index lists their new co
 ends, each of them is the old or the new file, whole in either case. `stages.json`, which says what is done, is
 uploaded last.
 
-**Trust.** The index and the pointer come from outside. Only names of a run's own files are accepted (`is_run_file`);
+**Trust.** The index comes from outside. Only names of a run's own files are accepted (`is_run_file`);
 no symlink is followed; a file is moved into place only once its digest is right.
 """
 
@@ -27,11 +26,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from flows.run.promotion import check_pointer
 from flows.run.remote_state import FileEntry, Index, SeenFile, State, first_problem, is_run_file
 from synth.dataset.store import Store
 from synth.errors import RunError
-from synth.files import whole_file, write_bytes, write_text
+from synth.files import whole_file, write_text
 
 _INDEX = "index.json"
 _STATE = ".remote_copy.json"
@@ -42,12 +40,11 @@ _SHOWN = 5  # files in a message
 
 
 class RemoteCopy:
-    """The copy of a run folder at `url`/NAME, and of its pointer beside it.
+    """The copy of a run folder at `url`/NAME.
 
     Args:
         url: of the folder that holds the copies of runs.
         folder: the run folder.
-        pointer: the file that names the recipe's latest good model.
         content: what an upload sends (default: the run folder itself).
 
     Raises:
@@ -55,10 +52,9 @@ class RemoteCopy:
         RunError: if `.remote_copy.json` is damaged.
     """
 
-    def __init__(self, url: str, folder: Path, pointer: Path, content: Path | None = None) -> None:
+    def __init__(self, url: str, folder: Path, content: Path | None = None) -> None:
         self.folder = folder
         self._content = content or folder
-        self.pointer = pointer
         self._store = Store(f"{url.rstrip('/')}/{folder.resolve().name}")
         self._parent_store = Store(url)
         self._state = self._read_state()
@@ -96,7 +92,6 @@ class RemoteCopy:
                 continue
             (wanted if ours in (None, before) else conflicts).append(name)
         self._refuse(conflicts)
-        self._download_pointer()
         for name in _in_order(wanted):
             here[name] = self._download(name, index)
         self._state.common |= {name: here[name] for name in index.files if here.get(name) in index.accepted(name)}
@@ -142,7 +137,6 @@ class RemoteCopy:
         for name in obsolete:
             self._store.remove(name)
         self._state.common = {name: common[name] for name in after if name in common} | here
-        self._upload_pointer()
         self._write_state()
         return changed
 
@@ -234,28 +228,6 @@ class RemoteCopy:
 
     def _write_state(self) -> None:
         write_text(self.folder / _STATE, self._state.model_dump_json(indent=0))
-
-    def _download_pointer(self) -> None:
-        if not self._parent_store.exists(self.pointer.name):
-            return
-        theirs = self._parent_store.read(self.pointer.name)
-        check_pointer(theirs, f"{self._parent_store}/{self.pointer.name}")
-        ours = self.pointer.read_bytes() if self.pointer.exists() else None
-        digest = hashlib.sha256(theirs).hexdigest()
-        # All runs of a recipe share one pointer, so the copy's wins unless only ours has moved.
-        if ours is None or digest != self._state.pointer:
-            self.pointer.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(self.pointer, theirs)
-            self._state.pointer = digest
-
-    def _upload_pointer(self) -> None:
-        if not self.pointer.is_file():
-            return
-        ours = self.pointer.read_bytes()
-        digest = hashlib.sha256(ours).hexdigest()
-        if digest != self._state.pointer:
-            self._parent_store.write(self.pointer.name, ours)
-            self._state.pointer = digest
 
 
 def _replaced(names: Iterable[str], here: Iterable[str]) -> list[str]:

@@ -58,12 +58,12 @@ class SeenFile(_Strict):
 class State(_Strict):
     """What a run folder remembers of its copy."""
 
+    model_config = ConfigDict(extra="ignore")  # older folders remember a pointer, too
+
     url: str = ""
     common: dict[str, _Digest] = {}
     """The digest of each file when folder and copy last agreed."""
     seen: dict[str, SeenFile] = {}
-    pointer: _Digest | None = None
-    """The digest of the pointer when both sides last agreed."""
 
 
 def is_run_file(name: str) -> bool:

@@ -16,7 +16,8 @@ from flows.config.schema import Recipe
 from flows.run.folder import RunFolder
 from flows.run.lock import exclusive_folder
 from flows.run.promotion import latest_model, pointer_of
-from synth.errors import DistilleryError
+from synth.dataset.store import Store
+from synth.errors import DatasetError, DistilleryError
 from synth.files import write_text
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,8 @@ def clear_old_runs(recipe: Recipe, out: Path) -> list[Path]:
     """Delete the oldest finished runs of the recipe beside `out`, until `operations.keep_runs` are left.
 
     Never deleted: `out` itself, the run that `latest` names, a run without a report (it may be active, or resumed),
-    another recipe's run, and anything that is not certainly a run. A dataset outside the run folder stays.
+    another recipe's run, anything that is not certainly a run, and a run whose folder holds the dataset of any other
+    run beside it. A dataset outside the run folder stays.
 
     Args:
         recipe: the recipe, with `operations.keep_runs`.
@@ -52,7 +54,42 @@ def clear_old_runs(recipe: Recipe, out: Path) -> list[Path]:
     pointer = pointer_of(recipe, out)
     spared = {out.resolve()} | ({latest_model(pointer).parent.resolve()} if pointer.exists() else set())
     newest_first = sorted(finished, key=finished.__getitem__, reverse=True)
-    return [path for path in newest_first[keep:] if path.resolve() not in spared and _retire(path)]
+    doomed = [path for path in newest_first[keep:] if path.resolve() not in spared]
+    # What a deleted run used is free for the next one to go.
+    return [path for path in doomed if not _is_used(path) and _retire(path)]
+
+
+def _is_used(path: Path) -> bool:
+    """Whether a folder holds, at any depth, another run's dataset, or what a link beside it leads to."""
+    place = path.resolve()
+    for entry in path.parent.iterdir():
+        if entry == path:
+            continue
+        try:
+            needed = [entry.resolve(), _dataset_of(entry)]
+        except (DistilleryError, OSError, RuntimeError) as error:  # RuntimeError: symlinks in a circle
+            logger.warning(f"{path} is old, and kept: nobody can tell whether {entry} uses its dataset ({error})")
+            return True
+        for used in needed:
+            if used is not None and used.is_relative_to(place):
+                logger.info(f"{path} is old, and kept: {entry} uses {used}")
+                return True
+    return False
+
+
+def _dataset_of(path: Path) -> Path | None:
+    """Where the dataset of the run in a folder is, behind all symlinks; None if it is on remote storage.
+
+    Raises:
+        RunError: if the run's `dataset.url` is damaged.
+    """
+    # Resolved, since the name is relative to the folder; of a chained URL, what lies at its end.
+    name = RunFolder(path.resolve()).dataset.rpartition("::")[2]
+    try:
+        dataset = Store(name).path
+    except DatasetError:  # a remote storage whose package is not installed
+        return None
+    return None if dataset is None else dataset.resolve()
 
 
 def _finished_at(path: Path, name: str) -> int | None:

@@ -13,8 +13,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from flows.config.schema import Recipe
+from flows.run.lock import machine_rank
 from flows.run.promotion import pointer_of
 from flows.run.remote_copy import RemoteCopy
+from flows.run.remote_pointer import RemotePointer
 from synth.files import is_partial, scratch_folder
 
 logger = logging.getLogger(__name__)
@@ -25,18 +27,26 @@ _SECONDS_TO_END = 10.0  # of an upload that is cut off: as long as a file may ta
 
 
 def download(recipe: Recipe, out: Path) -> None:
-    """Download what another machine left of the run, if the recipe has `operations.remote_dir`.
+    """Download what another machine left of the run, if the recipe has `operations.remote_dir`; upload what it lacks.
+
+    It lacks what a process made here and was killed before it could upload, and all that was made before the recipe
+    had a `remote_dir`.
 
     Raises:
         DatasetError: if the storage cannot be read, or cannot be written.
-        RunError: if the copy is damaged, or conflicts with the folder.
+        RunError: if the copy or the pointer beside it is damaged, or the copy conflicts with the folder.
     """
     if recipe.operations.remote_dir is None:
         return
-    copy = RemoteCopy(recipe.operations.remote_dir, out, pointer_of(recipe, out))
+    copy = RemoteCopy(recipe.operations.remote_dir, out)
     copy.check_writable()
     if names := copy.download():
         logger.info(f"downloaded {len(names)} files of this run from {copy}")
+    RemotePointer(recipe.operations.remote_dir, pointer_of(recipe, out)).download()
+    # A new folder has nothing; of machines that share a training, the first one uploads.
+    is_first = machine_rank(recipe.operations.accelerate_config) == 0
+    if is_first and any(copy.names()) and (names := copy.upload()):
+        logger.info(f"uploaded {len(names)} files of this run that {copy} did not have")
 
 
 def upload(recipe: Recipe, out: Path) -> None:
@@ -47,7 +57,7 @@ def upload(recipe: Recipe, out: Path) -> None:
         RunError: if another machine has changed the copy in the meantime.
     """
     if recipe.operations.remote_dir is not None:
-        RemoteCopy(recipe.operations.remote_dir, out, pointer_of(recipe, out)).upload()
+        RemoteCopy(recipe.operations.remote_dir, out).upload()
 
 
 class Uploads:
@@ -141,7 +151,7 @@ class Uploads:
     def _copy(self, content: Path) -> RemoteCopy:
         url = self._recipe.operations.remote_dir
         assert url is not None, "there is something to upload to"
-        return RemoteCopy(url, self._out, pointer_of(self._recipe, self._out), content)
+        return RemoteCopy(url, self._out, content)
 
 
 def take_snapshot(copy: RemoteCopy, content: Path) -> None:

@@ -9,12 +9,10 @@ from flows.config.schema import Recipe
 from flows.evaluation.scenes import has_true_answers
 from flows.orchestration.artifacts import artifact_key, markdown_image, show_markdown
 from flows.orchestration.retries import RETRIES
-from flows.reports.model_card import write_model_card
-from flows.reports.report import write_report
 from flows.run.folder import RunFolder
 from flows.stages.evaluate import evaluate
 from flows.stages.export import export
-from flows.stages.frame import OpenRun, open_run, run_task, stage, upload_task
+from flows.stages.frame import OpenRun, open_run, report, run_task, stage
 from flows.training.pixel import train_pixel_network
 from synth.markdown import escape
 
@@ -45,10 +43,7 @@ def compress_run(out: Path, recipe: Recipe, overrides: tuple[str, ...] = ()) -> 
         export(run)
         if has_true_answers(run.recipe):
             evaluate(run)
-        if run.has_worked:
-            write_report(run.recipe, run.folder.path)
-            write_model_card(run.recipe, run.folder.path)
-            run_task(upload_task, run.recipe, run.folder.path)
+        report(run)
     return run.folder.pixel_model
 
 

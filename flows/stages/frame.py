@@ -31,6 +31,7 @@ from flows.orchestration.flow_run import name_run, resolve
 from flows.orchestration.gpu_lock import exclusive_gpu
 from flows.orchestration.progress import in_a_run
 from flows.orchestration.retries import RETRIES
+from flows.reports.pages import write_pages
 from flows.run.folder import RunFolder
 from flows.run.lock import exclusive_run
 from flows.run.uploads import download, upload
@@ -46,13 +47,6 @@ class OpenRun:
 
     recipe: Recipe
     folder: RunFolder
-    last_work: int
-    """When a stage last made something, as of the opening of the run; see `RunFolder.last_work`."""
-
-    @property
-    def has_worked(self) -> bool:
-        """Whether a stage has made anything since the run was opened."""
-        return self.folder.last_work() != self.last_work
 
     @property
     def seconds_limit(self) -> float:
@@ -101,8 +95,14 @@ def open_run(
             folder.check_dataset_is_local()
         name_run(title.format(name=recipe.name, out=out))
         # The GPU comes last, so that nobody waits for a run that is refused.
-        with exclusive_gpu(recipe.teacher.device, recipe.operations.processes):
-            yield OpenRun(recipe, folder, folder.last_work())
+        with exclusive_gpu(recipe.teacher.device, _num_gpus(recipe)):
+            yield OpenRun(recipe, folder)
+
+
+def _num_gpus(recipe: Recipe) -> int | None:
+    """How many cards the run takes; None for all, since nobody but accelerate knows how many its own file takes."""
+    operations = recipe.operations
+    return operations.processes if operations.accelerate_config is None else None
 
 
 def stage(
@@ -132,6 +132,14 @@ def stage(
         return cast(Callable[Concatenate[OpenRun, P], R], framed)
 
     return decorate
+
+
+def report(run: OpenRun) -> bool:
+    """Last stage: write the run's report and model card, and upload them; returns False if they are up to date."""
+    if not write_pages(run.recipe, run.folder):
+        return False
+    run_task(upload_task, run.recipe, run.folder.path)
+    return True
 
 
 def run_task(work: "Task[P, R]", *args: P.args, **kwargs: P.kwargs) -> R:

@@ -3,25 +3,26 @@
 import logging
 from pathlib import Path
 
-from prefect import flow
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
 
 from flows.config.parameter import RecipeParameter
+from flows.config.schema import Recipe
 from flows.evaluation.scenes import has_true_answers
 from flows.orchestration.artifacts import artifact_key, show_link, show_markdown
 from flows.orchestration.progress import in_a_run
+from flows.orchestration.retries import RETRIES
 from flows.planning.forecast import announce
 from flows.planning.preflight import check_hours, preflight, require
-from flows.reports.model_card import write_model_card
-from flows.reports.report import write_report
 from flows.reports.tables import markdown_table
-from flows.run.promotion import promote as promote_model
-from flows.run.promotion import read_verdict
+from flows.run.promotion import check_latest, read_verdict
+from flows.run.remote_pointer import promote_among_machines
 from flows.run.retention import clear_old_runs
 from flows.stages.compress import compress
 from flows.stages.distill import distill
 from flows.stages.evaluate import evaluate
 from flows.stages.export import export
-from flows.stages.frame import OpenRun, open_run, run_task, upload_task
+from flows.stages.frame import OpenRun, open_run, report, run_task
 from flows.stages.synthesize import synthesize
 from synth.markdown import escape
 
@@ -47,6 +48,7 @@ def pipeline(
         DistilleryError: in one line, for anything that the user can fix.
     """
     with open_run("{name} in {out}", recipe, out, overrides, data) as run:
+        check_latest(run.recipe, run.folder.path)
         require(preflight(run.recipe, run.folder.path))
         require([check_hours(run.recipe, announce(run.recipe, run.folder))])
         synthesize(run)
@@ -57,7 +59,10 @@ def pipeline(
         if has_true_answers(run.recipe):
             evaluate(run)
         promote(run)
-        report(run)
+        if not report(run):
+            logger.info(f"nothing to do: the run in {run.folder.path} is complete")
+        elif in_a_run():
+            _show(run)
     for path in clear_old_runs(run.recipe, run.folder.path):
         logger.info(f"deleted the old run {path} (operations.keep_runs)")
     return run.folder.model
@@ -65,20 +70,13 @@ def pipeline(
 
 def promote(run: OpenRun) -> None:
     """Sixth stage: point the recipe's `latest` to this run's model if it is good enough."""
-    logger.info(promote_model(run.recipe, run.folder.path).why)
+    logger.info(run_task(promote_task, run.recipe, run.folder.path))
 
 
-def report(run: OpenRun) -> None:
-    """Seventh stage: write the run's report and the model card, unless nothing has changed."""
-    folder = run.folder
-    if not run.has_worked and folder.report.exists():
-        logger.info(f"nothing to do: the run in {folder.path} is complete")
-        return
-    write_report(run.recipe, folder.path)
-    write_model_card(run.recipe, folder.path)
-    run_task(upload_task, run.recipe, folder.path)
-    if in_a_run():
-        _show(run)
+@task(name="promote", cache_policy=NO_CACHE, **RETRIES)
+def promote_task(recipe: Recipe, out: Path) -> str:
+    """Compare and promote; returns why `latest` names the run's model now, or not."""
+    return promote_among_machines(recipe, out).why
 
 
 def _show(run: OpenRun) -> None:

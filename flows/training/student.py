@@ -185,13 +185,18 @@ def attach_dataset(run: RunFolder, data: str) -> None:
 
 
 def check_size(recipe: Recipe, teacher: "Teacher", dataset: "ImageDataset") -> None:
-    """Refuse painted images that are not of the recipe's size; warn about photographs that are not of the teacher's.
+    """Refuse painted images that are not of the recipe's size; warn of other photographs, and of more images.
 
     Raises:
         TrainingError: for painted images of another size.
     """
     if not len(dataset):
         return  # `train` refuses an empty dataset
+    if recipe.scenes is not None and len(dataset) > recipe.scenes.count:
+        logger.warning(
+            f"the dataset has {len(dataset)} images, more than scenes.count={recipe.scenes.count}: the student is "
+            "trained on all of them"
+        )
     height, width, _ = dataset.image(0).shape
     expected = (recipe.scenes and recipe.scenes.image_size) or teacher.defaults.image_size
     if (height, width) == (expected, expected):

@@ -236,6 +236,16 @@ def test_one_server_serves_both(compressed: Path) -> None:
         model.close()
 
 
+def test_a_report_that_a_kill_left_behind_is_written(copy: RunFolder) -> None:
+    """The network is trained and its file written, but the report is from before."""
+    for page in (copy.report, copy.card):
+        page.write_text("of the run without a pixel network")
+    copy.mark_done("report", "what it was then")
+    assert command("compress", copy.path, *SETTINGS).exit_code == 0
+    assert "`model.pixel.onnx` makes the same" in copy.card.read_text()
+    assert "<h2>Recipe</h2>" in copy.report.read_text()
+
+
 def test_both_are_published(copy: RunFolder) -> None:
     names = set(_contents(copy.path, "owner/sofas", is_dataset=False))
     assert {"model.onnx", "model.pixel.onnx", "pixel/network/config.json"} <= names

@@ -70,6 +70,11 @@ def test_a_trained_run_is_announced_by_nothing(
     assert caplog.text == ""
 
 
+@pytest.mark.parametrize("key", ['runner="ray"', "processes=2", 'accelerate_config="of-a-cluster.yaml"'])
+def test_nothing_is_said_of_others_speed(tiny_sd_folder: Path, tmp_path: Path, key: str) -> None:
+    assert announce(small_recipe(tiny_sd_folder, f"operations.{key}"), RunFolder(tmp_path / "run")) == {}
+
+
 @pytest.mark.usefixtures("prefect_server")
 def test_a_run_says_what_it_does(tiny_sd_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"

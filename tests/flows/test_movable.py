@@ -132,7 +132,7 @@ def test_a_run_without_an_excerpt_takes_it_from_its_dataset(project: Path, tmp_p
 def test_the_excerpt_travels_and_holds_no_pickle(project: Path, tmp_path: Path) -> None:
     run = project / "runs" / "sofas"
     assert is_run_file("excerpt.parquet") and not is_run_file("best/excerpt.parquet")
-    RemoteCopy(str(tmp_path / "copies"), run, project / "runs" / "sofas.latest.json").upload()
+    RemoteCopy(str(tmp_path / "copies"), run).upload()
     (run / ".remote_copy.json").unlink()
     table = pq.read_table(tmp_path / "copies" / "sofas" / "excerpt.parquet")
     assert table.column_names == ["image", "prompt"] and table.num_rows == 6

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,13 @@ from small_runs import SMALL, command, run_command, small_recipe
 from workplace import wait_for
 
 from flows.config.loading import load_recipe
+from flows.reports.model_card import write_model_card
+from flows.run.folder import RunFolder
+from flows.run.remote_state import is_run_file
+from flows.shared_teacher import open_teacher
+from flows.training.student import check_size
 from inference.runtime import Translator
+from synth.dataset.image_dataset import ImageDataset
 
 
 def test_a_run_leaves_everything_in_its_folder(finished: Path) -> None:
@@ -179,6 +186,53 @@ def test_measured_on_drawn_scenes(
     before = (finished / "grid.png").stat().st_mtime_ns
     evaluate_model(recipe, finished, untrained)
     assert (finished / "grid.png").stat().st_mtime_ns == before
+
+
+def test_a_quick_look_replaces_no_metrics(finished: Path, tiny_sd_folder: Path, tmp_path: Path) -> None:
+    from flows.evaluation.scenes import evaluate_model
+    from synth.world.readers import FactorNetwork, FactorReader
+
+    run = RunFolder(Path(shutil.copytree(finished, tmp_path / "run")))
+    evaluate_model(small_recipe(tiny_sd_folder), run.path, FactorReader(FactorNetwork()))
+    own = (run.evaluation, run.grid, run.model, run.report, run.card)
+    before = [path.read_bytes() for path in own]
+    for split in ("test", "shifted"):
+        result = command("evaluate", "student", run.path, "--split", split, "--num-scenes", "1")
+        assert result.exit_code == 0, result.output
+        file, grid = run.path / f"evaluation-{split}-1.json", run.path / f"grid-{split}-1.png"
+        assert result.stdout.endswith(f"metrics  {file}\n") and grid.exists()
+        quick = json.loads(file.read_text())
+        assert (quick["split"], quick["num_scenes"]) == (split, 1)
+    assert [path.read_bytes() for path in own] == before
+    assert not (run.path / "evaluation-shifted.json").exists()
+    assert is_run_file("evaluation-test-1.json") and is_run_file("grid-pixel-test-1.png")
+
+    # Asked for by its own number, the run's evaluation is there already.
+    shown = command("evaluate", "student", run.path, "--split", "test", "--num-scenes", "2").stdout
+    assert "is measured already" in shown and f"grid   {run.grid}" in shown
+    assert run.evaluation.read_bytes() == before[0]
+
+    mine = [run.path / name for name in ("evaluation-test-1.png", "evaluation-test-1-mine.json", "grid-mine-1.png")]
+    for path in mine:
+        path.touch()
+    assert run.drop_metrics() and all(path.exists() for path in mine)
+    left = {path.name for path in run.path.iterdir() if path.name.startswith(("evaluation", "grid"))}
+    assert left == {path.name for path in mine}
+
+
+def test_the_card_counts_the_images_of_the_dataset(
+    tiny_sd_folder: Path, tmp_path: Path, finished: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A training takes all of them, and says so where the recipe asks for fewer."""
+    run = RunFolder(Path(shutil.copytree(finished, tmp_path / "run")))
+    fewer = small_recipe(tiny_sd_folder, "scenes.count=5")
+    assert "6 painted images" in write_model_card(fewer, run.path).read_text()
+    with caplog.at_level("WARNING"):
+        check_size(fewer, open_teacher(fewer.teacher), ImageDataset(run.dataset))
+    assert "the dataset has 6 images, more than scenes.count=5: the student is trained on all of them" in caplog.text
+    caplog.clear()
+    check_size(small_recipe(tiny_sd_folder), open_teacher(fewer.teacher), ImageDataset(run.dataset))
+    assert not caplog.text
 
 
 def test_measured_on_photographs(finished: Path, tmp_path: Path) -> None:

@@ -1,43 +1,17 @@
-"""Which model is the latest good one, and which old runs may go."""
+"""Which model is the latest good one."""
 
 import json
-import os
 import shutil
-import time
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pytest
+from finished_runs import ended
 
-from distill.evaluation.counterfactuals import EditMetrics
 from flows.config.loading import load_recipe
 from flows.config.schema import Recipe
 from flows.run.folder import RunFolder
-from flows.run.promotion import latest_model, pointer_of, promote
-from flows.run.retention import clear_old_runs
+from flows.run.promotion import Verdict, check_latest, latest_model, pointer_of, promote
 from synth.errors import RunError
-
-
-def ended(recipe: Recipe, out: Path, right: float | None = 0.9, psnr: float = 25.0, scenes: int = 100) -> Path:
-    """What a finished run leaves, as far as promotion and retention look at it."""
-    run = RunFolder.open_or_create(recipe, out)
-    run.model.write_bytes(b"a model")
-    run.mark_done("export", f"made for {out.name}")
-    if right is not None:
-        others = {item.name: None for item in fields(EditMetrics)} | {"edit": "mean over edits", "num_scenes": scenes}
-        rows = [
-            others | {"method": method, "scenes": kind, "right": share, "psnr_all": value}
-            for method, kind, share, value in (
-                ("do nothing", "edited", 0.0, 40.0),
-                ("student", "edited", right, psnr),
-                ("student", "no-op", 1.0, psnr + 5),
-            )
-        ]
-        evaluation: dict[str, Any] = {"split": "test", "num_scenes": scenes, "given": {}, "edits": [], "means": rows}
-        run.evaluation.write_text(json.dumps(evaluation))
-    run.report.write_text("a report")
-    return out
 
 
 @pytest.fixture
@@ -84,13 +58,44 @@ def test_a_run_made_again_is_promoted(recipe: Recipe, tmp_path: Path) -> None:
 
 
 def test_a_second_verdict_on_the_same_run_writes_nothing(recipe: Recipe, tmp_path: Path) -> None:
-    out = ended(recipe, tmp_path / "a")
-    promote(recipe, out)
-    assert "as before" in promote(recipe, out).why
+    """It stays the first one, which says what the model was compared with."""
+    promote(recipe, ended(recipe, tmp_path / "a"))
+    out = ended(recipe, tmp_path / "b", right=0.95)
+    first = promote(recipe, out)
+    assert first.why.startswith("It replaces a/model.onnx: edits right 90.0% -> 95.0%;")
     files = [pointer_of(recipe, out), out / "promotion.json"]
-    before = [file.stat().st_mtime_ns for file in files]
-    assert promote(recipe, out).promoted
-    assert [file.stat().st_mtime_ns for file in files] == before
+    before = [(file.stat().st_mtime_ns, file.read_bytes()) for file in files]
+    assert promote(recipe, out) == first
+    assert [(file.stat().st_mtime_ns, file.read_bytes()) for file in files] == before
+    for unread in ("half a verd", '{"promoted": false, "why": "Not promoted."}'):
+        (out / "promotion.json").write_text(unread)
+        assert promote(recipe, out) == Verdict(True, "It is the latest good model of its recipe, as before.")
+
+
+def test_a_model_that_is_gone_loses(recipe: Recipe, tmp_path: Path) -> None:
+    promote(recipe, ended(recipe, tmp_path / "a", right=1.0, psnr=40.0))
+    out = ended(recipe, tmp_path / "b", right=0.5)
+    pointer = pointer_of(recipe, out)
+    assert not promote(recipe, out).promoted, "it is here"
+    shutil.rmtree(tmp_path / "a")
+    asked: list[str] = []
+
+    def is_elsewhere(model: str) -> bool:
+        asked.append(model)
+        return True
+
+    refused = promote(recipe, out, is_elsewhere)
+    assert not refused.promoted and "edits right 100.0% -> 50.0% (worse)" in refused.why
+    assert latest_model(pointer) == tmp_path / "a" / "model.onnx", "where another machine has it"
+    assert asked == ["a/model.onnx"]
+    assert promote(recipe, out) == Verdict(
+        True, "It replaces a/model.onnx, which is gone, so there is nothing to compare it with."
+    )
+    assert latest_model(pointer) == out / "model.onnx"
+    unmeasured = ended(recipe, tmp_path / "c", right=None)
+    assert not promote(recipe, unmeasured).promoted
+    shutil.rmtree(out)
+    assert promote(recipe, unmeasured).promoted, "nor need it be measured on the same scenes"
 
 
 def test_what_cannot_be_compared_is_not_promoted(recipe: Recipe, tmp_path: Path) -> None:
@@ -113,27 +118,6 @@ def test_broken_pointers_say_what_to_do(recipe: Recipe, tmp_path: Path) -> None:
         promote(recipe, tmp_path / "a")
     out = ended(recipe, tmp_path / "a")
     pointer.write_text('{"model": ')
-    with pytest.raises(RunError, match=r"demo\.latest\.json cannot be read .*: delete it"):
-        promote(recipe, out)
-    pointer.write_text('{"model": "gone/model.onnx", "made_from": "0", "measured": null}')
-    with pytest.raises(RunError, match="which is gone"):
-        latest_model(pointer)
-
-
-def test_old_runs_are_deleted_as_the_recipe_says(recipe: Recipe, tmp_path: Path) -> None:
-    runs = [ended(recipe, tmp_path / name) for name in "abcdef"]
-    for age, out in enumerate(reversed(runs)):
-        then = time.time() - 1000 * age
-        os.utime(out / "report.html", (then, then))
-    promote(recipe, runs[0])  # the oldest is the latest good one
-    (runs[1] / "report.html").unlink()  # not finished, or at work
-    ended(load_recipe("sofas"), tmp_path / "another")
-    os.utime(tmp_path / "another" / "report.html", (1, 1))
-    (tmp_path / "notes").mkdir()
-    (tmp_path / ".old-killed").mkdir()  # somebody else's: no process of ours named it
-
-    assert clear_old_runs(recipe, runs[-1]) == [], "no rule, nothing goes"
-    assert clear_old_runs(load_recipe("demo", ["operations.keep_runs=2"]), runs[2]) == [runs[3]]
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"a", "b", "c", "e", "f", "another", "notes", ".old-killed", "demo.latest.json"}
-    assert clear_old_runs(load_recipe("demo", ["operations.keep_runs=1"]), runs[-1]) == [runs[4], runs[2]]
+    for read in (promote, check_latest):
+        with pytest.raises(RunError, match=r"demo\.latest\.json cannot be read .*: delete it"):
+            read(recipe, out)

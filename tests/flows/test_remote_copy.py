@@ -1,5 +1,6 @@
 """A run folder's copy behind a URL: a machine that is lost leaves it to the next."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ import fsspec
 import pytest
 from small_runs import small_recipe
 
+from flows.config.loading import load_recipe
 from flows.run.remote_copy import RemoteCopy
+from flows.run.uploads import download
 from flows.stages.distill import distill_flow
 from synth.dataset.store import Store
 from synth.errors import DatasetError
@@ -24,16 +27,13 @@ def far() -> Iterator[str]:
     fsspec.filesystem("memory").store.clear()
 
 
-POINTER = '{"model": "run/model.onnx", "made_from": "0", "measured": null}'
-
-
 def index_of(url: str) -> dict[str, Any]:
     index: dict[str, Any] = json.loads(Store(f"{url}/run").read("index.json"))
     return index
 
 
 def copy(url: str, folder: Path) -> RemoteCopy:
-    return RemoteCopy(url, folder, folder.parent / "sofas.latest.json")
+    return RemoteCopy(url, folder)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -52,12 +52,10 @@ def test_what_is_copied_comes_back_and_only_changes_travel(far: str, tmp_path: P
     (here / "checkpoints" / ".step_000040.0123456789abcdef.part").mkdir()
     (here / "checkpoints" / ".step_000040.0123456789abcdef.part" / "state.json").write_bytes(b"")
     (here / "notes.txt").write_text("of mine")
-    (here.parent / "sofas.latest.json").write_text(POINTER)
     assert copy(far, here).upload() == [weights, "stages.json"]
     assert copy(far, here).upload() == []
     assert len(copy(far, there).download()) == 2 and copy(far, there).download() == []
     assert files(there) == {weights: b"20", "stages.json": b"{}"}
-    assert (there.parent / "sofas.latest.json").read_text() == POINTER
 
     shutil.move(there / "checkpoints" / "step_000020", there / "checkpoints" / "step_000040")
     later = "checkpoints/step_000040/student/weights.safetensors"
@@ -91,6 +89,38 @@ def test_a_copy_that_was_cut_off_leaves_no_half_of_it(
     assert files(there) == {"metrics.jsonl": b"new", "stages.json": b"old"}, "each whole, and what is done is last"
     copy(far, there).upload()
     assert copy(far, here).upload() == ["report.html", "stages.json"], "either machine may go on"
+
+
+def test_what_was_made_before_is_uploaded_at_the_start(far: str, tmp_path: Path) -> None:
+    """By a process that was killed before it could, or before the recipe had a remote folder."""
+    recipe = load_recipe("demo", [f'operations.remote_dir="{far}"'])
+    out = tmp_path / "run"
+    download(recipe, out)
+    assert not out.exists(), "a new run has nothing to upload"
+    out.mkdir()
+    for name in ("report.html", "stages.json"):
+        (out / name).write_text("{}")
+    download(recipe, out)
+    assert set(index_of(far)["files"]) == {"report.html", "stages.json"}
+    (out / "report.html").write_text("a later one")
+    download(recipe, out)
+    assert Store(f"{far}/run").read("report.html") == b"a later one"
+
+
+def test_an_older_folders_state_is_read(far: str, tmp_path: Path) -> None:
+    """It remembers the pointer's digest, which nobody needs any more."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "report.html").write_text("old")
+    copy(far, folder).upload()
+    state = json.loads((folder / ".remote_copy.json").read_text())
+    (folder / ".remote_copy.json").write_text(json.dumps({**state, "pointer": "0" * 64}))
+    Store(f"{far}/run").write("report.html", b"theirs")
+    digest = hashlib.sha256(b"theirs").hexdigest()
+    Store(f"{far}/run").write(
+        "index.json", json.dumps({"files": {"report.html": {"size": 6, "sha256": digest}}}).encode()
+    )
+    assert copy(far, folder).download() == ["report.html"], "not a conflict: only the copy changed it"
 
 
 def test_a_lost_machine_s_training_goes_on_on_another(

@@ -11,7 +11,6 @@ from small_runs import paint, small_recipe
 
 from flows.config.schema import Recipe
 from flows.run.folder import RunFolder
-from flows.run.promotion import pointer_of
 from flows.run.remote_copy import RemoteCopy
 from flows.run.uploads import Uploads
 from flows.training.student import train_student
@@ -63,7 +62,7 @@ def step(run: Path, number: int) -> Path:
 
 def far(recipe: Recipe, there: Path) -> dict[str, str]:
     """What another machine finds, each file as its index says."""
-    RemoteCopy("memory://runs", there, pointer_of(recipe, there)).download()
+    RemoteCopy("memory://runs", there).download()
     return {
         path.relative_to(there).as_posix(): path.read_text()
         for path in there.rglob("*")

@@ -26,6 +26,7 @@ from flows.run.folder import RunFolder, save_network
 from flows.run.promotion import latest_model, promote, read_verdict
 from flows.run.records import Metrics
 from flows.run.remote_copy import RemoteCopy
+from flows.run.remote_pointer import RemotePointer
 from flows.training.early_stopping import EarlyStopping
 from flows.training.launcher import _last_step
 from flows.training.log import append_row
@@ -92,7 +93,10 @@ class Place:
         return EarlyStopping(recipe, self.run, self.teacher, ImageDataset(self.run.dataset)).resume(self.checkpoint)
 
     def remote(self) -> RemoteCopy:
-        return RemoteCopy(str(self.root / "copy"), self.run.path, self.pointer)
+        return RemoteCopy(str(self.root / "copy"), self.run.path)
+
+    def remote_pointer(self) -> RemotePointer:
+        return RemotePointer(str(self.root / "copy"), self.pointer)
 
     @property
     def pointer(self) -> Path:
@@ -135,6 +139,7 @@ def whole(tiny_sd_folder: Path, tiny_teacher: Teacher, tmp_path_factory: pytest.
     run.add_seconds("export", 1.5)
     promote(recipe, run.path)
     place.remote().upload()
+    place.remote_pointer().upload(None)
     run_study(Counting(), tiny_teacher, root / "study")
     AutoencoderTiny(
         encoder_block_out_channels=(8, 8, 8, 8),
@@ -167,7 +172,7 @@ READERS: dict[str, Callable[[Place], object]] = {
     ),
     "run/.remote_copy.json": lambda place: place.remote(),
     "copy/run/index.json": lambda place: place.remote().download(),
-    "copy/sofas.latest.json": lambda place: place.remote().download(),
+    "copy/sofas.latest.json": lambda place: place.remote_pointer().download(),
     "sofas.latest.json": lambda place: latest_model(place.pointer),
     "run/model.onnx": lambda place: (read_metadata(place.run.model), Translator.load(place.run.model)),
     "run/student/config.json": lambda place: load_student(place.run.student),

@@ -25,7 +25,7 @@ def far() -> Iterator[str]:
 
 
 def copy(url: str, folder: Path) -> RemoteCopy:
-    return RemoteCopy(url, folder, folder.parent / "sofas.latest.json")
+    return RemoteCopy(url, folder)
 
 
 def entry(content: bytes = b"theirs") -> dict[str, Any]:
@@ -123,8 +123,9 @@ def test_a_file_that_is_not_what_the_index_says_takes_no_place(far: str, tmp_pat
 )
 def test_a_pointer_names_a_model_beside_it(far: str, tmp_path: Path, pointer: str) -> None:
     Store(far).write("sofas.latest.json", pointer.encode())
+    recipe = load_recipe("sofas", [f'operations.remote_dir="{far}"'])
     with pytest.raises(RunError, match="cannot be read"):
-        copy(far, tmp_path / "a" / "run").download()
+        download(recipe, tmp_path / "a" / "run")
     assert not (tmp_path / "a" / "sofas.latest.json").exists()
 
 

@@ -36,7 +36,7 @@ def distill(
     dry_run: bool,
     **short: Any,
 ) -> None:
-    """Train only the student of RECIPE, on a dataset that is painted already, or on photographs.
+    """Train only the student of RECIPE, on all images of a dataset that is painted already, or on photographs.
 
     For several GPUs or machines, start it with `accelerate launch`: the processes share every batch, and --out must
     be a folder that all of them see.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from flows.cli.options import OUT_FILE
+from flows.cli.options import OUT_FILE, refuse_without_effect
 from flows.cli.results import print_line
 
 
@@ -71,6 +71,8 @@ def init(
 
     if shipped and (subject is not None or slots or photos):
         raise click.UsageError("--from brings its own subject and slots: leave out --subject, --slot and --photos")
+    if photos:
+        refuse_without_effect(("slots", "negative_prompt"), "with --photos, which are not painted")
     path = out or file_name(name)
     check_target(path, is_folder=False)
     # Before any question, so that no answer is lost.

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from flows.cli.options import OUT_FILE, recipe_options
+from flows.cli.options import OUT_FILE, num_images_option, recipe_options
 from flows.cli.recipe import resolve
 from flows.cli.results import print_line
 from flows.orchestration.environment import prepare
@@ -66,6 +66,7 @@ class _Numbers(click.ParamType[Any]):
     help="Write this HTML file. (default: NAME-preview.html)",
 )
 @recipe_options
+@num_images_option
 def preview(
     recipe: str,
     images: Path | None,

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from flows.cli.options import OUT_FOLDER, recipe_options, runner_options
+from flows.cli.options import OUT_FOLDER, num_images_option, recipe_options, runner_options
 from flows.cli.recipe import resolve
 from flows.cli.results import print_line, print_results, print_times
 from flows.orchestration.environment import prepare_flows
@@ -17,6 +17,7 @@ from flows.orchestration.environment import prepare_flows
 )
 @click.option("--data", help="Read or paint the dataset at this folder or URL. (default: a folder in the run folder)")
 @recipe_options
+@num_images_option
 @runner_options
 @click.option(
     "--out", type=OUT_FOLDER, required=True, help="Use this run folder; a run that was killed in it resumes."

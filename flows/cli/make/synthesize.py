@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from flows.cli.options import OUT_PLACE, recipe_options, runner_options
+from flows.cli.options import OUT_PLACE, num_images_option, recipe_options, runner_options
 from flows.cli.recipe import resolve
 from flows.cli.results import print_line, print_text
 from flows.orchestration.environment import prepare, prepare_flows
@@ -13,6 +13,7 @@ from flows.orchestration.environment import prepare, prepare_flows
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Paint one batch, keep nothing, and estimate the whole dataset.")
 @recipe_options
+@num_images_option
 @runner_options
 @click.option("--out", type=OUT_PLACE, required=True, help="Write the dataset to this folder or URL.")
 def synthesize(recipe: str, out: str, overrides: tuple[str, ...], trust: bool, dry_run: bool, **short: Any) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows.cli.measure.pie_bench import pie_bench
-from flows.cli.options import FOLDER, study_out_option, teacher_options
+from flows.cli.options import FOLDER, refuse_without_effect, study_out_option, teacher_options
 from flows.cli.recipe import recipe_of
 from flows.cli.results import print_line, print_results, print_study_files, print_text
 from flows.orchestration.environment import prepare
@@ -38,7 +38,9 @@ evaluate.add_command(pie_bench)
     help="Use this split of the drawn world; shifted has styles never trained on. (default: the recipe's own)",
 )
 @click.option(
-    "--num-scenes", type=click.IntRange(1), help="With --split: draw this many scenes. (default: the recipe's own)"
+    "--num-scenes",
+    type=click.IntRange(1),
+    help="With --split: draw this many scenes; their metrics get files of their own. (default: the recipe's own)",
 )
 @click.option(
     "--zero-shot",
@@ -65,6 +67,9 @@ def student(
 
     Give at most one of --split, --zero-shot and --images.
 
+    The metrics of the recipe's own split and number of scenes go into the report, the model card and the model file.
+    Those of others are kept beside them, in evaluation-shifted.json or evaluation-test-5.json.
+
     Photographs have no true answer: look at the contact sheet, and at how much of the images' variety is left.
 
     \b
@@ -77,6 +82,8 @@ def student(
         raise click.UsageError("give at most one of --split, --zero-shot and --images")
     if num_scenes is not None and split is None:
         raise click.UsageError("--num-scenes has no effect without --split")
+    if images is None:
+        refuse_without_effect(("source", "lpips", "clip", "dino"), "without --images")
     recipe = recipe_of(folder)
     prepare()
     if images is not None:
@@ -102,30 +109,30 @@ def _measure_on_photographs(recipe: "Recipe", folder: Path, images: Path, judges
 
 
 def _measure_on_scenes(recipe: "Recipe", folder: Path, split: str | None, num_scenes: int | None) -> None:
-    """Edit drawn scenes, and print their metrics; those of the recipe's own split go into the report, too."""
-    from flows.evaluation.scenes import keep, measure_model
-    from flows.reports.report import write_report
+    """Edit drawn scenes, and print their metrics; those of the recipe's own scenes go into the report, too."""
+    from flows.evaluation.scenes import keep, measure_model, suffix_of
+    from flows.reports.pages import write_pages
     from flows.reports.tables import text_table
     from flows.run.folder import RunFolder
     from flows.run.lock import FolderInUseError, exclusive_folder
 
     run = RunFolder(folder)
     measured = measure_model(recipe, folder, split=split, num_scenes=num_scenes)
-    is_own_split = split in (None, recipe.evaluation.split)
-    file, _ = run.evaluation_files("" if is_own_split else f"-{split}")
+    suffix = suffix_of(recipe, split, num_scenes)
+    file, _ = run.evaluation_files(suffix)
     evaluation = run.read_evaluation(file) if measured is None else measured.evaluation
     try:
         with exclusive_folder(folder):
             if measured is not None:
                 keep(run, measured)
-            if is_own_split:
-                write_report(recipe, folder)
+            if not suffix:
+                write_pages(recipe, run)
     except FolderInUseError as error:
         # Measuring waits for nobody, but only one command writes.
         assert evaluation is not None, "it was measured now or before"
         print_text(f"\n{text_table(evaluation)}\n\nnot kept in the run folder: {error}")
         return
-    if is_own_split:
+    if not suffix:
         print_results(folder)
     elif evaluation is not None:
         print_text(f"\n{text_table(evaluation)}\n\nmetrics  {file}")

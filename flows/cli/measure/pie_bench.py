@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.cli.options import study_out_option, teacher_options
+from flows.cli.options import TEACHER_OPTIONS, refuse_without_effect, study_out_option, teacher_options
 from flows.cli.results import print_line, print_text
-from flows.evaluation.contenders import METHODS, STUDENT
+from flows.evaluation.contenders import DO_NOTHING, METHODS, STUDENT
 from flows.orchestration.environment import prepare
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ def pie_bench(
     """
     if (STUDENT in methods) != (model is not None):
         raise click.UsageError("--method student needs --model, and --model has no effect without it")
+    if set(methods) <= {DO_NOTHING, STUDENT}:
+        refuse_without_effect(TEACHER_OPTIONS, f"on --method {' and '.join(methods)}")
     prepare()
     from distill.pie_bench.cases import read_cases
     from distill.pie_bench.metrics import JudgeNames

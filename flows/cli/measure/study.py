@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.cli.options import FOLDER, settings_of_options, study_out_option, teacher_options
+from flows.cli.options import (
+    FOLDER,
+    TEACHER_OPTIONS,
+    refuse_without_effect,
+    settings_of_options,
+    study_out_option,
+    teacher_options,
+)
 from flows.cli.recipe import recipe_of
 from flows.cli.results import print_study_files, print_text
 from flows.orchestration.environment import prepare
@@ -13,12 +20,23 @@ from flows.orchestration.environment import prepare
 if TYPE_CHECKING:
     from synth.settings import TeacherSettings
 
-_STUDIES = ["steps", "optimizer", "regularized-sds", "guidance-bias", "leakage", "real-images", "sweep", "ablations"]
-_STUDIES += ["compression"]
+_OF_EDITS = {"guidance_scale", "learning_rate"}
+_TAKES = {
+    "steps": {"num_scenes", *_OF_EDITS},
+    "optimizer": {"num_scenes", *_OF_EDITS},
+    "regularized-sds": {"num_scenes", *_OF_EDITS},
+    "guidance-bias": {"num_scenes"},  # it optimises nothing
+    "leakage": {"num_scenes", *_OF_EDITS},
+    "real-images": {"images", "prompt", "source", *_OF_EDITS},
+    "sweep": {"num_scenes"},  # it chooses the settings
+    "ablations": {"num_scenes", "num_steps"},
+    "compression": {"run", "num_scenes", "num_steps"},
+}
+"""Study -> those of the options below that it takes; besides --out, and the teacher's for all but compression."""
 
 
 @click.command()
-@click.argument("name", type=click.Choice(_STUDIES))
+@click.argument("name", type=click.Choice(list(_TAKES)))
 @click.argument("images", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @click.option("--prompt", default="", help="For real-images: say what the edited images show.")
 @click.option("--source", default="", help="For real-images: say what the images show now.")
@@ -65,14 +83,17 @@ def study(
     distillery study compression --run runs/sofas --out studies/compression
     distillery study real-images house.jpg --source "a house" --prompt "an igloo" --teacher some/hub-id --out igloo
     """
+    if (name == "compression") != (run is not None):
+        raise click.UsageError("compression needs --run, a run folder, and no other study takes it")
+    refuse_without_effect(set().union(*_TAKES.values()) - _TAKES[name], f"on the study {name}")
+    if run is not None:
+        refuse_without_effect(TEACHER_OPTIONS, "on the study compression, whose teacher is the run's")
     prepare()
     from distill.settings import EditSettings
     from flows.evaluation.compression import study_compression
     from flows.evaluation.studies import make_study, run_study
     from flows.shared_teacher import open_teacher
 
-    if (name == "compression") != (run is not None):
-        raise click.UsageError("compression needs --run, a run folder, and no other study takes it")
     if run is not None:
         print_text(study_compression(recipe_of(run), run, out, num_scenes, num_steps))
         print_study_files(out)

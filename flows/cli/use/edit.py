@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.cli.options import OUT_FOLDER, settings_of_options, teacher_options
+from flows.cli.options import OUT_FOLDER, refuse_without_effect, settings_of_options, teacher_options
 from flows.cli.results import print_outcome
 from flows.orchestration.environment import prepare
 
@@ -82,6 +82,8 @@ def edit(
     """
     from distill.settings import PUBLISHED_EDIT, EditSettings
 
+    if settings["method"] != "regularized-sds":
+        refuse_without_effect(("lambda_id",), "without --method regularized-sds")
     given = {key: value for key, value in settings.items() if value is not None}
     start = PUBLISHED_EDIT if preset == "paper" else {}
     edit_settings = settings_of_options(EditSettings, start | given)
