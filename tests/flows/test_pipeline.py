@@ -44,7 +44,7 @@ def test_a_run_leaves_everything_in_its_folder(finished: Path) -> None:
     assert set(json.loads((finished / "timings.json").read_text())) == {"painting", "training", "export"}
     assert not list(finished.rglob("*.part"))
     card = (finished / "README.md").read_text()
-    assert "| `red-leather` | a red leather sofa in a " in card and "- network: the teacher's own U-Net" in card
+    assert "| `red-leather` | a red leather sofa in a " in card and "- network: a small convolutional U-Net\n" in card
     with Image.open(finished / "training.gif") as animation:
         assert animation.size == samples.size
 

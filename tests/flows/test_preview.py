@@ -11,6 +11,7 @@ from small_runs import SMALL, command
 
 from distill.costs import A100, STABLE_DIFFUSION_15
 from distill.evaluation.diagnostics import ChangeMetrics, Diagnostic
+from distill.training.untrained import num_weights
 from flows.config.loading import load_recipe
 from flows.planning.disk import Sizes, disk_of
 from flows.planning.estimates import Rates, cost_of, cost_on
@@ -130,7 +131,7 @@ def test_a_named_device_reproduces_its_assumptions() -> None:
 def test_disk_is_near_what_a_run_takes(finished: Path, tiny_teacher: Teacher) -> None:
     """The estimate from the number of parameters, compared with the files of a finished run."""
     recipe = load_recipe(finished / "recipe.toml")
-    student = 4 * sum(p.numel() for p in tiny_teacher.network.parameters())
+    student = 4 * num_weights(tiny_teacher, dict.fromkeys(recipe.edits, ""), recipe.training)[0]
     found = [
         sum(p.stat().st_size for p in (finished / name).rglob("*.safetensors")) for name in ("student", "checkpoints")
     ]

@@ -42,8 +42,8 @@ def running(translators: Mapping[str, Translator], limits: Limits = SMALL, token
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     port = listener.getsockname()[1]
     thread.start()
-    # A connection that the pool gives up as too old may be another thread's by then.
-    limit = httpx.Limits(max_connections=500, keepalive_expiry=None)
+    # None is kept for another request: the pool may close one as too old that another thread has just been given.
+    limit = httpx.Limits(max_connections=500, max_keepalive_connections=0)
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120, trust_env=False, limits=limit) as client:
         client.server = server  # type: ignore[attr-defined]
         client.port = port  # type: ignore[attr-defined]

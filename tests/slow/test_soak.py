@@ -124,7 +124,7 @@ def shape(rng: random.Random) -> tuple[int, int]:
 
 def test_it_holds_and_gives_everything_back(process: Process) -> None:
     rng, good = random.Random(0), encoded(60, 90)
-    limits = httpx.Limits(max_connections=32, keepalive_expiry=None)
+    limits = httpx.Limits(max_connections=32, max_keepalive_connections=0)
     with httpx.Client(
         base_url=f"http://127.0.0.1:{process.port}", timeout=60, trust_env=False, limits=limits
     ) as client:

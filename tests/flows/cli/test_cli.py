@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from small_runs import command
 
-from flows import cli
+from flows import command_line
 from flows.cli import main
 from flows.doctor import packages
 from synth.errors import printable
@@ -64,8 +64,8 @@ def test_every_package_of_the_base_and_the_chain_is_named() -> None:
     modules["base"] = {"PIL" if name == "pillow" else name for name in modules["base"]} - {
         "click"
     }  # without it, no line
-    assert modules["base"] <= cli._BASE
-    assert modules["pipeline"] | modules["serve"] <= cli._PIPELINE | cli._SERVE
+    assert modules["base"] <= command_line._BASE
+    assert modules["pipeline"] | modules["serve"] <= command_line._PIPELINE | command_line._SERVE
 
 
 def test_what_needs_no_onnx_runtime_works_without_it() -> None:
