@@ -105,15 +105,12 @@ class Benchmark(Study):
 
     def plot(self, rows: Sequence[Row]) -> Image.Image:
         names = list(self.methods)
-        first = {
-            (r["edit"], r["composition"], r["method"]): r for r in rows if (r["split"], r["scene"]) == ("test", 0)
-        }
         grid_rows = []
-        for edit, composition in dict.fromkeys(key[:2] for key in first):
-            cells = [first[edit, composition, name] for name in names]
+        for edit in dict.fromkeys(row["edit"] for row in rows):
+            place = {"split": "test", "composition": COMPOSED, "edit": edit, "scene": 0}
+            cells = [next(row for row in rows if row.items() >= {**place, "method": name}.items()) for name in names]
             captions = [f"{cell['psnr_all']:.1f} dB" for cell in cells]
-            images = [decode_rgb(cell["png"]) for cell in cells]
-            grid_rows.append(GridRow(f"{edit}, {composition}", images, captions))
+            grid_rows.append(GridRow(edit, [decode_rgb(cell["png"]) for cell in cells], captions))
 
         def draw(axes: Any) -> None:
             for place, name in enumerate(names):
