@@ -166,7 +166,8 @@ def test_edit_reads_16_bits_and_keeps_what_came(tiny_sd_folder: Path, tmp_path: 
 def test_the_teacher_sees_srgb_on_white(tiny_teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     encode = tiny_teacher.encode
-    monkeypatch.setattr(tiny_teacher, "encode", lambda x: seen.append(x) or encode(x))
+    # Into the object's own dictionary: `setattr` would leave the method there, for all tests that share the teacher.
+    monkeypatch.setitem(vars(tiny_teacher), "encode", lambda x: seen.append(x) or encode(x))
     color = np.full((64, 64, 3), [180, 90, 60], np.uint8)
     image = Image.fromarray(np.dstack([color, np.full((64, 64), 128, np.uint8)]))
     image.info["icc_profile"] = P3
