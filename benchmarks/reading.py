@@ -58,9 +58,11 @@ def ours(folder: Path, workers: int) -> Iterator[np.ndarray]:
     from synth.dataset.image_dataset import ImageDataset
 
     images = ImageDataset(folder / "set")
-    for start in range(0, len(images), _BATCH):
-        chosen = range(start, min(start + _BATCH, len(images)))
-        yield np.stack([images.image(index) for index in chosen] if workers == 1 else images.batch(chosen))
+    if workers == 1:
+        for start in range(0, len(images), _BATCH):
+            yield np.stack([images.image(index) for index in range(start, min(start + _BATCH, len(images)))])
+    else:
+        yield from map(np.stack, images.batches(range(len(images)), _BATCH))
 
 
 def with_datasets(folder: Path, workers: int) -> Iterator[np.ndarray]:

@@ -151,9 +151,10 @@ def _translate(
     change: ChangeOfPixels,
 ) -> Iterator[NDArray[np.uint8]]:
     """Yield for each image itself and its edits, uint8 (1 + K, H, W, 3), as the student's model file makes them."""
-    for start in range(indices.start, indices.stop, _BATCH):
-        chosen = range(start, min(start + _BATCH, indices.stop))
-        images = np.stack(dataset.batch(chosen))  # (B, H, W, 3)
+    starts = range(indices.start, indices.stop, _BATCH)
+    for start, batch in zip(starts, dataset.batches(indices, _BATCH), strict=True):
+        chosen = range(start, start + len(batch))
+        images = np.stack(batch)  # (B, H, W, 3)
         x = to_float(torch.from_numpy(images)).to(teacher.device)  # (B, 3, H, W)
         rows = [images]
         with torch.no_grad():

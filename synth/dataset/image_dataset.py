@@ -11,8 +11,9 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from functools import cache
 from pathlib import Path
@@ -130,15 +131,25 @@ class ImageDataset:
         """
         return self._decode(index, self._images.content(*self._places[index]))
 
-    def batch(self, indices: Iterable[int]) -> list[NDArray[np.uint8]]:
-        """Return images, uint8 (H, W, 3) each, decoded in threads.
+    def batches(self, indices: Sequence[int], size: int) -> Iterator[list[NDArray[np.uint8]]]:
+        """Yield images in batches, uint8 (H, W, 3) each, while threads decode the next one.
+
+        Args:
+            indices: of the images; in their order reading is fast.
+            size: of a batch; the last may be smaller.
 
         Raises:
             DatasetError: if a shard is damaged.
         """
-        indices = list(indices)
-        contents = [self._images.content(*self._places[index]) for index in indices]
-        return list(_decoders().map(self._decode, indices, contents))
+        ahead: deque[list[Future[NDArray[np.uint8]]]] = deque()
+        for start in range(0, len(indices), size):
+            chosen = indices[start : start + size]
+            contents = [self._images.content(*self._places[index]) for index in chosen]
+            ahead.append([_decoders().submit(self._decode, *each) for each in zip(chosen, contents, strict=True)])
+            if len(ahead) > 1:
+                yield [image.result() for image in ahead.popleft()]
+        for last in ahead:
+            yield [image.result() for image in last]
 
     def _decode(self, index: int, content: bytes) -> NDArray[np.uint8]:
         with reading_image(self._store, *self._places[index]):

@@ -71,11 +71,9 @@ def _encode_into(file: Path, teacher: Teacher, images: ImageDataset, shape: tupl
         if latents.shape != shape or latents.dtype != np.float32:
             raise ValueError(f"it holds {latents.dtype} {latents.shape}, not float32 {shape}")
     size = images.image(0).shape
-    starts = range(done, len(images), _BATCH)
-    for turn, start in enumerate(
-        tqdm(starts, desc="encoding", unit="batch", leave=False, disable=not progress), start=1
-    ):
-        batch = images.batch(range(start, min(start + _BATCH, len(images))))
+    starts = tqdm(range(done, len(images), _BATCH), desc="encoding", unit="batch", leave=False, disable=not progress)
+    batches = images.batches(range(done, len(images)), _BATCH)
+    for turn, (start, batch) in enumerate(zip(starts, batches, strict=True), start=1):
         for offset, image in enumerate(batch):
             if image.shape != size:
                 found, first = (f"{shape[1]} x {shape[0]}" for shape in (image.shape, size))

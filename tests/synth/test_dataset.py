@@ -69,14 +69,15 @@ def test_a_dataset_returns_what_was_painted(painted: Path, tiny_teacher: Teacher
     assert images.image(0).flags.writeable
 
 
-def test_a_batch_is_those_images(painted: Path) -> None:
+def test_batches_are_those_images(painted: Path) -> None:
     images = ImageDataset(painted)
-    order = (6, 0, 3, 3)  # across shards, and back
-    batch = images.batch(order)
-    for index, image in zip(order, batch, strict=True):
+    order = (6, 0, 3, 3, 1)  # across shards, and back
+    batches = list(images.batches(order, 2))
+    assert [len(batch) for batch in batches] == [2, 2, 1]
+    for index, image in zip(order, itertools.chain(*batches), strict=True):
         np.testing.assert_array_equal(image, images.image(index))
         assert image.flags.writeable
-    assert images.batch([]) == []
+    assert not list(images.batches([], 2))
 
 
 def test_only_the_last_shard_is_short(painted: Path) -> None:
