@@ -210,7 +210,8 @@ METHODS: Mapping[str, Method] = {
     "DDS": _optimized(learning_rate=2.0, guidance_scale=3.0),
     OURS: _optimized(learning_rate=2.0, guidance_scale=3.0, firm_threshold=2.0),
 }
-"""Each method at the best of its grid by PSNR over all, as the sweep found it on the shipped miniature."""
+"""Each method at the best of its grid by PSNR over all, as a sweep found it on the shipped miniature. For firm
+thresholding a later one found another, by a single image: see docs/studies.md."""
 
 
 def describe(method: Method) -> str:
