@@ -14,19 +14,8 @@ from synth.errors import DistilleryError, FileError, os_reason, printable
 # The packages that each extra installs, to name the extra when one of them is missing.
 _PIPELINE = {
     *("torch", "diffusers", "transformers", "accelerate", "huggingface_hub", "safetensors", "onnx", "onnxscript"),
-    *(
-        "pyarrow",
-        "datasets",
-        "prefect",
-        "skimage",
-        "filelock",
-        "fsspec",
-        "httpx",
-        "imagehash",
-        "jinja2",
-        "matplotlib",
-    ),
-    *("sqlalchemy", "tomli_w"),
+    *("pyarrow", "datasets", "prefect", "skimage", "filelock", "fsspec", "httpx", "imagehash", "jinja2"),
+    *("matplotlib", "sqlalchemy", "tomli_w"),
 }
 _BASE = {"numpy", "packaging", "PIL", "psutil", "pydantic", "tqdm"}
 _SERVE = {"fastapi", "starlette", "uvicorn", "python_multipart"}

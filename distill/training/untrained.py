@@ -45,12 +45,11 @@ def num_weights(teacher: Teacher, edits: Mapping[str, str], settings: TrainingSe
 
     Args:
         teacher: the model that it will learn from.
-        edits: name -> an example of the target prompt.
+        edits: as for `student_of`, and so are the settings.
         settings: which kind.
 
     Raises:
-        TeacherError: if the teacher has no U-Net for a student of that kind.
-        TrainingError: for LoRA without peft.
+        TeacherError, TrainingError: as `student_of`.
     """
     config, network_class = teacher.network.config, teacher.family.network_class
     _, tokens, width = teacher.encode_prompt(list(edits.values())[:1]).prompt_embeds.shape
