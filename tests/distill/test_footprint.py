@@ -176,13 +176,17 @@ def kept_by_the_estimate(
 
 
 @pytest.mark.slow
-def test_xl_teaches_a_compact_student_alone(tmp_path: Path) -> None:
-    folder = model(tmp_path, XL, "StableDiffusionXLPipeline")
-    counted = count(folder, 1024, 4, student="compact")
+@pytest.mark.parametrize("num_edits", [1, 4, 6])
+def test_xl_teaches_a_compact_student_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_edits: int) -> None:
+    folder, settings = model(tmp_path, XL, "StableDiffusionXLPipeline"), TrainingSettings(student="compact")
+    names = [f"edit {number}" for number in range(num_edits)]
     with FakeTensorMode():
-        kept = saved(CompactStudent(4, list("abcd"), list("abcd")), 8, 128)
+        want = saved(CompactStudent(4, names, names), 2 * num_edits, 128)
+    edits = dict.fromkeys(names, "")
+    assert kept_by_the_estimate(folder, edits, settings, 1024, monkeypatch) == pytest.approx(want, rel=0.1)
+    counted = count(folder, 1024, num_edits, student="compact")
     assert counted.teacher == pytest.approx(2_567_463_684 * 2 + 83_653_863 * 6, rel=0.001)
-    assert counted.step > kept
+    assert counted.step > want, "the teacher's own pass and the gradients lie beside it"
 
 
 def test_other_students_than_the_teacher_takes_are_refused(tiny_xl_folder: Path, tiny_3_folder: Path) -> None:
