@@ -182,10 +182,10 @@ class PixelSettings(Settings):
     gradient_weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     """Weight of the loss on differences between neighbouring pixels: sharp edges."""
     feature_weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
-    """Weight of the loss on features of the teacher's VAE encoder."""
-    texture_weight: Annotated[float, Field(ge=0, le=1e6)] = 3.0
-    """Weight of the loss on how strong the texture of these features is, cell by cell: velvet, pleats and petals,
-    which the other losses blur. 0 for it and `feature_weight` leaves the encoder out, and is faster."""
+    """Weight of the loss on features of the teacher's VAE encoder. 0 leaves the encoder out, and is faster."""
+    texture_weight: Annotated[float, Field(ge=0, le=1e6)] = 5.0
+    """Weight of the loss on how strong and how coarse textures are, cell by cell: velvet, pleats and petals, which
+    the other losses blur."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
     """Decay a step of the moving average of the weights, which is what ships."""
     seed: Seed = 0

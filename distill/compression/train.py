@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 
 from distill.compression.augmentation import draw_augmentation, draw_crop
-from distill.compression.losses import FeatureLoss, Losses, change_loss, draw_window, gradient_loss, pixel_loss
+from distill.compression.losses import (
+    FeatureLoss,
+    Losses,
+    change_loss,
+    draw_window,
+    gradient_loss,
+    pixel_loss,
+    texture_loss,
+)
 from distill.compression.pairs import PixelPairs
 from distill.pixel import PixelNetwork, new_network
 from distill.settings import PIXEL_LOG_KEYS, PixelSettings
@@ -47,9 +55,9 @@ class PixelRecord:
     gradients: float
     """The first of the differences between neighbouring pixels."""
     features: float
-    """Relative difference of the VAE encoder's features; 0 where neither they nor textures have a weight."""
+    """Relative difference of the VAE encoder's features; 0 where they have no weight."""
     textures: float
-    """The same of how strong their texture is."""
+    """Relative difference of the local variograms: of how strong and how coarse textures are."""
     learning_rate: float
     seconds: float
     """Wall time of this step."""
@@ -97,7 +105,7 @@ def train(
     steps_done = 0
     if (checkpoint := checkpoints.latest(run_dir)) is not None:
         steps_done = checkpoints.restore(checkpoint, network, averaged, optimizer, depends_on)
-    features = FeatureLoss(teacher) if settings.feature_weight or settings.texture_weight else None
+    features = FeatureLoss(teacher) if settings.feature_weight else None
 
     for step in range(steps_done, settings.steps):
         started = time.perf_counter()
@@ -108,7 +116,7 @@ def train(
         with explained(pixel_knobs(settings), f"at step {step + 1} of the pixel network"):
             optimizer.zero_grad(set_to_none=True)
             losses = _losses(network, pairs, settings, step, features, autocast)
-            losses.weighted(settings).backward()  # type: ignore[no-untyped-call]
+            losses.weighted(settings, step).backward()  # type: ignore[no-untyped-call]
             metrics = losses.values()
             _require_finite(step + 1, metrics)
             optimizer.step()
@@ -136,12 +144,12 @@ def seconds_of_step(teacher: Teacher, settings: PixelSettings, side: int, autoca
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (1, 2, side, side, 3), np.uint8)  # an image and its edit
     network = new_network({"edit": ""}, settings).to(teacher.device).train()
-    features = FeatureLoss(teacher) if settings.feature_weight or settings.texture_weight else None
+    features = FeatureLoss(teacher) if settings.feature_weight else None
     seconds = []
     for step in range(3):  # the first one prepares kernels
         started = time.perf_counter()
         losses = _losses(network, PixelPairs([image], [[0]]), settings, step, features, autocast)
-        losses.weighted(settings).backward()  # type: ignore[no-untyped-call]
+        losses.weighted(settings, step).backward()  # type: ignore[no-untyped-call]
         losses.values()  # waits for a GPU
         seconds.append(time.perf_counter() - started)
     return min(seconds[1:])
@@ -161,12 +169,17 @@ def _losses(
     x, y = to_device(inputs, device), to_device(targets, device)  # (N, 3, h, w) each
     with autocast():
         translated = network(x, to_device(edits, device), torch.ones(len(x), device=device))  # (N, 3, h, w)
-    distance = textures = torch.zeros((), device=device)
+    x_there, translated_there, y_there = (_cut(images, windows) for images in (x, translated, y))
+    distance = torch.zeros((), device=device)
     if features is not None:
         with autocast():
-            distance, textures = features(_cut(translated, windows), _cut(y, windows))
+            distance = features(translated_there, y_there)
     return Losses(
-        pixel_loss(translated, y), change_loss(translated, y, x), gradient_loss(translated, y), distance, textures
+        pixels=pixel_loss(translated, y),
+        change=change_loss(translated, y, x),
+        gradients=gradient_loss(translated, y),
+        features=distance,
+        textures=texture_loss(translated_there, y_there, x_there),
     )
 
 
