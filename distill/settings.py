@@ -170,22 +170,24 @@ class PixelSettings(Settings):
     edits_per_image: Annotated[int, Field(gt=0, le=65_536)] | Literal["all"] = 2
     """Edits that the student makes of each image, drawn by seed: `all`, or a number, if the recipe has more. They
     are made once, and kept on disk."""
-    steps: Annotated[int, Field(gt=0, le=100_000_000)] = 6000
-    """Steps of the optimizer."""
+    steps: Annotated[int, Field(gt=0, le=100_000_000)] = 7000
+    """Steps of the optimizer; the last seventh, at a lower rate, makes textures sharp."""
     batch_size: Annotated[int, Field(gt=1, le=65_536)] = 8
     """Pairs a step."""
     learning_rate: Annotated[float, Field(gt=0, le=1e38)] = 2e-3
-    """Adam's at the first step; it falls to 0 along a cosine."""
+    """Adam's at the first step; it falls to 0 along a cosine, and again from a quarter of it."""
     change_weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     """Weight of the loss on the pixels that an edit changes, beside the one on all pixels. Without it, a network may
     learn to do nothing where the edited object is small."""
     gradient_weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     """Weight of the loss on differences between neighbouring pixels: sharp edges."""
     feature_weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
-    """Weight of the loss on features of the teacher's VAE encoder. 0 leaves the encoder out, and is faster."""
-    texture_weight: Annotated[float, Field(ge=0, le=1e6)] = 5.0
-    """Weight of the loss on how strong and how coarse textures are, cell by cell: velvet, pleats and petals, which
-    the other losses blur."""
+    """Weight of the loss on features of the teacher's VAE encoder."""
+    texture_weight: Annotated[float, Field(ge=0, le=1e6)] = 3.0
+    """Weight of the loss on how strong the texture of these features is, cell by cell: velvet, pleats and petals,
+    which the other losses blur. 0 for it and `feature_weight` leaves the encoder out, and is faster."""
+    variogram_weight: Annotated[float, Field(ge=0, le=1e6)] = 5.0
+    """Weight of the loss on how coarse textures are, in the last seventh of the steps: it makes them sharp."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
     """Decay a step of the moving average of the weights, which is what ships."""
     seed: Seed = 0

@@ -1,18 +1,20 @@
-"""What a pixel network minimizes: the distance between its images x and the student's, y, in five terms.
+"""What a pixel network minimizes: the distance between its images x and the student's, y, in six terms.
 
     |x - y|  +  change_weight |x - y|_c  +  gradient_weight |grad x - grad y|
-             +  feature_weight |f(x) - f(y)| / |f(y)|  +  texture_weight |v(x) - v(y)|_c
+             +  feature_weight |f(x) - f(y)| / |f(y)|  +  texture_weight |s(x) - s(y)| / |f(y)|
+             +  variogram_weight |v(x) - v(y)|_c, in the last part of the training
 
 The first alone has a trap: where an edit changes little of an image, doing nothing is nearly right. So the second is
 the mean over what the edit changes, each pixel weighted by how much, c = |y - input|. Both blur what differs from
 image to image, such as pleats and buttons: the third keeps edges sharp, and the fourth compares f, what the teacher's
 own VAE encoder sees, which needs no download and knows what the teacher's images are made of. All four still prefer a
-smooth surface to a pleat in the wrong place. The last does not: v, a local variogram, asks for as much texture as the
-student's, as coarse and in the same direction, wherever it lies in its cell.
+smooth surface to a pleat in the wrong place. The fifth does not: s, the standard deviation of f in small cells, asks
+for as much texture as the student's, wherever it lies in the cell.
 
-A variogram (Matheron, Principles of Geostatistics, Economic Geology 1963) says how much two places differ, by their
-distance. One distance would not do: the cheapest way to as much contrast between neighbours is a checkerboard, and
-that does not differ at all from itself two pixels further.
+That texture is still soft. The sixth asks how coarse it is, too: v is a local variogram (Matheron, Principles of
+Geostatistics, Economic Geology 1963), how much two pixels differ by their distance. One distance would not do: the
+cheapest way to as much contrast between neighbours is a checkerboard, and that does not differ at all from itself two
+pixels further.
 
 Shapes: N samples, H x W an image.
 """
@@ -24,14 +26,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.settings import PixelSettings
-from distill.training.schedules import cosine
 from synth.seeds import derive_seed
 from synth.teacher.teacher import Teacher
 
 _NUM_STAGES = 3  # of the encoder: its first layer, and two of its levels
 _MIN_SIZE = 1e-4  # of a feature map, before it divides
+_CELL = 4  # positions of a feature map a side, over which a texture's strength is measured
+_MIN_VARIANCE = 1e-3  # beside a mean size of 1; bounds the root's gradient where a surface is smooth
 _LAGS = (1, 2, 3, 4)  # px: the distances of the variogram
-_CELL = 8  # px a side, over which it is averaged; half a cell from one to the next
+_SQUARE = 8  # px a side, over which it is averaged; half a square from one to the next
 
 
 @dataclass(frozen=True)
@@ -43,20 +46,17 @@ class Losses:
     gradients: Tensor
     features: Tensor
     textures: Tensor
+    variogram: Tensor
 
-    def weighted(self, settings: PixelSettings, step: int) -> Tensor:
-        """What step `step`, from 0 on, minimizes: their sum, by the settings' weights.
-
-        That of the textures rises from 0 while the learning rate falls: a network that does not know yet what to
-        change learns nothing from how coarse it should be.
-        """
-        texture_weight = settings.texture_weight - cosine(step, settings.texture_weight, 0.0, settings.steps)
+    def weighted(self, settings: PixelSettings) -> Tensor:
+        """What a step minimizes: their sum, by the settings' weights."""
         total: Tensor = (
             self.pixels
             + settings.change_weight * self.change
             + settings.gradient_weight * self.gradients
             + settings.feature_weight * self.features
-            + texture_weight * self.textures
+            + settings.texture_weight * self.textures
+            + settings.variogram_weight * self.variogram
         )
         return total
 
@@ -83,20 +83,27 @@ def gradient_loss(x: Tensor, y: Tensor) -> Tensor:
     return error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
 
 
-def texture_loss(x: Tensor, y: Tensor, image: Tensor) -> Tensor:
+def deviation(features: Tensor) -> Tensor:
+    """Standard deviations over cells of a map: float (N, C, h, w) -> (N, C, h / 4, w / 4), rounded up."""
+    mean = F.avg_pool2d(features, _CELL, ceil_mode=True)
+    variance = F.avg_pool2d(features**2, _CELL, ceil_mode=True) - mean**2
+    return variance.clamp(min=_MIN_VARIANCE).sqrt()
+
+
+def variogram_loss(x: Tensor, y: Tensor, image: Tensor) -> Tensor:
     """L1 of local variograms over what the edit changes: float (N, 3, H, W) three times -> ().
 
     It is summed over both directions and all lags, each divided by its lag: contrast a pixel, which is then much the
     same for fine and for coarse textures.
     """
-    change = _mean_of_cells((y - image).abs())[:, None]  # (N, 1, 3, h, w)
+    change = _mean_of_squares((y - image).abs())[:, None]  # (N, 1, 3, h, w)
     size = change.sum().clamp(min=_MIN_SIZE)
     errors = [(local_variogram(x, lag) - local_variogram(y, lag)).abs() / lag for lag in _LAGS]  # (N, 2, 3, h, w)
     return torch.stack([(error * change).sum() / size for error in errors]).sum()
 
 
 def local_variogram(images: Tensor, lag: int) -> Tensor:
-    """The mean absolute difference of two pixels at a distance, cell by cell.
+    """The mean absolute difference of two pixels at a distance, square by square.
 
     Args:
         images: float (N, C, H, W).
@@ -108,12 +115,12 @@ def local_variogram(images: Tensor, lag: int) -> Tensor:
     """
     right = F.pad(images, (0, lag, 0, 0), mode="replicate")[..., lag:]  # (N, C, H, W)
     below = F.pad(images, (0, 0, 0, lag), mode="replicate")[..., lag:, :]
-    return torch.stack([_mean_of_cells((other - images).abs()) for other in (right, below)], dim=1)
+    return torch.stack([_mean_of_squares((other - images).abs()) for other in (right, below)], dim=1)
 
 
-def _mean_of_cells(images: Tensor) -> Tensor:
+def _mean_of_squares(images: Tensor) -> Tensor:
     """float (N, C, H, W) -> (N, C, H / 4, W / 4), rounded up."""
-    return F.avg_pool2d(images, _CELL, _CELL // 2, padding=_CELL // 4, ceil_mode=True, count_include_pad=False)
+    return F.avg_pool2d(images, _SQUARE, _SQUARE // 2, padding=_SQUARE // 4, ceil_mode=True, count_include_pad=False)
 
 
 class FeatureLoss:
@@ -130,15 +137,20 @@ class FeatureLoss:
         self._stages: list[nn.Module] = stages[:_NUM_STAGES]
         self._dtype: torch.dtype = teacher.vae.dtype
 
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """Compare windows, float (N, 3, H, W) in [-1, 1] -> (); the gradient reaches x alone."""
+    def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Compare windows, float (N, 3, H, W) in [-1, 1]; the gradient reaches x alone.
+
+        Returns:
+            The distance of the features and of their textures, () each.
+        """
         with torch.no_grad():
             wanted = self._features(y)
-        distances = [
-            (f_x - f_y).abs().mean() / f_y.abs().mean().clamp(min=_MIN_SIZE)
-            for f_x, f_y in zip(self._features(x), wanted, strict=True)
-        ]
-        return torch.stack(distances).mean()
+        distances, textures = [], []
+        for f_x, f_y in zip(self._features(x), wanted, strict=True):
+            size = f_y.abs().mean().clamp(min=_MIN_SIZE)
+            distances.append((f_x - f_y).abs().mean() / size)
+            textures.append((deviation(f_x / size) - deviation(f_y / size)).abs().mean())
+        return torch.stack(distances).mean(), torch.stack(textures).mean()
 
     def _features(self, images: Tensor) -> list[Tensor]:
         """Each stage's output, float32 (N, C, h, w)."""

@@ -21,7 +21,7 @@ from distill.compression.losses import (
     draw_window,
     gradient_loss,
     pixel_loss,
-    texture_loss,
+    variogram_loss,
 )
 from distill.compression.pairs import PixelPairs
 from distill.pixel import PixelNetwork, new_network
@@ -38,6 +38,8 @@ from synth.teacher.teacher import Teacher
 
 _WARMUP_STEPS = 50
 _KEEP_CHECKPOINTS = 2
+_PARTS = 7  # of a training, of which the last sharpens textures
+_SHARPENING_RATE = 0.25  # of the learning rate
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -55,9 +57,11 @@ class PixelRecord:
     gradients: float
     """The first of the differences between neighbouring pixels."""
     features: float
-    """Relative difference of the VAE encoder's features; 0 where they have no weight."""
+    """Relative difference of the VAE encoder's features; 0 where neither they nor textures have a weight."""
     textures: float
-    """Relative difference of the local variograms: of how strong and how coarse textures are."""
+    """The same of how strong their texture is."""
+    variogram: float
+    """Difference of the local variograms, in contrast a pixel; 0 before the last seventh of the training."""
     learning_rate: float
     seconds: float
     """Wall time of this step."""
@@ -105,18 +109,18 @@ def train(
     steps_done = 0
     if (checkpoint := checkpoints.latest(run_dir)) is not None:
         steps_done = checkpoints.restore(checkpoint, network, averaged, optimizer, depends_on)
-    features = FeatureLoss(teacher) if settings.feature_weight else None
+    features = FeatureLoss(teacher) if settings.feature_weight or settings.texture_weight else None
 
     for step in range(steps_done, settings.steps):
         started = time.perf_counter()
-        rate = cosine(step, settings.learning_rate, 0.0, settings.steps) * linear_warmup(step, _WARMUP_STEPS)
+        rate = _learning_rate(step, settings)
         for group in optimizer.param_groups:
             group["lr"] = rate
 
         with explained(pixel_knobs(settings), f"at step {step + 1} of the pixel network"):
             optimizer.zero_grad(set_to_none=True)
             losses = _losses(network, pairs, settings, step, features, autocast)
-            losses.weighted(settings, step).backward()  # type: ignore[no-untyped-call]
+            losses.weighted(settings).backward()  # type: ignore[no-untyped-call]
             metrics = losses.values()
             _require_finite(step + 1, metrics)
             optimizer.step()
@@ -133,6 +137,7 @@ def train(
             gradients=metrics["gradients"],
             features=metrics["features"],
             textures=metrics["textures"],
+            variogram=metrics["variogram"],
             learning_rate=rate,
             seconds=time.perf_counter() - started,
             network=averaged,
@@ -144,12 +149,12 @@ def seconds_of_step(teacher: Teacher, settings: PixelSettings, side: int, autoca
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (1, 2, side, side, 3), np.uint8)  # an image and its edit
     network = new_network({"edit": ""}, settings).to(teacher.device).train()
-    features = FeatureLoss(teacher) if settings.feature_weight else None
+    features = FeatureLoss(teacher) if settings.feature_weight or settings.texture_weight else None
     seconds = []
     for step in range(3):  # the first one prepares kernels
         started = time.perf_counter()
         losses = _losses(network, PixelPairs([image], [[0]]), settings, step, features, autocast)
-        losses.weighted(settings, step).backward()  # type: ignore[no-untyped-call]
+        losses.weighted(settings).backward()  # type: ignore[no-untyped-call]
         losses.values()  # waits for a GPU
         seconds.append(time.perf_counter() - started)
     return min(seconds[1:])
@@ -170,17 +175,33 @@ def _losses(
     with autocast():
         translated = network(x, to_device(edits, device), torch.ones(len(x), device=device))  # (N, 3, h, w)
     x_there, translated_there, y_there = (_cut(images, windows) for images in (x, translated, y))
-    distance = torch.zeros((), device=device)
+    distance = textures = variogram = torch.zeros((), device=device)
     if features is not None:
         with autocast():
-            distance = features(translated_there, y_there)
+            distance, textures = features(translated_there, y_there)
+    if step >= sharpening_from(settings.steps) and settings.variogram_weight:
+        variogram = variogram_loss(translated_there, y_there, x_there)
     return Losses(
         pixels=pixel_loss(translated, y),
         change=change_loss(translated, y, x),
         gradients=gradient_loss(translated, y),
         features=distance,
-        textures=texture_loss(translated_there, y_there, x_there),
+        textures=textures,
+        variogram=variogram,
     )
+
+
+def sharpening_from(num_steps: int) -> int:
+    """The step, from 0 on, from which textures get sharp: those from it on are the last seventh, or none of six."""
+    return num_steps - num_steps // _PARTS
+
+
+def _learning_rate(step: int, settings: PixelSettings) -> float:
+    """It falls to 0 twice: while the network learns what to change, and lower, while its textures get sharp."""
+    start, peak, length = 0, settings.learning_rate, sharpening_from(settings.steps)
+    if step >= length:
+        start, peak, length = length, settings.learning_rate * _SHARPENING_RATE, settings.steps - length
+    return cosine(step - start, peak, 0.0, length) * linear_warmup(step - start, _WARMUP_STEPS)
 
 
 def _batch(

@@ -66,12 +66,15 @@ class Variant:
     """A last phase follows the teacher's own delta score, through its encoder."""
 
 
+_WEIGHTS = ("change_weight", "gradient_weight", "feature_weight", "texture_weight", "variogram_weight")
+
 VARIANTS: Mapping[str, Variant] = {
     BASELINE: Variant(),
-    "L1 alone": Variant(dict.fromkeys(("change_weight", "gradient_weight", "feature_weight", "texture_weight"), 0.0)),
+    "L1 alone": Variant(dict.fromkeys(_WEIGHTS, 0.0)),
     "no weight on the change": Variant({"change_weight": 0.0}),
     "no features": Variant({"feature_weight": 0.0}),
     "no textures": Variant({"texture_weight": 0.0}),
+    "no variogram": Variant({"variogram_weight": 0.0}),
     "DDS at the end": Variant(with_dds=True),
     "targets without the matte": Variant(change=plain_change),
     f"{_FEW} images": Variant(num_images=_FEW),

@@ -55,7 +55,8 @@ def knobs(settings: TrainingSettings) -> str:
 def pixel_knobs(settings: PixelSettings) -> str:
     """The same of a pixel network's training."""
     found = [f"pixel.batch_size={settings.batch_size // 2}"] if settings.batch_size >= 4 else []
-    found += ["pixel.feature_weight=0"] if settings.feature_weight else []
+    if settings.feature_weight or settings.texture_weight:
+        found.append("pixel.feature_weight=0 with pixel.texture_weight=0")
     found += ["pixel.size=small"] if settings.size == "large" else []
     return " or ".join(found) or "a smaller scenes.image_size"
 

@@ -21,11 +21,12 @@ from distill.compression.augmentation import draw_augmentation, draw_crop
 from distill.compression.losses import (
     FeatureLoss,
     change_loss,
+    deviation,
     draw_window,
     gradient_loss,
     local_variogram,
     pixel_loss,
-    texture_loss,
+    variogram_loss,
 )
 from distill.compression.pairs import PixelPairs, draw_edits, make_pairs
 from distill.compression.train import PixelRecord, train
@@ -221,17 +222,32 @@ def test_features_are_those_of_the_teachers_encoder(tiny_teacher: Teacher) -> No
     compare = FeatureLoss(tiny_teacher)
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.rand(2, 3, 32, 32, generator=generator) * 2 - 1 for _ in range(2))
-    assert float(compare(x, x)) == 0
+    assert [float(distance) for distance in compare(x, x)] == [0, 0]
     encoder = tiny_teacher.vae.encoder
-    f_x, f_y, distances = x, y, []
+    f_x, f_y, distances, textures = x, y, [], []
     for stage in (encoder.conv_in, *encoder.down_blocks[:2]):
         f_x, f_y = stage(f_x), stage(f_y)
-        distances.append((f_x - f_y).abs().mean() / f_y.abs().mean())
-    assert_agrees(compare(x, y), torch.stack(distances).mean())
-    x.requires_grad_()
-    y.requires_grad_()
-    compare(x, y).backward()  # type: ignore[no-untyped-call]
-    assert x.grad is not None and x.grad.abs().sum() > 0 and y.grad is None
+        size = f_y.abs().mean()
+        distances.append((f_x - f_y).abs().mean() / size)
+        textures.append((deviation(f_x / size) - deviation(f_y / size)).abs().mean())
+    assert_agrees(compare(x, y)[0], torch.stack(distances).mean())
+    assert_agrees(compare(x, y)[1], torch.stack(textures).mean())
+    for part in range(2):
+        x = x.detach().requires_grad_()
+        y.requires_grad_()
+        compare(x, y)[part].backward()  # type: ignore[no-untyped-call]
+        assert x.grad is not None and x.grad.abs().sum() > 0 and y.grad is None
+
+
+def test_a_texture_is_as_strong_wherever_it_lies() -> None:
+    stripes = torch.tensor([1.0, -1.0]).repeat(8).expand(1, 1, 8, 16)
+    assert deviation(stripes).shape == (1, 1, 2, 4)
+    assert_agrees(deviation(stripes), torch.ones(1, 1, 2, 4))
+    assert_agrees(deviation(-stripes + 3), deviation(stripes))  # moved by one column, and brighter
+    assert float(deviation(torch.zeros(1, 1, 8, 8)).max()) == pytest.approx(0.001**0.5)  # bounds the root's gradient
+    ends = torch.cat([stripes, 5 * stripes[..., :2]], dim=-1)[:, :, :1]  # a row of cells cut short
+    assert_agrees(deviation(ends), torch.tensor([1.0, 1, 1, 1, 5])[None, None, None])
+    assert deviation(torch.ones(1, 1, 1, 1)).shape == (1, 1, 1, 1)
 
 
 def stripes_of(period: int, side: int = 32) -> torch.Tensor:
@@ -258,17 +274,19 @@ def test_textures_may_move_and_not_fade_or_become_finer() -> None:
     image, wanted = torch.full((1, 3, 32, 32), -1.0), stripes_of(8)
     moved = wanted.roll(2, -1)
     assert float(pixel_loss(moved, wanted)) == float(pixel_loss(0 * wanted, wanted)), "where L1 sees no difference"
-    flat, faint = (float(texture_loss(strength * wanted, wanted, image)) for strength in (0, 0.5))
-    assert float(texture_loss(wanted, wanted, image)) == 0 and float(texture_loss(moved, wanted, image)) < 0.1 * flat
+    flat, faint = (float(variogram_loss(strength * wanted, wanted, image)) for strength in (0, 0.5))
+    assert (
+        float(variogram_loss(wanted, wanted, image)) == 0 and float(variogram_loss(moved, wanted, image)) < 0.1 * flat
+    )
     assert faint == pytest.approx(flat / 2) and flat > 0.5
     checkers = stripes_of(2) * stripes_of(2).mT
-    assert float(texture_loss(checkers, wanted, image)) > flat / 2, "as much contrast between neighbours, but finer"
-    assert float(texture_loss(0 * wanted, wanted, wanted)) == 0, "nothing was to change"
+    assert float(variogram_loss(checkers, wanted, image)) > flat / 2, "as much contrast between neighbours, but finer"
+    assert float(variogram_loss(0 * wanted, wanted, wanted)) == 0, "nothing was to change"
     x = (0.5 * wanted).requires_grad_()
-    texture_loss(x, wanted, image).backward()  # type: ignore[no-untyped-call]
+    variogram_loss(x, wanted, image).backward()  # type: ignore[no-untyped-call]
     assert x.grad is not None and bool(x.grad.isfinite().all())
     better = (x - 10 * x.grad).detach()
-    assert float(texture_loss(better, wanted, image)) < faint, "its gradient makes a faint texture stronger"
+    assert float(variogram_loss(better, wanted, image)) < faint, "its gradient makes a faint texture stronger"
 
 
 def test_windows_lie_where_the_edit_is() -> None:
@@ -313,11 +331,11 @@ def test_it_learns_to_edit_squares_it_never_saw(tiny_teacher: Teacher, tmp_path:
         tiny_teacher,
         shown,
         tmp_path,
-        steps=250,
+        steps=292,
+        variogram_weight=0.0,  # a square has no texture
         batch_size=8,
         learning_rate=5e-3,
         ema_decay=0.9,
-        texture_weight=0.0,  # a square has none
         checkpoint_every=300,
     )[-1]
 
@@ -358,14 +376,25 @@ def test_a_killed_training_resumes_to_the_bit(tiny_teacher: Teacher, tmp_path: P
 
 
 def test_records_follow_the_schedule(tiny_teacher: Teacher, tmp_path: Path) -> None:
-    records = run(tiny_teacher, painted_pairs(4), tmp_path, feature_weight=0.0)
+    records = run(tiny_teacher, painted_pairs(4), tmp_path, feature_weight=0.0, texture_weight=0.0)
     rates = [record.learning_rate for record in records]
     wanted = [1e-3 * (step + 1) / 50 * (1 + np.cos(np.pi * step / 6)) / 2 for step in range(6)]
     assert rates == pytest.approx(wanted)
-    assert all(record.features == 0 for record in records)
-    assert all(record.pixels > 0 and record.gradients > 0 and record.textures > 0 for record in records)
-    losses = {"pixels", "change", "gradients", "features", "textures"}
+    assert all(record.features == record.textures == 0 for record in records)
+    assert all(record.pixels > 0 and record.gradients > 0 for record in records)
+    losses = {"pixels", "change", "gradients", "features", "textures", "variogram"}
     assert set(records[0].row()) == {"step", *losses, "learning_rate", "seconds"}
+
+
+def test_the_last_seventh_sharpens_textures(tiny_teacher: Teacher, tmp_path: Path) -> None:
+    records = run(tiny_teacher, painted_pairs(4), tmp_path / "sharp", steps=15)
+    assert [record.variogram > 0 for record in records] == [False] * 13 + [True] * 2
+    assert records[12].learning_rate == pytest.approx(1e-3 * 13 / 50 * (1 + np.cos(np.pi * 12 / 13)) / 2)
+    assert records[13].learning_rate == pytest.approx(1e-3 / 4 / 50), "a quarter, and a warm-up of its own"
+    plain = run(tiny_teacher, painted_pairs(4), tmp_path / "plain", steps=15, variogram_weight=0.0)
+    assert [record.pixels for record in plain[:14]] == [record.pixels for record in records[:14]]
+    assert plain[14].pixels != records[14].pixels and plain[14].variogram == 0
+    assert not any(record.variogram for record in run(tiny_teacher, painted_pairs(4), tmp_path / "short"))
 
 
 def test_other_settings_do_not_resume(tiny_teacher: Teacher, tmp_path: Path) -> None:
@@ -386,7 +415,8 @@ def test_too_little_memory_is_one_line(
     with pytest.raises(TrainingError) as refused:
         run(tiny_teacher, painted_pairs(8), tmp_path, batch_size=8)
     assert str(refused.value) == (
-        "out of memory at step 1 of the pixel network: set pixel.batch_size=4 or pixel.feature_weight=0"
+        "out of memory at step 1 of the pixel network: set pixel.batch_size=4 or pixel.feature_weight=0 with "
+        "pixel.texture_weight=0"
     )
 
 

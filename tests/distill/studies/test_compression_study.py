@@ -24,7 +24,7 @@ TINY_SCENES = SCENES.model_copy(update={"image_size": 64, "num_inference_steps":
 def test_the_variants_of_a_pixel_network(
     tiny_teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two steps of each variant: all end as other networks, the pairs are shared, and nothing is done twice."""
+    """Seven steps of each variant: all end as other networks, the pairs are shared, and nothing is done twice."""
     monkeypatch.setattr("distill.studies.compression._FEW", 2)
     monkeypatch.setattr("distill.compression.refinement.NUM_STEPS", 1)
     monkeypatch.setattr("distill.compression.refinement.LEARNING_RATE", 0.1)
@@ -46,7 +46,7 @@ def test_the_variants_of_a_pixel_network(
         edits,
         PixelSettings(widths=(8, 12), batch_size=2, learning_rate=0.1),
         folder=out,
-        num_steps=2,
+        num_steps=7,
         num_images=3,
         num_scenes=1,
     )
@@ -56,7 +56,7 @@ def test_the_variants_of_a_pixel_network(
     pngs = {row["variant"]: row["png"] for row in rows if row["edit"] == "red-leather"}
     assert len(set(pngs.values())) == len(VARIANTS), "each learned something else"
     assert all(np.isfinite(row["psnr_all"]) for row in rows)
-    assert all(f"\n{name}: " in finding for name in VARIANTS) and "2 steps on 3 images" in finding
+    assert all(f"\n{name}: " in finding for name in VARIANTS) and "7 steps on 3 images" in finding
     made = sorted(path.name for path in (out / "pairs").iterdir())
     assert made == ["change_of_pixels-2", "change_of_pixels-3", "plain_change-3"]
     before = next((out / "pieces").glob("000-*")).stat().st_mtime_ns
