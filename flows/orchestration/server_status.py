@@ -1,13 +1,18 @@
-"""Which Prefect a run would talk to, and whether it answers; nothing is started."""
+"""Prefect's settings, which Prefect a run would talk to, and whether it answers; nothing is started."""
 
+import io
 import os
 import ssl
+import sys
 import threading
 from base64 import b64encode
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from synth.errors import first_line
+from synth.errors import RunError, first_line
+from synth.urls import redact
 
 SECONDS = 2.0
 """How long a server may take to answer."""
@@ -27,6 +32,45 @@ class ServerStatus:
     server_version: str | None = None
     problem: str | None = None
     """Why the server cannot be used; None if it answers as it should."""
+
+
+def prefect_profiles() -> Path:
+    """Return where Prefect reads its profiles from; the file may not exist."""
+    home = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect")).expanduser()
+    return Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml")).expanduser()
+
+
+def check_settings() -> None:
+    """Import Prefect, which reads its settings then: from the environment, from files here, and from its profiles.
+
+    Raises:
+        RunError: if it cannot make sense of them.
+    """
+    printed = io.StringIO()  # Prefect prints an error of its settings, too, and goes on until it needs them
+    try:
+        with redirect_stderr(printed):
+            import prefect.context  # noqa: F401
+    except ImportError:  # nothing is wrong with the settings
+        raise
+    except (Exception, SystemExit) as error:
+        profiles = f", or in {path}" if (path := prefect_profiles()).exists() else ""
+        raise RunError(
+            f"Prefect's settings cannot be read ({settings_problem(error)}): correct or remove the setting, in the "
+            f"environment, in .env, prefect.toml or pyproject.toml here{profiles}"
+        ) from error
+    sys.stderr.write(printed.getvalue())
+
+
+def settings_problem(error: BaseException) -> str:
+    """What is wrong with Prefect's settings, by the error that it raised: for a wrong value, which setting it is."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return redact(first_line(error))
+    first = error.errors()[0]
+    wrong = str(first["input"]).lower()  # Prefect writes some values in capitals
+    variables = [name for name, value in os.environ.items() if name.startswith("PREFECT_") and value.lower() == wrong]
+    return f"{variables[0] if variables else '.'.join(map(str, (error.title, *first['loc'])))}: {first['msg']}"
 
 
 def server_status() -> ServerStatus:

@@ -16,7 +16,8 @@ from small_runs import SMALL, small_recipe
 
 from flows.config.loading import load_recipe
 from flows.config.schema import Recipe
-from flows.orchestration.deployments import ROOT, automate, deployments, enter_checkout, main, read_recipes
+from flows.orchestration.deployments import ROOT, enter_checkout, main, read_recipes
+from flows.orchestration.registration import automate, deployments
 from flows.stages.pipeline import pipeline
 from synth.dataset.image_dataset import ImageDataset
 from synth.errors import RunError

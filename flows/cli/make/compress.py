@@ -7,7 +7,7 @@ import click
 from flows.cli.options import FOLDER, trust_option
 from flows.cli.recipe import trusted_recipe_of
 from flows.cli.results import print_results, print_text
-from flows.orchestration.environment import prepare
+from flows.orchestration.environment import prepare_prefect
 
 
 @click.command()
@@ -28,7 +28,7 @@ def compress(folder: Path, overrides: tuple[str, ...], dry_run: bool, trust: boo
     from flows.config.loading import with_overrides
 
     recipe = with_overrides(trusted_recipe_of(folder, trust), list(overrides))
-    prepare()
+    prepare_prefect()
     if dry_run:
         from flows.planning.dry_runs import dry_run_compression
 
