@@ -226,6 +226,10 @@ def test_what_a_source_does_not_have_is_refused(kind: str, tmp_path: Path) -> No
         saved_rows().save_to_disk(source)
     with pytest.raises(DatasetError, match=f"--split has no effect on .*{source.name}, which has none: leave it out"):
         imported(source, tmp_path / "set", split="train")
+    if kind == "folder":
+        (source / "a.txt").write_text("a sofa")
+        with pytest.raises(DatasetError, match=r"--caption-column has no effect on .*folder, which has none"):
+            imported(source, tmp_path / "set", caption_column="text")
     if kind in ("folder", "archive"):
         with pytest.raises(DatasetError, match=f"--image-column has no effect on .*{source.name}, which has none"):
             imported(source, tmp_path / "set", image_column="image")

@@ -16,6 +16,7 @@ from synth.errors import DatasetError, os_reason
 from synth.settings import PhotoSettings
 
 _SAVED = ("dataset_dict.json", "state.json")  # of `save_to_disk`
+_WITH_COLUMNS = (".jsonl", ".csv", ".parquet", ".json")  # captions with names, unlike texts beside images
 _KINDS = "a folder, a Parquet file, a tar archive, or the Hub id of a dataset"
 
 
@@ -81,7 +82,9 @@ def _open_folder(folder: Path, settings: PhotoSettings, skip: Path | None) -> li
     # Where there is nothing else, a message about its columns helps more than "not an image".
     if parquet and files == parquet and not archives:
         tables, files = parquet, []
-    refuse_ignored(settings, str(folder), "split", *([] if tables else ["image_column"]))
+    has_columns = tables or archives or any(name.lower().endswith(_WITH_COLUMNS) for name in captions.used)
+    without = [*([] if tables else ["image_column"]), *([] if has_columns else ["caption_column"])]
+    refuse_ignored(settings, folder, "split", *without)
     parts = [open_files(folder, files, captions, problems)] if files or problems or captions.used else []
     parts += [open_archive(folder / name, name, captions, settings.caption_column) for name in archives]
     return [*parts, *(open_parquet(folder, tables, settings) if tables else [])]
