@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from flows.command_line import OneLineErrors
-from flows.orchestration.network import bypass_proxies
+from flows.orchestration.proxies import bypass_proxies
 from flows.orchestration.server_status import check_settings
 
 ROOT = Path(__file__).parents[2]

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.orchestration.logs import show_logs
-from flows.orchestration.network import bypass_proxies, check_proxies, check_server
-from flows.orchestration.server_status import check_settings, prefect_profiles
+from flows.orchestration.proxies import bypass_proxies, check_proxies
+from flows.orchestration.server_status import check_server, check_settings, prefect_profiles
 from synth.cpu import prepare_cpu
 from synth.errors import RunError, os_reason
 

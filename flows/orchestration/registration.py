@@ -21,13 +21,16 @@ from prefect.types.entrypoint import EntrypointType
 from prefect.utilities.templating import apply_values
 
 from flows.orchestration.deployments import ROOT, enter_checkout, read_recipes
-from flows.orchestration.network import check_server
+from flows.orchestration.server_status import check_server
 from synth.errors import RunError
 
 _FINAL_STATES = ("Completed", "Failed", "Cancelled", "Crashed")
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _MARK_CRASHED = "distillery: runs whose process is gone have crashed"
 _RESCHEDULE = "distillery: crashed runs go on"
+# Both automations watch the flow runs that carry the tag "distillery", each run by itself.
+_ANY_RUN = ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]})
+_TAGGED = ResourceSpecification({"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.distillery"})
 
 
 def deployments(prefect_file: Path = ROOT / "prefect.yaml") -> list[RunnerDeployment]:
@@ -87,58 +90,62 @@ def automate(seconds: int = 300) -> list[str]:
         RunError: if no server is configured.
     """
     _require_server()
-    # Both automations watch the flow runs that carry the tag "distillery", each run by itself.
-    any_run = ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]})
-    tagged = ResourceSpecification({"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.distillery"})
-    automations = [
-        Automation(
-            name=_MARK_CRASHED,
-            description="Ships with dds-distillery.",
-            trigger=EventTrigger(
-                after={_HEARTBEAT},
-                expect={_HEARTBEAT, *(f"prefect.flow-run.{state}" for state in _FINAL_STATES)},
-                match=any_run,
-                match_related=tagged,
-                for_each={"prefect.resource.id"},
-                posture=Posture.Proactive,
-                threshold=1,
-                within=timedelta(seconds=seconds),
-            ),
-            actions=[
-                ChangeFlowRunState(
-                    state=StateType.CRASHED,
-                    name="Crashed",
-                    message=f"No heartbeat for {seconds} seconds: its process is gone.",
-                    force=False,
-                )
-            ],
-        ),
-        Automation(
-            name=_RESCHEDULE,
-            description="Ships with dds-distillery.",
-            trigger=EventTrigger(
-                expect={"prefect.flow-run.Crashed"},
-                match=any_run,
-                match_related=tagged,
-                for_each={"prefect.resource.id"},
-                posture=Posture.Reactive,
-                threshold=1,
-                within=timedelta(0),
-            ),
-            actions=[
-                ChangeFlowRunState(
-                    state=StateType.SCHEDULED,
-                    name="AwaitingRetry",
-                    message="Crashed; resumes from what is on disk.",
-                    force=True,
-                )
-            ],
-        ),
-    ]
+    automations = [_mark_crashed(seconds), _reschedule()]
     for automation in automations:
         _delete(automation.name)
         automation.create()
     return [automation.name for automation in automations]
+
+
+def _mark_crashed(seconds: int) -> Automation:
+    """Mark a run as crashed that has sent no heartbeat for so many seconds."""
+    return Automation(
+        name=_MARK_CRASHED,
+        description="Ships with dds-distillery.",
+        trigger=EventTrigger(
+            after={_HEARTBEAT},
+            expect={_HEARTBEAT, *(f"prefect.flow-run.{state}" for state in _FINAL_STATES)},
+            match=_ANY_RUN,
+            match_related=_TAGGED,
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=seconds),
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED,
+                name="Crashed",
+                message=f"No heartbeat for {seconds} seconds: its process is gone.",
+                force=False,
+            )
+        ],
+    )
+
+
+def _reschedule() -> Automation:
+    """Schedule a crashed run again."""
+    return Automation(
+        name=_RESCHEDULE,
+        description="Ships with dds-distillery.",
+        trigger=EventTrigger(
+            expect={"prefect.flow-run.Crashed"},
+            match=_ANY_RUN,
+            match_related=_TAGGED,
+            for_each={"prefect.resource.id"},
+            posture=Posture.Reactive,
+            threshold=1,
+            within=timedelta(0),
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.SCHEDULED,
+                name="AwaitingRetry",
+                message="Crashed; resumes from what is on disk.",
+                force=True,
+            )
+        ],
+    )
 
 
 def _delete(name: str) -> None:

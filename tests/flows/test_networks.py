@@ -20,7 +20,8 @@ from flows.config.parameter import as_parameter
 from flows.config.schema import Recipe
 from flows.config.toml import to_toml
 from flows.orchestration import environment
-from flows.orchestration.network import bypass_proxies, check_proxies, check_server
+from flows.orchestration.proxies import bypass_proxies, check_proxies
+from flows.orchestration.server_status import check_server
 from flows.stages.pipeline import pipeline
 from flows.stages.synthesize import synthesize_flow
 from synth.errors import RecipeError, RunError
