@@ -56,9 +56,11 @@ def _serve_command(limit: int) -> None:
     \b
     python -m flows.orchestration.deployments serve
     """
-    from flows.orchestration.registration import serve
+    from flows.orchestration.registration import require_server, serve
 
-    serve(limit)
+    require_server()  # before a folder is made
+    enter_checkout()
+    serve(read_recipes(), limit)
 
 
 @main.command("automate")

@@ -1,6 +1,6 @@
 """Register with a Prefect server what prefect.yaml describes, and automations that restart crashed runs."""
 
-import os
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ from prefect.settings import get_current_settings
 from prefect.types.entrypoint import EntrypointType
 from prefect.utilities.templating import apply_values
 
-from flows.orchestration.deployments import ROOT, enter_checkout, read_recipes
 from flows.orchestration.server_status import check_server
 from synth.errors import RunError
 
+_PREFECT_FILE = Path(__file__).parents[2] / "prefect.yaml"
 _FINAL_STATES = ("Completed", "Failed", "Cancelled", "Crashed")
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _MARK_CRASHED = "distillery: runs whose process is gone have crashed"
@@ -33,11 +33,17 @@ _ANY_RUN = ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}
 _TAGGED = ResourceSpecification({"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.distillery"})
 
 
-def deployments(prefect_file: Path = ROOT / "prefect.yaml") -> list[RunnerDeployment]:
-    """Read the deployments of prefect.yaml for `serve`: all that they describe but the work pool."""
+def deployments(
+    recipes: Mapping[str, Mapping[str, Any]], prefect_file: Path = _PREFECT_FILE
+) -> list[RunnerDeployment]:
+    """Read the deployments of prefect.yaml for `serve`: all that they describe but the work pool.
+
+    Args:
+        recipes: name -> the resolved recipe, for the forms in the UI.
+        prefect_file: another file of deployments.
+    """
     entries = yaml.safe_load(prefect_file.read_text(encoding="utf-8"))["deployments"]
-    recipes = {"recipes": read_recipes()}
-    return [_deployment(apply_values(entry, recipes)) for entry in entries]
+    return [_deployment(apply_values(entry, {"recipes": recipes})) for entry in entries]
 
 
 def _deployment(entry: dict[str, Any]) -> RunnerDeployment:
@@ -58,18 +64,18 @@ def _deployment(entry: dict[str, Any]) -> RunnerDeployment:
     return served
 
 
-def serve(limit: int = 1) -> None:
+def serve(recipes: Mapping[str, Mapping[str, Any]], limit: int = 1) -> None:
     """Register all deployments and run them from this process, one child process a run, until it is stopped.
 
     Args:
+        recipes: as for `deployments`.
         limit: the maximum number of runs at a time.
 
     Raises:
         RunError: if no server is configured.
     """
-    _require_server()
-    os.chdir(enter_checkout()["directory"])
-    prefect_serve(*deployments(), limit=limit)
+    require_server()
+    prefect_serve(*deployments(recipes), limit=limit)
 
 
 def automate(seconds: int = 300) -> list[str]:
@@ -89,7 +95,7 @@ def automate(seconds: int = 300) -> list[str]:
     Raises:
         RunError: if no server is configured.
     """
-    _require_server()
+    require_server()
     automations = [_mark_crashed(seconds), _reschedule()]
     for automation in automations:
         _delete(automation.name)
@@ -156,7 +162,12 @@ def _delete(name: str) -> None:
     existing.delete()
 
 
-def _require_server() -> None:
+def require_server() -> None:
+    """Check that a Prefect server is configured, and answers.
+
+    Raises:
+        RunError: if not.
+    """
     if get_current_settings().api.url is None:
         raise RunError(
             "no Prefect server is configured: start one with `prefect server start`, then run "

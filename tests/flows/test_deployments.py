@@ -28,7 +28,7 @@ NAMES = {f"pipeline/{name}" for name in PIPELINES} | {"synthesize/alone", "disti
 
 @pytest.fixture(scope="module")
 def registered(prefect_server: None) -> dict[str, Any]:
-    ids = {f"{each.flow_name}/{each.name}": each.apply() for each in deployments()}
+    ids = {f"{each.flow_name}/{each.name}": each.apply() for each in deployments(read_recipes())}
     with get_client(sync_client=True) as client:
         return {name: client.read_deployment(deployment) for name, deployment in ids.items()}
 
