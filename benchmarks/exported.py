@@ -35,7 +35,7 @@ from processes import one_line
 from turns import medians
 
 from distill.optimization import optimize
-from distill.settings import EditSettings
+from distill.settings import EditSettings, TrainingSettings
 from distill.students import CompactStudent, load_student
 from distill.zero_shot import edit
 from flows.run.folder import RunFolder
@@ -67,7 +67,7 @@ def main() -> None:
     teacher = open_teacher(run.load_recipe().teacher)
     student = load_student(run.student)
     module = ExportModule(teacher.vae, student)
-    compact = ExportModule(teacher.vae, CompactStudent.from_teacher(teacher, student.edits))
+    compact = ExportModule(teacher.vae, CompactStudent.from_teacher(teacher, student.edits, TrainingSettings()))
     size = read_metadata(run.model)["training_size"]
     num_edits = len(student.edits)
     works: Works = {"eager": _eager(module), "compact": _eager(compact)}

@@ -162,10 +162,10 @@ def measure_file(what: str, rounds: int, side: int = _SIDE) -> str:
     teacher = full_size_teacher("cpu")
     student: Student
     if what == "unet":
-        student = UNetStudent.from_teacher(teacher, _EDITS)
+        student = UNetStudent.from_teacher(teacher, _EDITS, TrainingSettings())
         last = student.unet.conv_out
     else:
-        student = CompactStudent.from_teacher(teacher, _EDITS)
+        student = CompactStudent.from_teacher(teacher, _EDITS, TrainingSettings())
         last = _last_convolution(student)
     # An untrained student changes nothing, and parity would hold whatever the file did.
     nn.init.normal_(last.weight, std=0.02)

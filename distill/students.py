@@ -11,6 +11,7 @@ Shapes: N samples, K edits, C x h x w a latent, T tokens of D channels a text.
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +32,20 @@ _LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"
 """Attention projections, feed-forward layers and the convolutions of the residual blocks."""
 
 
+@dataclass(frozen=True)
+class TeacherShape:
+    """What a student's own shape follows from, known without the teacher's weights."""
+
+    name: str
+    """The teacher's, for messages."""
+    network_class: str
+    """Of diffusers, such as UNet2DConditionModel."""
+    config: Mapping[str, Any]
+    """Of that network."""
+    context_size: tuple[int, int]
+    """T and D of an encoded text."""
+
+
 class Student(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """The base of all students: latent in, change out, without a text encoder.
 
@@ -43,6 +58,26 @@ class Student(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def edits(self) -> dict[str, str]:
         """Name -> an example of the target prompt, in the order of the edits' numbers."""
         return dict(zip(self.config.edit_names, self.config.edit_prompts, strict=True))
+
+    @classmethod
+    @abstractmethod
+    def from_teacher(cls, teacher: Teacher, edits: Mapping[str, str], settings: TrainingSettings) -> "Student":
+        """Make an untrained student in float32 on the teacher's device; draw what is random from torch's state.
+
+        Args:
+            teacher: the model that it will learn from.
+            edits: name -> an example of the target prompt.
+            settings: of the training.
+
+        Raises:
+            TeacherError: if the teacher has no U-Net for a student of this kind.
+            TrainingError: for LoRA without peft.
+        """
+
+    @classmethod
+    @abstractmethod
+    def from_shape(cls, shape: TeacherShape, edits: Mapping[str, str], settings: TrainingSettings) -> "Student":
+        """Make a student as `from_teacher` does, but with random weights alone, on PyTorch's default device."""
 
     @abstractmethod
     def forward(self, latents: Tensor, edit: Tensor) -> Tensor:
@@ -96,37 +131,30 @@ class UNetStudent(Student):
             _adapt(self.unet, lora_rank)
 
     @classmethod
-    def from_teacher(
-        cls, teacher: Teacher, edits: Mapping[str, str], timestep: int = 1, lora_rank: int = 0
-    ) -> "UNetStudent":
-        """Make an untrained student in float32 on the teacher's device.
-
-        Args:
-            teacher: its U-Net is copied.
-            edits: name -> an example of the target prompt.
-            timestep: the student's fixed one.
-            lora_rank: 0 for none. LoRA's first weights come from torch's random state.
-
-        Raises:
-            TeacherError: if the teacher has no U-Net, or one that needs more than a text.
-            TrainingError: for LoRA without peft.
-        """
+    def from_teacher(cls, teacher: Teacher, edits: Mapping[str, str], settings: TrainingSettings) -> "UNetStudent":
+        """See `Student.from_teacher`."""
         require_plain_unet(teacher.name, teacher.family.network_class, teacher.network.config)
         contexts = teacher.encode_prompt(list(edits.values())).prompt_embeds  # (K, T, D)
-        unet_config = public_config(teacher.unet.config)
+        config, size = public_config(teacher.unet.config), tuple(contexts.shape[1:])
         with teacher.device:  # a GPU draws the weights, which the teacher's replace, in a moment
-            student: UNetStudent = cls(
-                unet_config, list(edits), list(edits.values()), tuple(contexts.shape[1:]), timestep
-            )
+            student: UNetStudent = cls(config, list(edits), list(edits.values()), size, settings.student_timestep)
         student.unet.load_state_dict(teacher.unet.state_dict())  # copied into float32
         with torch.no_grad():
             student.unet.conv_out.weight.zero_()
             student.unet.conv_out.bias.zero_()
             student.contexts.copy_(contexts)
-        if lora_rank:
-            _adapt(student.unet, lora_rank)
-            student.register_to_config(lora_rank=lora_rank)
+        if settings.lora_rank:
+            _adapt(student.unet, settings.lora_rank)
+            student.register_to_config(lora_rank=settings.lora_rank)
         return student.to(teacher.device)  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_shape(cls, shape: TeacherShape, edits: Mapping[str, str], settings: TrainingSettings) -> "UNetStudent":
+        """See `Student.from_shape`."""
+        require_plain_unet(shape.name, shape.network_class, shape.config)
+        config, timestep, rank = public_config(shape.config), settings.student_timestep, settings.lora_rank
+        names, prompts = list(edits), list(edits.values())
+        return cls(config, names, prompts, shape.context_size, timestep, rank)  # type: ignore[no-any-return]
 
     def forward(self, latents: Tensor, edit: Tensor) -> Tensor:
         """See `Student.forward`."""
@@ -172,20 +200,26 @@ class CompactStudent(Student):
         self.unet = CompactUNet(latent_channels, _VECTOR_SIZE, widths)
 
     @classmethod
-    def from_teacher(cls, teacher: Teacher, edits: Mapping[str, str]) -> "CompactStudent":
-        """Make an untrained student on the teacher's device, its first weights from torch's random state.
-
-        Args:
-            teacher: of any family.
-            edits: name -> an example of the target prompt.
-        """
+    def from_teacher(cls, teacher: Teacher, edits: Mapping[str, str], settings: TrainingSettings) -> "CompactStudent":
+        """See `Student.from_teacher`. Teachers of any family will do."""
         student: CompactStudent = cls(teacher.latent_channels, list(edits), list(edits.values()))
         return student.to(teacher.device)  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_shape(
+        cls, shape: TeacherShape, edits: Mapping[str, str], settings: TrainingSettings
+    ) -> "CompactStudent":
+        """See `Student.from_shape`."""
+        return cls(shape.config["in_channels"], list(edits), list(edits.values()))  # type: ignore[no-any-return]
 
     def forward(self, latents: Tensor, edit: Tensor) -> Tensor:
         """See `Student.forward`."""
         delta: Tensor = self.unet(latents, self.vectors[edit])  # (N, C, h, w)
         return delta
+
+
+STUDENT_KINDS: dict[str, type[Student]] = {"unet": UNetStudent, "compact": CompactStudent}
+"""The kinds that `training.student` chooses from."""
 
 
 def new_student(teacher: Teacher, edits: Mapping[str, str], settings: TrainingSettings) -> Student:
@@ -203,11 +237,7 @@ def new_student(teacher: Teacher, edits: Mapping[str, str], settings: TrainingSe
     # Nobody else's draws may depend on a student's, on whichever device they are made.
     with torch.random.fork_rng(devices=[teacher.device] if teacher.device.type == "cuda" else []):
         torch.manual_seed(derive_seed(settings.seed, "student"))
-        student: Student
-        if settings.student == "compact":
-            student = CompactStudent.from_teacher(teacher, edits)
-        else:
-            student = UNetStudent.from_teacher(teacher, edits, settings.student_timestep, settings.lora_rank)
+        student = STUDENT_KINDS[settings.student].from_teacher(teacher, edits, settings)
     if settings.gradient_checkpointing:
         student.enable_gradient_checkpointing()
     return student

@@ -194,6 +194,6 @@ class PhotoSettings(Settings):
     caption_column: str | None = None
     """Column of the captions in Parquet files, Hub datasets and metadata; None finds it by its usual names."""
     split: str = "train"
-    """Split of a Hub dataset."""
+    """Split of a Hub dataset, or of a folder that has some."""
     shard_size: Annotated[int, Field(gt=0, le=100_000)] = 250
     """Images in one Parquet file."""

@@ -13,8 +13,7 @@ from distill.evaluation.grids import GridRow, labelled_grid
 from distill.optimization import Progress
 from distill.settings import EditSettings
 from distill.studies.plots import heat_map
-from distill.studies.study import Row, Study, Unit
-from distill.zero_shot import edit
+from distill.studies.study import Row, Study, Unit, edit_examples
 from synth.images.encoding import decode_rgb, png_bytes
 from synth.teacher.teacher import Teacher
 
@@ -71,14 +70,7 @@ class Optimizer(Study):
                     )
             last = progress.latents.clone()  # the next iteration overwrites them
 
-        edit(
-            teacher,
-            [example.pil_image for example in examples],
-            [example.prompt for example in examples],
-            [example.source_prompt for example in examples],
-            settings,
-            record,
-        )
+        edit_examples(teacher, examples, settings, record)
         return rows
 
     def plot(self, rows: Sequence[Row]) -> Image.Image:

@@ -1,7 +1,7 @@
 """The interface of a study, and the measurements that several of them share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,15 +69,22 @@ def trajectory(
         if progress.iteration in wanted:
             recorded[progress.iteration] = [np.asarray(image) for image in progress.images()]
 
+    edit_examples(teacher, examples, settings, record)
+    return recorded
+
+
+def edit_examples(
+    teacher: Teacher, examples: Sequence[Example], settings: EditSettings, callback: Callable[[Progress], None]
+) -> None:
+    """Edit the images of examples, which are of one size, together; the callback gets each iteration."""
     edit(
         teacher,
         [example.pil_image for example in examples],
         [example.prompt for example in examples],
         [example.source_prompt for example in examples],
         settings,
-        record,
+        callback,
     )
-    return recorded
 
 
 def measure_example(image: NDArray[np.uint8], example: Example, reader: Reader) -> dict[str, float]:

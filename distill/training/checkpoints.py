@@ -151,17 +151,7 @@ def restore(
         _load(network, checkpoint / "student")
         if averaged is not None:
             _load(averaged, checkpoint / "averaged")
-    adam = checkpoint / "adam.safetensors"
-    moments, _ = read_tensors(adam, TrainingError, _REMEDY)
-    with reading(adam, TrainingError, _REMEDY):
-        # torch numbers parameters, in the order in which the optimizer got them; the file names them.
-        by_number: dict[int, dict[str, Tensor]] = {}
-        shapes = {name: weight.shape for name, weight in network.named_parameters()}
-        for number, name in enumerate(_learned(network)):
-            by_number[number] = {kind: moments[f"{kind}/{name}"] for kind in _MOMENTS}
-            if any(by_number[number][kind].shape != shapes[name] for kind in ("exp_avg", "exp_avg_sq")):
-                raise ValueError(f"its moments of {name} have another shape")
-        optimizer.load_state_dict({"state": by_number, "param_groups": optimizer.state_dict()["param_groups"]})
+    _restore_optimizer(checkpoint / "adam.safetensors", network, optimizer)
     return state["step"]
 
 
@@ -185,6 +175,24 @@ def _moments(network: ModelMixin, optimizer_state: Mapping[str, Any]) -> dict[st
         for number, tensors in optimizer_state["state"].items()
         for kind in _MOMENTS
     }
+
+
+def _restore_optimizer(file: Path, network: ModelMixin, optimizer: torch.optim.Optimizer) -> None:
+    """Give Adam the moments in a file.
+
+    Raises:
+        TrainingError: if they are damaged, or of another network.
+    """
+    moments, _ = read_tensors(file, TrainingError, _REMEDY)
+    with reading(file, TrainingError, _REMEDY):
+        # torch numbers parameters, in the order in which the optimizer got them; the file names them.
+        by_number: dict[int, dict[str, Tensor]] = {}
+        shapes = {name: weight.shape for name, weight in network.named_parameters()}
+        for number, name in enumerate(_learned(network)):
+            by_number[number] = {kind: moments[f"{kind}/{name}"] for kind in _MOMENTS}
+            if any(by_number[number][kind].shape != shapes[name] for kind in ("exp_avg", "exp_avg_sq")):
+                raise ValueError(f"its moments of {name} have another shape")
+        optimizer.load_state_dict({"state": by_number, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _load(network: ModelMixin, folder: Path) -> None:

@@ -7,7 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from distill.costs import Flops
 from distill.settings import TrainingSettings
-from distill.training.footprint import caller_of, student_with
+from distill.training.footprint import caller_of
+from distill.training.untrained import student_with
 from synth.teacher.hub import ModelFolder
 
 

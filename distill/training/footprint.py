@@ -25,10 +25,9 @@ from distill.settings import NUM_SAMPLES, TrainingSettings, edits_of_an_image
 from distill.students import Student
 from distill.training.draws import share_of
 from distill.training.reduction import BUCKET_BYTES
-from distill.training.untrained import student_of
+from distill.training.untrained import CLIP_TOKENS, student_with
 from synth.teacher.hub import ModelFolder
 
-_TOKENS = 77  # that CLIP's text encoders read
 _ALLOCATOR = 0.5 * 2**30  # CUDA's own context and kernels, on every GPU
 
 
@@ -148,12 +147,6 @@ def _peak_after_backward(student: Student, vae: Any, latent: tuple[int, ...], on
     return max(message, quotient, int(live.peak))
 
 
-def student_with(model: ModelFolder, edits: Mapping[str, str], settings: TrainingSettings) -> Student:
-    """The student of a training with this model, on PyTorch's default device."""
-    size = (_TOKENS, model.config.get("cross_attention_dim", 0))
-    return student_of(model.name, model.family.network_class, model.config, size, edits, settings)
-
-
 def caller_of(model: ModelFolder, network: nn.Module) -> Callable[[int, tuple[int, ...]], None]:
     """Return what calls a teacher's network on so many latents."""
     config, dtype = model.config, next(network.parameters()).dtype
@@ -165,11 +158,11 @@ def caller_of(model: ModelFolder, network: nn.Module) -> Callable[[int, tuple[in
             network(
                 z_t,
                 timestep=t,
-                encoder_hidden_states=torch.zeros((num, _TOKENS, config["joint_attention_dim"]), dtype=dtype),
+                encoder_hidden_states=torch.zeros((num, CLIP_TOKENS, config["joint_attention_dim"]), dtype=dtype),
                 pooled_projections=torch.zeros((num, config["pooled_projection_dim"]), dtype=dtype),
             )
             return
-        text = torch.zeros((num, _TOKENS, config["cross_attention_dim"]), dtype=dtype)
+        text = torch.zeros((num, CLIP_TOKENS, config["cross_attention_dim"]), dtype=dtype)
         added = None
         if config.get("addition_embed_type"):
             sizes = 6 * config["addition_time_embed_dim"]

@@ -169,11 +169,10 @@ class Objective:
         """This process's share of a step. Draws follow from (seed, step, sample), whatever the share."""
         pairs, settings, device = self._pairs, self._settings, self._teacher.device
         own = share_of(self._num_pairs, self._processes.process_index, self._processes.num_processes)
-        samples = range(
-            own.start // self._num_edits, (own.stop - 1) // self._num_edits + 1
-        )  # with a pair of the share
-        positions = [step * settings.batch_size + sample for sample in samples]
-        images = [draw_image(settings.seed, position, len(pairs.latents)) for position in positions]
+        sample_and_turn = [divmod(pair, self._num_edits) for pair in own]  # the pair is its sample's `turn`th
+        samples = sorted({sample for sample, _ in sample_and_turn})  # B, consecutive
+        first = step * settings.batch_size
+        images = [draw_image(settings.seed, first + sample, len(pairs.latents)) for sample in samples]
         drawn = [draw_noise(settings, step, sample, pairs.latents.shape[1:]) for sample in samples]
         sources = Sources(
             to_device(pairs.latents[images], device),  # (B, C, h, w)
@@ -181,9 +180,9 @@ class Objective:
             to_device(torch.stack([t for t, _ in drawn]), device),  # (B,)
             to_device(torch.stack([eps for _, eps in drawn]), device),  # (B, C, h, w)
         )
-        edits_of = [draw_edits(settings, step, sample, self._num_known) for sample in samples]
-        places = [pair // self._num_edits - samples.start for pair in own]
-        edits = [edits_of[place][pair % self._num_edits] for place, pair in zip(places, own, strict=True)]
+        edits_of = {sample: draw_edits(settings, step, sample, self._num_known) for sample in samples}
+        edits = [edits_of[sample][turn] for sample, turn in sample_and_turn]
+        places = [sample - samples[0] for sample, _ in sample_and_turn]
         texts = [pairs.target_prompts[images[place]][edit] for place, edit in zip(places, edits, strict=True)]
         return _Share(sources, places, edits, texts)
 

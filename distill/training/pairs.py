@@ -64,6 +64,35 @@ def prepare_pairs(
         TeacherError: for a teacher that cannot score, or a prompt that is too long for it.
     """
     teacher.require_scorer()
+    _require_slots(dataset, texts, edits)
+    rows = text_rows(texts, edits, zip(dataset.prompts, dataset.slots, strict=True))
+    # Before the images are encoded, which takes long.
+    long = teacher.too_long(sorted({prompt for row in rows for prompt in row}))
+    if texts.long_captions == "refuse":
+        teacher.check_prompts(list(long))
+        return Pairs(encode(teacher, dataset, folder, progress), *_columns(rows))
+    reasons = {index: long[text] for index, row in enumerate(rows) for text in row if text in long}
+    named = {dataset.names[index]: reason for index, reason in reasons.items()}
+    left_out, cut = ({}, named) if texts.long_captions == "cut" else (named, {})
+    if cut:
+        for index in reasons:
+            rows[index] = _cut(teacher, dataset.prompts[index], lambda text: _texts_of(texts, edits, text, {}))
+    if left_out:
+        _refuse_no_photographs(left_out, len(rows) - len(reasons))
+        dataset = dataset.without(reasons)
+        rows = [row for index, row in enumerate(rows) if index not in reasons]
+    _refuse_edits_without_effect(rows, edits)
+    prompts, targets = _columns(rows)
+    latents = encode(teacher, dataset, folder, progress)
+    return Pairs(latents, prompts, targets, left_out, cut, num_uncaptioned=prompts.count(""))
+
+
+def _require_slots(dataset: ImageDataset, texts: Texts, edits: Mapping[str, Substitution]) -> None:
+    """Check that there are images, with what the texts are made from, and edits.
+
+    Raises:
+        TrainingError: if not.
+    """
     if not len(dataset):
         raise TrainingError(
             "the dataset is empty, so there is nothing to train on: run `distillery synthesize` first"
@@ -77,32 +106,20 @@ def prepare_pairs(
             f"the dataset has no slot {missing[0]!r}, which the template uses: it was painted from another template "
             "or imported; for photographs, give [photos] in the recipe instead of [scenes]"
         )
-    rows = text_rows(texts, edits, zip(dataset.prompts, dataset.slots, strict=True))
-    # Before the images are encoded, which takes long.
-    long = teacher.too_long(sorted({prompt for row in rows for prompt in row}))
-    if texts.long_captions == "refuse":
-        teacher.check_prompts(list(long))
-        return Pairs(encode(teacher, dataset, folder, progress), *_columns(rows))
-    reasons = {index: long[text] for index, row in enumerate(rows) for text in row if text in long}
-    named = {dataset.names[index]: reason for index, reason in reasons.items()}
-    is_cut = texts.long_captions == "cut"
-    if is_cut:
-        for index in reasons:
-            rows[index] = _cut(teacher, dataset.prompts[index], lambda text: _texts_of(texts, edits, text, {}))
-    elif len(reasons) == len(rows):
-        name, reason = next(iter(named.items()))
+
+
+def _refuse_no_photographs(left_out: Mapping[str, str], num_others: int) -> None:
+    """Refuse to train on nothing.
+
+    Raises:
+        TrainingError: if all photographs are left out.
+    """
+    if not num_others:
+        name, reason = next(iter(left_out.items()))
         raise TrainingError(
             f"the captions of all photographs are too long: that of {name} has {reason}; shorten them, or set "
             "photos.long_captions=cut"
         )
-    elif reasons:
-        dataset = dataset.without(reasons)
-        rows = [row for index, row in enumerate(rows) if index not in reasons]
-    _refuse_edits_without_effect(rows, edits)
-    latents = encode(teacher, dataset, folder, progress)
-    prompts, targets = _columns(rows)
-    shortened, left_out = (named, {}) if is_cut else ({}, named)
-    return Pairs(latents, prompts, targets, left_out, shortened, num_uncaptioned=prompts.count(""))
 
 
 def report_captions(pairs: Pairs, run_dir: Path) -> None:

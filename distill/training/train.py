@@ -11,6 +11,7 @@ from collections.abc import Generator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -115,17 +116,7 @@ def train(
     learned = [weight for weight in student.parameters() if weight.requires_grad]
     optimizer = new_optimizer(learned, settings.learning_rate, teacher.device)
 
-    # What the weights follow from: a checkpoint of anything else must not be resumed. Older checkpoints do not name
-    # edits_per_image, and took every image through all edits.
-    without = {*_MAY_CHANGE, "edits_per_image"} if settings.edits_per_image == "all" else _MAY_CHANGE
-    depends_on = {
-        **settings.model_dump(exclude=without),
-        "score": score.__name__,
-        "teacher": teacher.fingerprint,
-        "data": dataset.fingerprint,
-        "template": texts.identity,
-        "edits": [[name, dict(edit)] for name, edit in edits.items()],  # a list: their order is their numbers
-    }
+    depends_on = _depends_on(teacher, dataset, texts, edits, settings, score)
     steps_done = 0
     if (checkpoint := checkpoints.latest(run_dir)) is not None:
         steps_done = checkpoints.restore(checkpoint, student, averaged, optimizer, depends_on)
@@ -142,9 +133,7 @@ def train(
             # Every process ends with the gradient of the whole batch, so that all take the same step.
             with explained(knobs(settings), f"at step {step + 1}"):
                 squares = objective.backward(step, omega, lambda_id)
-                norm = torch.nn.utils.get_total_norm([weight.grad for weight in learned if weight.grad is not None])
-                if settings.max_grad_norm:
-                    torch.nn.utils.clip_grads_with_norm_(learned, settings.max_grad_norm, norm)
+                norm = _clipped(learned, settings.max_grad_norm)
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate
                 optimizer.step()
@@ -182,6 +171,35 @@ def train(
                 student=averaged or student,
             )
     processes.wait_for_everyone()  # the last checkpoint is on disk
+
+
+def _depends_on(
+    teacher: Teacher,
+    dataset: ImageDataset,
+    texts: Template | PhotoTexts,
+    edits: Mapping[str, Substitution],
+    settings: TrainingSettings,
+    score: Score,
+) -> dict[str, Any]:
+    """What a training's weights follow from: a checkpoint of anything else must not be resumed."""
+    # Older checkpoints do not name edits_per_image, and took every image through all edits.
+    without = {*_MAY_CHANGE, "edits_per_image"} if settings.edits_per_image == "all" else _MAY_CHANGE
+    return {
+        **settings.model_dump(exclude=without),
+        "score": score.__name__,
+        "teacher": teacher.fingerprint,
+        "data": dataset.fingerprint,
+        "template": texts.identity,
+        "edits": [[name, dict(edit)] for name, edit in edits.items()],  # a list: their order is their numbers
+    }
+
+
+def _clipped(weights: list[torch.nn.Parameter], max_norm: float) -> torch.Tensor:
+    """Scale a gradient that is longer than `max_norm` down to it, if that is not 0; return the norm before, ()."""
+    norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+    if max_norm:
+        torch.nn.utils.clip_grads_with_norm_(weights, max_norm, norm)
+    return norm
 
 
 def new_optimizer(weights: list[torch.nn.Parameter], learning_rate: float, device: torch.device) -> torch.optim.Adam:

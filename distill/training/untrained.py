@@ -1,30 +1,23 @@
-"""A training's student before it has weights, to count what it takes."""
+"""A training's student before it has weights: what it takes is counted on PyTorch's meta device."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
 from distill.settings import TrainingSettings
-from distill.students import CompactStudent, Student, UNetStudent, public_config, require_plain_unet
+from distill.students import STUDENT_KINDS, Student, TeacherShape
+from synth.teacher.hub import ModelFolder
 from synth.teacher.teacher import Teacher
 
+CLIP_TOKENS = 77
+"""T of what CLIP's text encoders read."""
 
-def student_of(
-    name: str,
-    network_class: str,
-    config: Mapping[str, Any],
-    context_size: tuple[int, int],
-    edits: Mapping[str, str],
-    settings: TrainingSettings,
-) -> Student:
-    """Make a student from what is known of a teacher without its weights: random, on PyTorch's default device.
+
+def student_with(model: ModelFolder, edits: Mapping[str, str], settings: TrainingSettings) -> Student:
+    """Make the student of a training from the small files of its teacher: random, on PyTorch's default device.
 
     Args:
-        name: of the teacher, for messages.
-        network_class: of its network.
-        config: of its network.
-        context_size: T and D of an encoded text.
+        model: the teacher.
         edits: name -> an example of the target prompt.
         settings: which kind.
 
@@ -32,12 +25,9 @@ def student_of(
         TeacherError: if the teacher has no U-Net for a student of that kind.
         TrainingError: for LoRA without peft.
     """
-    names, prompts = list(edits), list(edits.values())
-    if settings.student == "compact":
-        return CompactStudent(config["in_channels"], names, prompts)  # type: ignore[no-any-return]
-    require_plain_unet(name, network_class, config)
-    timestep, rank = settings.student_timestep, settings.lora_rank
-    return UNetStudent(public_config(config), names, prompts, context_size, timestep, rank)  # type: ignore[no-any-return]
+    size = (CLIP_TOKENS, model.config.get("cross_attention_dim", 0))
+    shape = TeacherShape(model.name, model.family.network_class, model.config, size)
+    return STUDENT_KINDS[settings.student].from_shape(shape, edits, settings)
 
 
 def num_weights(teacher: Teacher, edits: Mapping[str, str], settings: TrainingSettings) -> tuple[int, int]:
@@ -45,16 +35,16 @@ def num_weights(teacher: Teacher, edits: Mapping[str, str], settings: TrainingSe
 
     Args:
         teacher: the model that it will learn from.
-        edits: as for `student_of`, and so are the settings.
+        edits: as for `student_with`, and so are the settings.
         settings: which kind.
 
     Raises:
-        TeacherError, TrainingError: as `student_of`.
+        TeacherError, TrainingError: as `student_with`.
     """
-    config, network_class = teacher.network.config, teacher.family.network_class
     _, tokens, width = teacher.encode_prompt(list(edits.values())[:1]).prompt_embeds.shape
+    shape = TeacherShape(teacher.name, teacher.family.network_class, teacher.network.config, (tokens, width))
     with torch.device("meta"):
-        student = student_of(teacher.name, network_class, config, (tokens, width), edits, settings)
+        student = STUDENT_KINDS[settings.student].from_shape(shape, edits, settings)
     weights = list(student.parameters())
     learned = [weight for weight in weights if weight.requires_grad]
     return sum(weight.numel() for weight in weights), sum(weight.numel() for weight in learned)

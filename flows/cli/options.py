@@ -102,6 +102,8 @@ def teacher_options(verb: Callable[..., None]) -> Callable[..., None]:
     def with_teacher(**given: Any) -> None:
         from synth.settings import TeacherSettings
 
+        if given["id"] == "miniature" or os.path.isdir(given["id"]):
+            refuse_without_effect(("revision",), "on a teacher that is here: it chooses among those of a Hub id")
         settings = TeacherSettings(**{key: given.pop(key) for key in TEACHER_OPTIONS})
         verb(teacher=settings, **given)
 

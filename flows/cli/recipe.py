@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flows.cli.options import refuse_without_effect
+
 if TYPE_CHECKING:
     from flows.config.schema import Recipe
 
@@ -36,9 +38,16 @@ def resolve(recipe: str, overrides: tuple[str, ...], trust: bool, **short: objec
     from flows.config.loading import load_recipe
     from flows.config.trust import check_trust, trust_process
 
-    given = {_KEYS[option]: value for option, value in short.items() if value is not None}
-    all_overrides = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items()]
-    all_overrides += overrides
+    given = {
+        option: f"{_KEYS[option]}={json.dumps(value, ensure_ascii=False)}"
+        for option, value in short.items()
+        if value is not None
+    }
+    if painting := given.keys() - {"teacher"}:
+        others = [text for option, text in given.items() if option not in painting]
+        if load_recipe(recipe, [*others, *overrides]).scenes is None:
+            refuse_without_effect(painting, "on a recipe of photographs, which paints nothing")
+    all_overrides = [*given.values(), *overrides]
     resolved = load_recipe(recipe, all_overrides)
     if short.get("ray_address") is not None and resolved.operations.runner != "ray":
         raise click.UsageError("--ray-address has no effect without --runner ray")

@@ -38,6 +38,11 @@ class OperationSettings(Settings):
     tolerated_psnr: Annotated[float, Field(ge=0, le=1000)] = 0.3
     """How far a new model's PSNR may fall below that of the latest good model, in dB, for edits and for no-ops."""
 
+    @property
+    def launches_training(self) -> bool:
+        """Whether processes of their own train the student, instead of the one that runs the flow."""
+        return self.processes > 1 or self.accelerate_config is not None
+
     @model_validator(mode="before")
     @classmethod
     def _refuse_old_names(cls, given: Any) -> Any:

@@ -3,13 +3,9 @@
 import os
 from collections.abc import Iterator, Mapping
 
-from pydantic import ValidationError
-
 from flows.doctor.findings import Finding, Level, short
 from flows.doctor.packages import import_failure, installed_version, try_import
-from flows.orchestration.environment import prefect_profiles
-from flows.orchestration.server_status import server_status
-from synth.errors import first_line
+from flows.orchestration.server_status import prefect_profiles, server_status, settings_problem
 from synth.urls import redact
 
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
@@ -28,7 +24,7 @@ def prefect() -> Iterator[Finding]:
     try:
         status = server_status()
     except (Exception, SystemExit) as error:  # of a profile that is not TOML, or a setting out of bounds
-        yield Finding("Prefect", f"its settings cannot be read: {_reason(error)} ({where})", Level.BROKEN)
+        yield Finding("Prefect", f"its settings cannot be read: {settings_problem(error)} ({where})", Level.BROKEN)
         return
     yield Finding("Prefect", f"{status.version}, profile {status.profile}, {where}")
     if status.missing_profile is not None:
@@ -73,11 +69,3 @@ def _without_credentials(proxy: str) -> str:
     """A proxy may be given without a scheme: user:password@host:port."""
     scheme, separator, rest = proxy.rpartition("://")
     return redact(f"{scheme}{separator}***@{rest.rpartition('@')[2]}" if "@" in rest else proxy)
-
-
-def _reason(error: BaseException) -> str:
-    """One line; of pydantic's errors the setting and what is wrong with it."""
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return first_line(error)

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.orchestration.logs import show_logs
-from flows.orchestration.network import bypass_proxies, check_proxies, check_server
+from flows.orchestration.proxies import bypass_proxies, check_proxies
+from flows.orchestration.server_status import check_server, check_settings, prefect_profiles
 from synth.cpu import prepare_cpu
 from synth.errors import RunError, os_reason
 
@@ -29,14 +30,25 @@ def prepare() -> None:
     _private_prefect()
 
 
-def prepare_flows() -> None:
-    """Prepare the process of a command that starts flows, as `prepare` does, and check what they need.
+def prepare_prefect() -> None:
+    """Prepare the process of a command that imports Prefect, as `prepare` does.
 
     Raises:
-        RunError: if the user's Prefect server or proxy is of no use, or there is no room for temporary files.
+        RunError: if Prefect's settings cannot be read.
+    """
+    prepare()
+    check_settings()
+
+
+def prepare_flows() -> None:
+    """Prepare the process of a command that starts flows, as `prepare_prefect` does, and check what they need.
+
+    Raises:
+        RunError: if Prefect's settings cannot be read, the user's Prefect server or proxy is of no use, or there is
+            no room for temporary files.
     """
     _check_temporary_folder()
-    prepare()
+    prepare_prefect()
     check_proxies()
     check_server()
 
@@ -94,12 +106,6 @@ def _private_prefect() -> None:
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # the command shows bars, and errors in one line
 
 
-def prefect_profiles() -> Path:
-    """Return where Prefect reads its profiles from; the file may not exist."""
-    home = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect")).expanduser()
-    return Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml")).expanduser()
-
-
 def _names_server() -> bool:
     """Whether the user's settings name a Prefect server, which then takes the place of a private one."""
     if "PREFECT_API_URL" in os.environ:
@@ -107,12 +113,12 @@ def _names_server() -> bool:
     dotenv, project, profiles = Path(".env"), _read_toml(Path("prefect.toml")), _read_toml(prefect_profiles())
     if dotenv.is_file() and "PREFECT_API_URL" in dotenv.read_text(encoding="utf-8", errors="replace"):
         return True
-    if "url" in project.get("api", {}):
+    if "url" in _table(project, "api"):
         return True
-    active = os.environ.get("PREFECT_PROFILE", profiles.get("active", "ephemeral"))
-    profile = profiles.get("profiles", {}).get(active)
+    active = str(os.environ.get("PREFECT_PROFILE", profiles.get("active", "ephemeral")))
+    named = _table(profiles, "profiles")
     # Prefect's own profile of this name, which a user's replaces, names a server.
-    return active == "local" if profile is None else "PREFECT_API_URL" in profile
+    return "PREFECT_API_URL" in _table(named, active) if active in named else active == "local"
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -121,6 +127,12 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # Prefect itself says what is wrong with it
         return {}
+
+
+def _table(tables: dict[str, Any], key: str) -> dict[str, Any]:
+    """A table of a file of settings; {} if there is none of that name, or something else, which Prefect refuses."""
+    found = tables.get(key)
+    return found if isinstance(found, dict) else {}
 
 
 def _check_temporary_folder() -> None:

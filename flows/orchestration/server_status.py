@@ -1,16 +1,23 @@
-"""Which Prefect a run would talk to, and whether it answers; nothing is started."""
+"""Prefect: its settings, which server a run would talk to, and whether that answers; nothing is started."""
 
+import io
 import os
 import ssl
+import sys
 import threading
 from base64 import b64encode
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from synth.errors import first_line
+from synth.errors import RunError, first_line
+from synth.urls import redact
 
 SECONDS = 2.0
-"""How long a server may take to answer."""
+"""How long a server may take to answer `doctor`."""
+_SECONDS_BEFORE_A_RUN = 5.0
 _ADVICE = "start it with `prefect server start`, or take PREFECT_API_URL out of the environment and the profile"
 
 
@@ -27,6 +34,91 @@ class ServerStatus:
     server_version: str | None = None
     problem: str | None = None
     """Why the server cannot be used; None if it answers as it should."""
+
+
+def prefect_profiles() -> Path:
+    """Return where Prefect reads its profiles from; the file may not exist."""
+    home = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect")).expanduser()
+    return Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml")).expanduser()
+
+
+def check_settings() -> None:
+    """Import Prefect, which reads its settings then: from the environment, from files here, and from its profiles.
+
+    Raises:
+        RunError: if it cannot make sense of them.
+    """
+    printed = io.StringIO()  # Prefect prints an error of its settings, too, and goes on until it needs them
+    try:
+        with redirect_stderr(printed):
+            import prefect.context  # noqa: F401
+    except ImportError:  # nothing is wrong with the settings
+        raise
+    except (Exception, SystemExit) as error:
+        profiles = f", or in {path}" if (path := prefect_profiles()).exists() else ""
+        raise RunError(
+            f"Prefect's settings cannot be read ({settings_problem(error)}): correct or remove the setting, in the "
+            f"environment, in .env, prefect.toml or pyproject.toml here{profiles}"
+        ) from error
+    sys.stderr.write(printed.getvalue())
+
+
+def settings_problem(error: BaseException) -> str:
+    """What is wrong with Prefect's settings, by the error that it raised: for a wrong value, which setting it is."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return redact(first_line(error))
+    first = error.errors()[0]
+    wrong = str(first["input"]).lower()  # Prefect writes some values in capitals
+    variables = [name for name, value in os.environ.items() if name.startswith("PREFECT_") and value.lower() == wrong]
+    return f"{variables[0] if variables else '.'.join(map(str, (error.title, *first['loc'])))}: {first['msg']}"
+
+
+def check_server() -> None:
+    """Check that the Prefect server which the user has configured answers, if there is one.
+
+    Call this once the process is prepared: it imports Prefect.
+
+    Raises:
+        RunError: in seconds, if it does not, or refuses this user.
+    """
+    import httpx
+    from prefect.settings import get_current_settings
+
+    url = get_current_settings().api.url
+    if url is None:  # the run starts a private one
+        return
+    source = "the environment variable" if "PREFECT_API_URL" in os.environ else "your Prefect profile's"
+    named = f"the Prefect server at {redact(url)} ({source} PREFECT_API_URL)"
+    unset = "unset it" if "PREFECT_API_URL" in os.environ else "`prefect config unset PREFECT_API_URL`"
+    remedy = f"start it (`prefect server start`), or {unset}, and each run has a private one"
+    try:
+        # Certificates are Prefect's matter, and nothing secret is sent.
+        answer = httpx.get(f"{url}/health", timeout=_SECONDS_BEFORE_A_RUN, verify=False)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
+        raise RunError(f"{named} does not answer ({redact(first_line(error))}): {remedy}") from None
+    if answer.status_code in (401, 403) or answer.is_success:
+        _check_password(named, remedy)
+        return
+    host = urlsplit(url).netloc.rpartition("@")[2]
+    raise RunError(f"{named} does not answer as one: {host} says {answer.status_code}; {remedy}")
+
+
+def _check_password(named: str, remedy: str) -> None:
+    import httpx
+    from prefect.client.orchestration import get_client
+
+    try:
+        with get_client(sync_client=True) as client:
+            client.read_flows(limit=1)
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code not in (401, 403):
+            raise RunError(f"{named} fails ({redact(first_line(error))}): {remedy}") from None
+        raise RunError(
+            f"{named} refuses the password: `prefect config set PREFECT_API_AUTH_STRING=USER:PASSWORD`; or "
+            f"{remedy.partition(', or ')[2]}"
+        ) from None
 
 
 def server_status() -> ServerStatus:

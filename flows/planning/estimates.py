@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from distill.costs import NAMED_DEVICES, TERA, Flops, hours_of_training, passes_per_image
+from flows.config.processes import processes_of
 from flows.config.schema import Recipe
 from flows.planning.disk import disk_of, sizes_of
 
@@ -123,13 +124,13 @@ def flops_of_recipe(recipe: Recipe, image_size: int) -> Flops:
 
 
 def footprint_of(teacher: "Teacher", recipe: Recipe, image_size: int) -> "Footprint":
-    """Count the memory of a training's process; see `distill.training.footprint`."""
+    """Count the memory of one of a training's processes; see `distill.training.footprint`."""
     from distill.training.footprint import footprint
     from synth.teacher.hub import find
 
     model = find(recipe.teacher.id, recipe.teacher.revision)
     edits, on_gpu = dict.fromkeys(recipe.edits, ""), teacher.device.type == "cuda"
-    num = recipe.operations.processes
+    num = processes_of(recipe.operations).total
     return footprint(model, edits, recipe.training, image_size, teacher.dtype, on_gpu, num)
 
 

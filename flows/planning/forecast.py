@@ -74,7 +74,7 @@ def announce(recipe: Recipe, run: RunFolder) -> dict[str, float]:
 
     compressed = recipe.pixel.size == "none" or has_pixel_network(recipe, run)
     operations = recipe.operations
-    by_others = operations.runner == "ray" or operations.processes > 1 or operations.accelerate_config is not None
+    by_others = operations.runner == "ray" or operations.launches_training
     if (run.student.exists() and compressed) or by_others:
         return {}
     if recipe.scenes is not None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill.presets import PRESETS
+from flows.config.processes import processes_of
 from flows.config.schema import Recipe, preset_for
 from flows.planning.disk import check_disk
 from flows.planning.estimates import duration, footprint_of
@@ -27,6 +28,8 @@ from synth.dataset.prompts import Template
 from synth.errors import DistilleryError, RunError, TeacherError, TrainingError
 
 if TYPE_CHECKING:
+    import torch
+
     from synth.teacher.hub import ModelFolder
     from synth.teacher.teacher import Teacher
 
@@ -209,17 +212,14 @@ def _processes(recipe: Recipe) -> str:
     """Against the pairs of a step, and the cards of this machine."""
     from distill.training.objective import check_processes
 
-    num, by_file = recipe.operations.processes, recipe.operations.accelerate_config is not None
-    if sys.platform == "win32" and (num > 1 or by_file):
+    num = processes_of(recipe.operations).total
+    if sys.platform == "win32" and recipe.operations.launches_training:
         raise RunError(
             "a training in several processes is not supported on Windows, whose torch has no NCCL: set "
             "operations.processes=1 and leave out operations.accelerate_config, or use Linux (WSL)"
         )
-    if not by_file:
-        check_processes(recipe.training, len(recipe.edits), num)
+    check_processes(recipe.training, len(recipe.edits), num)
     check_cards(recipe)  # of the painters, too, which know no file of accelerate
-    if by_file:
-        return "as many as the file of accelerate says"
     return "1 process" if num == 1 else f"{num} processes"
 
 
@@ -251,30 +251,41 @@ def _slots(template: Template) -> Iterator[dict[str, str]]:
 
 
 def _memory(recipe: Recipe, teacher: "Teacher") -> str:
-    """The training against the memory of its device; a small network on a CPU is not counted."""
-    import psutil
+    """The training's processes on this machine against its memory; on GPUs, those of a card against the card's.
+
+    A small network on a CPU is not counted.
+    """
     import torch
 
-    from synth.cpu import memory_limit
+    from distill.training.memory import knobs
 
     on_gpu = teacher.device.type == "cuda"
     if not (on_gpu or teacher.is_full_size):
         return "not counted for a network of this size on a CPU"
     size = (recipe.scenes and recipe.scenes.image_size) or teacher.defaults.image_size
-    counted = footprint_of(teacher, recipe, size)
-    available = (
-        torch.cuda.get_device_properties(teacher.device).total_memory
-        if on_gpu
-        else min(psutil.virtual_memory().total, memory_limit() or 2**63)
-    )
-    needed = f"the training takes about {counted.total / 2**30:.1f} GiB"
-    if counted.total <= available:
-        return f"{needed} of the {available / 2**30:.1f} GiB of {teacher.device}"
-    from distill.training.memory import knobs
+    num_sharing = processes_of(recipe.operations).here
+    if on_gpu:
+        num_sharing = -(-num_sharing // max(1, torch.cuda.device_count()))
+    num_bytes = num_sharing * footprint_of(teacher, recipe, size).total
+    available = _memory_of(teacher.device)
+    who = "the training takes" if num_sharing == 1 else f"{num_sharing} processes of the training take together"
+    needed, there = f"{who} about {num_bytes / 2**30:.1f} GiB", f"{available / 2**30:.1f} GiB"
+    if num_bytes <= available:
+        return f"{needed} of the {there} of {teacher.device}"
+    fewer = "fewer processes, or " if num_sharing > 1 else ""
+    raise TrainingError(f"{needed}, and {teacher.device} has {there}: set {fewer}{knobs(recipe.training)}")
 
-    raise TrainingError(
-        f"{needed}, and {teacher.device} has {available / 2**30:.1f} GiB: set {knobs(recipe.training)}"
-    )
+
+def _memory_of(device: "torch.device") -> int:
+    """The bytes of a GPU, or those that this process may use of the machine's."""
+    import psutil
+    import torch
+
+    from synth.cpu import memory_limit
+
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return min(int(psutil.virtual_memory().total), memory_limit() or 2**63)
 
 
 def _rounded_up(hours: float) -> int:

@@ -25,6 +25,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from typing_extensions import TypedDict
 
+from flows.config.processes import processes_of
 from flows.config.schema import Recipe
 from synth.errors import FileError, RunError, os_reason
 from synth.files import scratch_folder, write_text
@@ -98,23 +99,11 @@ def exclusive_run(recipe: Recipe, folder: Path) -> Iterator[None]:
         FolderInUseError: as `exclusive_folder`.
         FileError: as `exclusive_folder`.
     """
-    if machine_rank(recipe.operations.accelerate_config) > 0:
+    if processes_of(recipe.operations).machine_rank > 0:
         yield
         return
     with exclusive_folder(folder):
         yield
-
-
-def machine_rank(accelerate_config: str | None) -> int:
-    """This machine's rank in a file of `accelerate config`; 0 without one, or where accelerate will refuse it."""
-    if accelerate_config is None or not Path(accelerate_config).is_file():
-        return 0
-    from accelerate.commands.config.config_args import load_config_from_file
-
-    try:
-        return int(load_config_from_file(accelerate_config).machine_rank)
-    except Exception:  # accelerate itself reports what is wrong with the file, when it starts the processes
-        return 0
 
 
 def _acquired(folder: Path, place: Path) -> FileLock:

@@ -12,8 +12,8 @@ import threading
 from contextlib import ExitStack
 from pathlib import Path
 
+from flows.config.processes import processes_of
 from flows.config.schema import Recipe
-from flows.run.lock import machine_rank
 from flows.run.promotion import pointer_of
 from flows.run.remote_copy import RemoteCopy
 from flows.run.remote_pointer import RemotePointer
@@ -44,7 +44,7 @@ def download(recipe: Recipe, out: Path) -> None:
         logger.info(f"downloaded {len(names)} files of this run from {copy}")
     RemotePointer(recipe.operations.remote_dir, pointer_of(recipe, out)).download()
     # A new folder has nothing; of machines that share a training, the first one uploads.
-    is_first = machine_rank(recipe.operations.accelerate_config) == 0
+    is_first = processes_of(recipe.operations).machine_rank == 0
     if is_first and any(copy.names()) and (names := copy.upload()):
         logger.info(f"uploaded {len(names)} files of this run that {copy} did not have")
 

@@ -61,7 +61,7 @@ def distill(run: OpenRun) -> None:
 def train_task(recipe: Recipe, out: Path) -> None:
     """Train in this process, or in as many as the recipe's operations ask for."""
     run = RunFolder(out)
-    if recipe.operations.processes > 1 or recipe.operations.accelerate_config is not None:
+    if recipe.operations.launches_training:
         release_teacher()  # the processes need the whole card
         distill_together(recipe, run)
     else:

@@ -17,6 +17,7 @@ The application finds `abort` in `scope["state"]`: it cuts the connection, whate
 import asyncio
 import json
 import socket
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import h11
@@ -37,6 +38,35 @@ def refusal_bytes(status: str, detail: str) -> bytes:
     return head.encode() + body
 
 
+class _Timer:
+    """Calls a function once, some time after it was last started; it can be stopped, and started again."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+        self._loop = loop
+        self._call = call
+        self._handle: asyncio.TimerHandle | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the call is yet to come."""
+        return self._handle is not None
+
+    def start(self, seconds: float) -> None:
+        """Call after so many seconds from now, and not when it was to be called before."""
+        self.stop()
+        self._handle = self._loop.call_later(seconds, self._end)
+
+    def stop(self) -> None:
+        """Call no more."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _end(self) -> None:
+        self._handle = None
+        self._call()
+
+
 class GuardedProtocol(H11Protocol):
     """One connection; see the module."""
 
@@ -50,9 +80,9 @@ class GuardedProtocol(H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ):
         super().__init__(config, server_state, app_state | {"abort": self._abort}, _loop)
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._flush_timer: asyncio.TimerHandle | None = None
-        self._stall_timer: asyncio.TimerHandle | None = None
+        self._head_timer = _Timer(self.loop, self._head_is_late)
+        self._flush_timer = _Timer(self.loop, self._flush_is_late)
+        self._stall_timer = _Timer(self.loop, self._watch_stall)
         self._moved_s = self.loop.time()  # when bytes last went either way
         self._num_unsent = 0
 
@@ -62,14 +92,12 @@ class GuardedProtocol(H11Protocol):
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._head_timer = self.loop.call_later(self.limits.head_s, self._head_is_late)
+        self._head_timer.start(self.limits.head_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Leave no timer behind, which would keep the connection in memory."""
         for timer in (self._head_timer, self._flush_timer, self._stall_timer):
-            if timer is not None:
-                timer.cancel()
-        self._head_timer = self._flush_timer = self._stall_timer = None
+            timer.stop()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
 
@@ -87,7 +115,7 @@ class GuardedProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         """See that what is left to send leaves, and that an unwanted body ends."""
         super().on_response_complete()
-        self._watch_flush()
+        self._flush_timer.start(self.limits.stall_s)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, or cut the connection where an answer has begun already."""
@@ -109,14 +137,12 @@ class GuardedProtocol(H11Protocol):
         between = self.cycle is None or self.cycle.response_complete
         partial = between and self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
         if partial and not self.transport.is_closing():
-            if self._head_timer is None:
-                self._head_timer = self.loop.call_later(self.limits.head_s, self._head_is_late)
-        elif self._head_timer is not None and self.cycle is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+            if not self._head_timer.is_running:
+                self._head_timer.start(self.limits.head_s)
+        elif self.cycle is not None:
+            self._head_timer.stop()
 
     def _head_is_late(self) -> None:
-        self._head_timer = None
         if self.transport.is_closing():
             return
         if self.conn.trailing_data[0]:
@@ -128,15 +154,9 @@ class GuardedProtocol(H11Protocol):
         self.conn.send_failed()  # no more of it through h11
         self.transport.write(refusal_bytes(status, detail))
         self.transport.close()
-        self._watch_flush()
-
-    def _watch_flush(self) -> None:
-        if self._flush_timer is not None:
-            self._flush_timer.cancel()
-        self._flush_timer = self.loop.call_later(self.limits.stall_s, self._flush_is_late)
+        self._flush_timer.start(self.limits.stall_s)
 
     def _flush_is_late(self) -> None:
-        self._flush_timer = None
         unread_body = (
             self.cycle is not None and self.cycle.response_complete and self.conn.their_state is h11.SEND_BODY
         )
@@ -154,7 +174,7 @@ class GuardedProtocol(H11Protocol):
         if now - self._moved_s >= self.limits.stall_s:
             self.transport.abort()
         else:
-            self._stall_timer = self.loop.call_later(min(0.5, self.limits.stall_s / 4), self._watch_stall)
+            self._stall_timer.start(min(0.5, self.limits.stall_s / 4))
 
     def _abort(self) -> None:
         self.transport.abort()

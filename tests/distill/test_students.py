@@ -1,7 +1,7 @@
 """The students: nothing at first, then whatever they learned, the same after a round trip through a folder."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -9,8 +9,10 @@ from agreement import assert_agrees
 
 from distill.settings import TrainingSettings
 from distill.students import (
+    STUDENT_KINDS,
     CompactStudent,
     Student,
+    TeacherShape,
     UNetStudent,
     load_student,
     new_student,
@@ -129,6 +131,26 @@ def test_weights_are_counted_before_there_are_any(tiny_teacher: Teacher, changes
     learned = [weight.numel() for weight in student.parameters() if weight.requires_grad]
     everything = [weight.numel() for weight in student.parameters()]
     assert num_weights(tiny_teacher, EDITS, settings) == (sum(everything), sum(learned))
+
+
+@pytest.mark.parametrize("changes", list(KINDS.values()), ids=list(KINDS))
+def test_a_shape_gives_the_student_that_is_trained(tiny_teacher: Teacher, changes: dict[str, Any]) -> None:
+    """Both come from one choice of the kind, for each kind that a recipe may ask for."""
+    settings = TrainingSettings(preset="short", **changes)
+    assert set(STUDENT_KINDS) == set(get_args(TrainingSettings.model_fields["student"].annotation))
+    _, tokens, width = tiny_teacher.encode_prompt([""]).prompt_embeds.shape
+    config, network_class = tiny_teacher.network.config, tiny_teacher.family.network_class
+    shape = TeacherShape(tiny_teacher.name, network_class, config, (tokens, width))
+    with torch.device("meta"):
+        counted = STUDENT_KINDS[settings.student].from_shape(shape, EDITS, settings)
+    trained = new_student(tiny_teacher, EDITS, settings)
+    assert type(counted) is type(trained) is STUDENT_KINDS[settings.student]
+    assert dict(counted.config) == dict(trained.config)
+    for name, weight in trained.state_dict().items():
+        assert counted.state_dict()[name].shape == weight.shape
+    assert {name for name, weight in counted.named_parameters() if weight.requires_grad} == {
+        name for name, weight in trained.named_parameters() if weight.requires_grad
+    }
 
 
 def test_a_compact_student_is_small_and_serves_any_teacher(tiny_3_teacher: Teacher) -> None:

@@ -16,7 +16,8 @@ from small_runs import SMALL, small_recipe
 
 from flows.config.loading import load_recipe
 from flows.config.schema import Recipe
-from flows.orchestration.deployments import ROOT, automate, deployments, enter_checkout, main, read_recipes
+from flows.orchestration.deployments import ROOT, enter_checkout, main, read_recipes
+from flows.orchestration.registration import automate, deployments
 from flows.stages.pipeline import pipeline
 from synth.dataset.image_dataset import ImageDataset
 from synth.errors import RunError
@@ -27,7 +28,7 @@ NAMES = {f"pipeline/{name}" for name in PIPELINES} | {"synthesize/alone", "disti
 
 @pytest.fixture(scope="module")
 def registered(prefect_server: None) -> dict[str, Any]:
-    ids = {f"{each.flow_name}/{each.name}": each.apply() for each in deployments()}
+    ids = {f"{each.flow_name}/{each.name}": each.apply() for each in deployments(read_recipes())}
     with get_client(sync_client=True) as client:
         return {name: client.read_deployment(deployment) for name, deployment in ids.items()}
 

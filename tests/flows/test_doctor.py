@@ -97,6 +97,15 @@ def test_a_torch_without_its_libraries_is_one_line(site: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("verb", ["serve", "automate"])
+def test_deployments_without_the_pipeline_are_one_line(site: Path, verb: str) -> None:
+    ran = distillery(site, verb, module="flows.orchestration.deployments")
+    assert ran.returncode == 2
+    assert ran.stderr == (
+        'error: this needs more than the base install (prefect): pip install "dds-distillery[pipeline]"\n'
+    )
+
+
 def test_a_missing_base_package_is_named(site: Path) -> None:
     for path in (site / "psutil", next(site.glob("psutil-*"))):
         path.unlink()
@@ -376,7 +385,7 @@ def test_a_server_that_is_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPat
         ),
         (
             'active = "odd"\n[profiles.odd]\nPREFECT_SERVER_API_PORT = "text"\n',
-            "error: Prefect: its settings cannot be read: port: Input should be a valid integer",
+            "error: Prefect: its settings cannot be read: ServerAPISettings.port: Input should be a valid integer",
         ),
         ("active = [", "error: Prefect: its settings cannot be read: Invalid value (at end of document)"),
         ('active = "gone"\n[profiles.work]\n', "error: profile: there is none named 'gone': choose another"),

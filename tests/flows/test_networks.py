@@ -15,10 +15,13 @@ import pytest
 from small_runs import SMALL, command, small_recipe
 from workplace import free_port
 
+from flows.config.loading import load_recipe
 from flows.config.parameter import as_parameter
 from flows.config.schema import Recipe
+from flows.config.toml import to_toml
 from flows.orchestration import environment
-from flows.orchestration.network import bypass_proxies, check_proxies, check_server
+from flows.orchestration.proxies import bypass_proxies, check_proxies
+from flows.orchestration.server_status import check_server
 from flows.stages.pipeline import pipeline
 from flows.stages.synthesize import synthesize_flow
 from synth.errors import RecipeError, RunError
@@ -170,6 +173,7 @@ def test_a_verb_with_a_dead_server(verb: str, tmp_path: Path, tiny_sd_folder: Pa
         (None, {"PREFECT_PROFILE": "local"}, True),
         (None, {"PREFECT_API_URL": "http://h/api"}, True),
         ("no TOML", {}, False),
+        ("active = []\nprofiles = 3\n", {}, False),
     ],
 )  # fmt: skip
 def test_which_server_is_the_users(
@@ -186,6 +190,64 @@ def test_which_server_is_the_users(
         (tmp_path / ".prefect").mkdir()
         (tmp_path / ".prefect" / "profiles.toml").write_text(profiles)
     assert environment._names_server() == named
+
+
+UNREADABLE = {
+    "a variable": (
+        {"PREFECT_SERVER_API_PORT": "abc"},
+        {},
+        "PREFECT_SERVER_API_PORT: Input should be a valid integer",
+    ),
+    "profiles": ({}, {".prefect/profiles.toml": "x = ["}, "Invalid value (at end of document)"),
+    "a shape": ({}, {".prefect/profiles.toml": "profiles = 3"}, "'int' object has no attribute"),
+    "a project": (
+        {},
+        {"prefect.toml": '[server.api]\nport = "abc"'},
+        "ServerAPISettings.port: Input should",
+    ),
+}
+SETTINGS_VERBS = {
+    "run": ("run", "demo", "--out", "out"),
+    "synthesize": ("synthesize", "demo", "--out", "out"),
+    "dry run": ("synthesize", "demo", "--dry-run", "--out", "out"),
+    "distill": ("distill", "demo", "--data", "set", "--out", "out"),
+    "preview": ("preview", "demo", "--out", "out.html"),
+    "compress": ("compress", "run"),
+    "export": ("export", "run"),
+}
+
+
+@pytest.mark.parametrize("case", list(UNREADABLE))
+def test_unreadable_prefect_settings_are_one_line(case: str, tmp_path: Path) -> None:
+    variables, files, reason = UNREADABLE[case]
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    ran = run_python(MAIN, *SETTINGS_VERBS["synthesize"], cwd=tmp_path, **variables)
+    said = ran.stderr.decode()
+    assert (ran.returncode, len(said.splitlines())) == (2, 1), said
+    assert said.startswith(f"error: Prefect's settings cannot be read ({reason}") and "correct or remove" in said
+    assert (".prefect/profiles.toml" in said) == (".prefect/profiles.toml" in files)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("verb", list(SETTINGS_VERBS))
+def test_every_verb_with_prefect_reads_its_settings_first(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once Prefect is imported, nothing is read again: what reading raises is put in its place."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.toml").write_text(to_toml(load_recipe("demo")))
+
+    def refuse() -> None:
+        raise RunError("the settings were read")
+
+    monkeypatch.setattr(environment, "check_settings", refuse)
+    monkeypatch.setattr(environment, "_private_prefect", lambda: None)
+    result = command(*SETTINGS_VERBS[verb])
+    assert (result.exit_code, result.stderr) == (2, "error: the settings were read\n"), result.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_full_temporary_folder_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,12 +13,17 @@ import small_runs
 import torch
 from small_runs import SMALL, command, run_command
 
-from flows.config.loading import with_overrides
+import flows.planning.preflight as preflight_module
+from distill.training.footprint import footprint
+from flows.config.loading import load_recipe, with_overrides
+from flows.config.operations import OperationSettings
+from flows.config.processes import Processes, processes_of
 from flows.config.schema import Recipe
 from flows.planning.preflight import check_hours, preflight, preflight_lines, require
 from flows.stages import synthesize
-from synth.errors import DistilleryError, RunError
+from synth.errors import DistilleryError, RunError, TrainingError
 from synth.teacher.few_steps import is_few_steps_name
+from synth.teacher.hub import find
 from synth.teacher.teacher import Teacher
 
 SLOTS = [f'scenes.slots.{name}=["{value}"]' for name, value in {"wall": "white", "floor": "tiled"}.items()]
@@ -208,6 +213,74 @@ def test_memory_and_disk_against_the_estimates(
     monkeypatch.setattr(psutil, "virtual_memory", lambda: small)
     told = refusal(tiny_sd_folder, tmp_path)
     assert "the training takes about 0.0 GiB, and cpu has 0.0 GiB: set training.micro_batch_size=1 or" in told
+
+
+@pytest.mark.parametrize(
+    ("operations", "total", "here"),
+    [
+        (["operations.processes=3"], 3, 3),
+        (['operations.accelerate_config="two-machines.yaml"'], 4, 2),
+        ([], 1, 1),
+    ],
+)
+def test_all_processes_of_a_machine_need_memory(
+    operations: list[str], total: int, here: int, tiny_sd_folder: Path, tiny_teacher: Teacher, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    file = "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nmachine_rank: 1\n"
+    Path("two-machines.yaml").write_text(f"{file}num_machines: 2\nnum_processes: 4\n")
+    recipe, size = small_recipe(tiny_sd_folder, *operations), tiny_teacher.defaults.image_size
+    edits, model = dict.fromkeys(recipe.edits, ""), find(str(tiny_sd_folder), None)
+    each = footprint(model, edits, recipe.training, size, torch.float32, False, total).total
+    monkeypatch.setattr(Teacher, "is_full_size", property(lambda _: True))
+    for room, fits in ((here * each, True), (here * each - 1, False)):
+        memory: Any = SimpleNamespace(total=room)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda memory=memory: memory)
+        with nullcontext() if fits else pytest.raises(TrainingError, match="GiB: set") as refused:
+            said = preflight_module._memory(recipe, tiny_teacher)
+        said = said if fits else str(refused.value)
+        assert said.startswith(
+            f"{here} processes of the training take together" if here > 1 else "the training takes"
+        )
+        assert fits or ("fewer processes, or training." in said) == (here > 1)
+
+
+@pytest.mark.usefixtures("two_cards")
+def test_a_card_holds_its_own_processes_alone(tiny_teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four processes of a file share two cards: two of them each."""
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=2 * 2**30))
+    monkeypatch.setattr(preflight_module, "footprint_of", lambda *_: SimpleNamespace(total=2**30))
+    teacher: Any = SimpleNamespace(device=torch.device("cuda"), is_full_size=True, defaults=tiny_teacher.defaults)
+    for num, told in (
+        (2, "the training takes about 1.0"),
+        (4, "2 processes of the training take together about 2.0"),
+    ):
+        monkeypatch.setattr(preflight_module, "processes_of", lambda _, num=num: Processes(num, num))
+        said = preflight_module._memory(load_recipe("demo"), teacher)
+        assert said == f"{told} GiB of the 2.0 GiB of cuda"
+    monkeypatch.setattr(preflight_module, "processes_of", lambda _: Processes(5, 5))
+    with pytest.raises(DistilleryError, match=r"3 processes .* about 3\.0 GiB, and cuda has 2\.0 GiB: set fewer"):
+        preflight_module._memory(load_recipe("demo"), teacher)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("machine_rank: 1\nnum_machines: 2\nnum_processes: 16\n", Processes(16, 8, 1)),
+        ("machine_rank: 0\nnum_machines: 1\nnum_processes: 3\n", Processes(3, 3)),
+        ("machine_rank: 2\n", Processes(1, 1, 2)),
+        ("num_processes: many\n", Processes(1, 1)),
+        ("[", Processes(1, 1)),
+        (None, Processes(1, 1)),
+    ],
+)
+def test_what_a_file_of_accelerate_says(text: str | None, expected: Processes, tmp_path: Path) -> None:
+    file = tmp_path / "accelerate.yaml"
+    if text is not None:
+        file.write_text(f"compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\n{text}")
+    assert processes_of(OperationSettings(accelerate_config=str(file), processes=7)) == expected
+    assert processes_of(OperationSettings(processes=7)) == Processes(7, 7)
 
 
 def test_files_that_are_there_need_no_more_room(

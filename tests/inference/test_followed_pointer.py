@@ -216,6 +216,10 @@ def test_a_pointer_is_read_as_strictly_as_it_is_written(tmp_path: Path) -> None:
         with pytest.raises(ModelFileError, match=message):
             model_of(pointer)
     pointer.write_text('{"model": "a b/model.onnx"}')
+    with pytest.raises(ModelFileError, match=r"x\.latest\.json names a b/model.onnx, which is not on this machine"):
+        model_of(pointer)
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b" / "model.onnx").touch()
     assert resolved(str(pointer)) == str(tmp_path / "a b" / "model.onnx")
     assert resolved("hf://me/x") == "hf://me/x"
 

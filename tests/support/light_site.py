@@ -36,9 +36,11 @@ def link_base_packages(folder: Path, *extras: str) -> Path:
     return folder
 
 
-def distillery(site: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Run the command with the packages of a folder, and no others."""
-    start = f"import sys; sys.path += [{str(ROOT)!r}, {str(site)!r}]; from flows.cli import main; main()"
+def distillery(
+    site: Path, *arguments: str, module: str = "flows.cli", **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run the command, or the one of another module, with the packages of a folder and no others."""
+    start = f"import sys; sys.path += [{str(ROOT)!r}, {str(site)!r}]; from {module} import main; main()"
     home = site.parent / "home"
     home.mkdir(exist_ok=True)
     return subprocess.run(

@@ -9,6 +9,7 @@ from agreement import assert_agrees
 from diffusers import AutoencoderTiny, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
+from distill.settings import TrainingSettings
 from distill.students import UNetStudent
 from synth.errors import TeacherError
 from synth.settings import TeacherSettings
@@ -246,4 +247,4 @@ def test_stable_diffusion_3_does_without_t5(tiny_3_teacher: Teacher, tiny_3_fold
 )
 def test_networks_that_a_student_cannot_start_from(tiny: str, told: str, request: pytest.FixtureRequest) -> None:
     with pytest.raises(TeacherError, match=f"{told}.*training.student=compact"):
-        UNetStudent.from_teacher(request.getfixturevalue(tiny), {"red": "a red sofa"})
+        UNetStudent.from_teacher(request.getfixturevalue(tiny), {"red": "a red sofa"}, TrainingSettings())

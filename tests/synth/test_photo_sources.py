@@ -189,6 +189,55 @@ def test_a_saved_dataset(is_dict: bool, tmp_path: Path) -> None:
         imported(tmp_path / "saved", tmp_path / "other")
 
 
+def test_the_splits_that_a_card_names(tmp_path: Path) -> None:
+    """Each by its files; one that the card does not name is an error, not all files of the folder."""
+    for split in ("train", "test"):
+        table = pa.table({"image": [png(split)], "text": [f"a {split}"]})
+        (tmp_path / "set" / split).mkdir(parents=True)
+        pq.write_table(table, tmp_path / "set" / split / "0.parquet")
+    splits = "".join(f"  - split: {split}\n    path: {split}/*.parquet\n" for split in ("train", "test"))
+    card = tmp_path / "set" / "README.md"
+    card.write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{splits}---\n")
+    for given in ({}, {"split": "train"}, {"split": "test"}):
+        split = given.get("split", "train")
+        out = tmp_path / f"of {len(given)} {split}"
+        imported(tmp_path / "set", out, **given)
+        assert captions(out) == {f"{split}/0.parquet/0": f"a {split}"}
+    with pytest.raises(DatasetError, match="has no split 'dev'; it has train, test: add --split"):
+        imported(tmp_path / "set", tmp_path / "other", split="dev")
+    card.write_text("---\nconfigs:\n- config_name: default\n  data_files: train/*.parquet\n---\n")
+    with pytest.raises(DatasetError, match="has no split 'test'; it has train: add --split"):
+        imported(tmp_path / "set", tmp_path / "other", split="test")
+
+
+@pytest.mark.parametrize("kind", ["folder", "archive", "Parquet", "saved"])
+def test_what_a_source_does_not_have_is_refused(kind: str, tmp_path: Path) -> None:
+    """A split of what has none, a column of image files: never ignored, though it is the usual one."""
+    source = write_photos(tmp_path / "folder", "a")
+    if kind == "archive":
+        source = tmp_path / "a.tar"
+        with tarfile.open(source, "w") as archive:
+            archive.add(next((tmp_path / "folder").iterdir()))
+    elif kind == "Parquet":
+        source = tmp_path / "a.parquet"
+        pq.write_table(pa.table({"image": [png("a")]}), source)
+    elif kind == "saved":
+        source = tmp_path / "saved"
+        saved_rows().save_to_disk(source)
+    with pytest.raises(DatasetError, match=f"--split has no effect on .*{source.name}, which has none: leave it out"):
+        imported(source, tmp_path / "set", split="train")
+    if kind == "folder":
+        (source / "a.txt").write_text("a sofa")
+        with pytest.raises(DatasetError, match=r"--caption-column has no effect on .*folder, which has none"):
+            imported(source, tmp_path / "set", caption_column="text")
+    if kind in ("folder", "archive"):
+        with pytest.raises(DatasetError, match=f"--image-column has no effect on .*{source.name}, which has none"):
+            imported(source, tmp_path / "set", image_column="image")
+    assert not (tmp_path / "set").exists()
+    imported(source, tmp_path / "set")
+    assert len(ImageDataset(tmp_path / "set")) == (2 if kind == "saved" else 1)
+
+
 @pytest.mark.parametrize(
     "source, asked",
     [

@@ -7,12 +7,21 @@ import click
 from flows.cli.options import FOLDER, trust_option
 from flows.cli.recipe import trusted_recipe_of
 from flows.cli.results import print_results, print_text
-from flows.orchestration.environment import prepare
+from flows.orchestration.environment import prepare_prefect
+
+_EARLIER = ("name", "scenes", "photos", "edits", "training")
+"""Tables of the recipe that the dataset and the student are made from."""
 
 
 @click.command()
 @click.argument("folder", type=FOLDER)
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set any key of the run's recipe.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set a key of the run's recipe, such as pixel.size.",
+)
 @click.option("--dry-run", is_flag=True, help="Make a few pairs and steps, keep nothing, and estimate the whole.")
 @trust_option
 def compress(folder: Path, overrides: tuple[str, ...], dry_run: bool, trust: bool) -> None:
@@ -27,8 +36,11 @@ def compress(folder: Path, overrides: tuple[str, ...], dry_run: bool, trust: boo
     """
     from flows.config.loading import with_overrides
 
+    for key in (override.partition("=")[0].strip() for override in overrides):
+        if key.partition(".")[0] in _EARLIER:
+            raise click.UsageError(f"--set {key} has no effect on a student that is trained already")
     recipe = with_overrides(trusted_recipe_of(folder, trust), list(overrides))
-    prepare()
+    prepare_prefect()
     if dry_run:
         from flows.planning.dry_runs import dry_run_compression
 

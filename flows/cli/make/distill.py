@@ -9,7 +9,7 @@ import click
 from flows.cli.options import OUT_FOLDER, recipe_options
 from flows.cli.recipe import resolve
 from flows.cli.results import print_line, print_text
-from flows.orchestration.environment import prepare, prepare_flows
+from flows.orchestration.environment import prepare_flows, prepare_prefect
 from synth.errors import TrainingError, printable
 
 
@@ -51,7 +51,7 @@ def distill(
         from flows.config.loading import with_overrides
 
         resolved = with_overrides(resolved, [f"training.preset={json.dumps(preset)}", *overrides])
-    prepare()
+    prepare_prefect()
     from distill.training import checkpoints
     from flows.config.parameter import as_parameter
     from flows.run.lock import exclusive_run

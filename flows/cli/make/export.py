@@ -8,7 +8,7 @@ import click
 from flows.cli.options import FOLDER, trust_option
 from flows.cli.recipe import trusted_recipe_of
 from flows.cli.results import print_line
-from flows.orchestration.environment import prepare
+from flows.orchestration.environment import prepare_prefect
 
 
 @click.command()
@@ -46,7 +46,7 @@ def export(folder: Path, formats: str | None, precisions: str | None, vae: str |
     if vae is not None:
         overrides.append(f"export.vae={json.dumps(vae)}")
     recipe = with_overrides(trusted_recipe_of(folder, trust), overrides)
-    prepare()
+    prepare_prefect()
     import flows.stages.export
     from flows.run.compressed import has_pixel_network
     from flows.run.folder import RunFolder

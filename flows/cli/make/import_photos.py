@@ -33,7 +33,9 @@ _SHOWN = 100  # characters of a caption
     "--image-column",
     help="Read images from this column of Parquet or of a Hub dataset. (default: image, jpg or the like)",
 )
-@click.option("--split", default="train", show_default=True, help="Take this split of a Hub dataset.")
+@click.option(
+    "--split", help="Take this split, of a dataset that has some: the Hub's, or a folder's. (default: train)"
+)
 @click.option("--out", type=OUT_PLACE, required=True, help="Write the dataset to this folder or URL.")
 def import_photos(source: str, out: str, **settings: Any) -> None:
     """Make a dataset of your own photographs, or bring it up to date.
@@ -48,7 +50,8 @@ def import_photos(source: str, out: str, **settings: Any) -> None:
     """
     from synth.settings import PhotoSettings
 
-    photo_settings = settings_of_options(PhotoSettings, settings)
+    given = {key: value for key, value in settings.items() if value is not None}
+    photo_settings = settings_of_options(PhotoSettings, given)
     prepare()
     from synth.dataset.importing import import_photos
 

@@ -8,7 +8,7 @@ import click
 from flows.cli.options import OUT_FILE, num_images_option, recipe_options
 from flows.cli.recipe import resolve
 from flows.cli.results import print_line
-from flows.orchestration.environment import prepare
+from flows.orchestration.environment import prepare_prefect
 
 
 class _Numbers(click.ParamType[Any]):
@@ -88,7 +88,7 @@ def preview(
     distillery preview masks.toml --images photos --guidance 5,7.5,10 --iterations 100,200
     """
     resolved = resolve(recipe, overrides, trust, teacher=teacher, num_images=num_images)
-    prepare()
+    prepare_prefect()
     import flows.planning.preview
     from synth.files import check_target
     from synth.words import slug

@@ -4,10 +4,10 @@ from typing import Any
 
 import click
 
-from flows.cli.options import OUT_PLACE, num_images_option, recipe_options, runner_options
+from flows.cli.options import OUT_PLACE, num_images_option, recipe_options, refuse_without_effect, runner_options
 from flows.cli.recipe import resolve
 from flows.cli.results import print_line, print_text
-from flows.orchestration.environment import prepare, prepare_flows
+from flows.orchestration.environment import prepare_flows, prepare_prefect
 
 
 @click.command()
@@ -28,7 +28,8 @@ def synthesize(recipe: str, out: str, overrides: tuple[str, ...], trust: bool, d
     """
     resolved = resolve(recipe, overrides, trust, **short)
     if dry_run:
-        prepare()
+        refuse_without_effect(("runner", "ray_address"), "with --dry-run, which paints one batch in this process")
+        prepare_prefect()
         from flows.planning.dry_runs import dry_run_painting
 
         print_text(dry_run_painting(resolved, out))

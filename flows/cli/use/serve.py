@@ -5,7 +5,7 @@ from functools import partial
 
 import click
 
-from flows.cli.options import provider_option
+from flows.cli.options import provider_option, refuse_without_effect
 from flows.cli.results import network_of, print_line
 
 
@@ -101,6 +101,8 @@ def serve(
 
     if token is None and "DISTILLERY_TOKEN" in os.environ:
         token = ""  # click takes an empty variable for none; whoever sets one means to have a token
+    if token is not None:
+        refuse_without_effect(("allowed_hosts",), "with a token, with which any name will do")
     limits = Limits(
         max_bytes=int(max_upload * 2**20),
         max_pixels=int(max_megapixels * 1e6),

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import click
 
-from flows.cli.options import OUT_FOLDER, provider_option
+from flows.cli.options import OUT_FOLDER, provider_option, refuse_without_effect
 from flows.cli.results import network_of, print_line, print_outcome
 from synth.errors import printable
 
@@ -75,8 +75,11 @@ def translate(
         return bar
 
     edits = Edits(translator, names, strength, check_format(format) if format else None, True, frames_bar)
-    inputs, results = list_inputs(images, out, with_videos=True), Results(out)
+    inputs = list_inputs(images, out, with_videos=True)
     num_videos = sum(is_video(image.path) for image in inputs.images)
+    if num_videos and num_videos == len(inputs.images):
+        refuse_without_effect(("format",), "on videos, which keep their own")
+    results = Results(out)
     counts = [f"{len(inputs.images) - num_videos} images", *([f"{num_videos} videos"] if num_videos else [])]
     runs_on = f"{translator.providers[0]}{network_of(translator)}"
     print_line(f"{', '.join(counts)}, {len(names)} edits, on {runs_on}", err=True)

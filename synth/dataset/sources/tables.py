@@ -1,7 +1,7 @@
 """Photographs in the rows of tables: Parquet files, folders of `Dataset.save_to_disk`, datasets of the Hub."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,10 @@ def open_saved(folder: Path, settings: PhotoSettings) -> Part:
         raise DatasetError(f"{folder} cannot be read as a saved dataset: {first_line(error)}") from None
     if isinstance(saved, datasets.DatasetDict):
         if settings.split not in saved:
-            raise DatasetError(f"{folder} has no split {settings.split!r}; it has {', '.join(saved)}: add --split")
+            raise no_such_split(folder, settings.split, saved)
         saved = saved[settings.split]
+    else:
+        refuse_ignored(settings, folder, "split")
     return _open_rows(saved, str(folder), settings)
 
 
@@ -107,6 +109,22 @@ def open_hub(name: str, settings: PhotoSettings) -> Part:
     except Exception as error:  # the Hub, the network and damaged files share no base class of errors
         raise DatasetError(f"{name} is neither a folder here nor a Hub dataset: {first_line(error)}") from None
     return _open_rows(rows, name, settings)
+
+
+def refuse_ignored(settings: PhotoSettings, source: object, *names: str) -> None:
+    """Refuse settings that this kind of source does not have.
+
+    Raises:
+        DatasetError: for the first of them that was set.
+    """
+    for name in names:
+        if name in settings.model_fields_set and getattr(settings, name) is not None:
+            raise DatasetError(f"--{name.replace('_', '-')} has no effect on {source}, which has none: leave it out")
+
+
+def no_such_split(place: object, split: str, there: Iterable[str]) -> DatasetError:
+    """The error for a split that a source does not have."""
+    return DatasetError(f"{place} has no split {split!r}; it has {', '.join(there)}: add --split")
 
 
 def _open_rows(rows: Any, place: str, settings: PhotoSettings) -> Part:

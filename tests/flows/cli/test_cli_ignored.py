@@ -95,6 +95,57 @@ def test_no_verb_drops_an_option() -> None:
     assert pie == "Error: --device has no effect on --method student"
 
 
+@pytest.mark.parametrize("option", [("--num-images", "4"), ("--runner", "threads"), ("--ray-address", "ray://h:1")])
+@pytest.mark.parametrize("verb", ["run", "synthesize"])
+@pytest.mark.usefixtures("place")
+def test_photographs_are_not_painted(verb: str, option: tuple[str, str]) -> None:
+    line = refused(verb, "zombie", *option, "--out", "out")
+    assert line == f"Error: {option[0]} has no effect on a recipe of photographs, which paints nothing"
+
+
+@pytest.mark.parametrize("option", [("--runner", "threads"), ("--ray-address", "ray://h:1", "--runner", "ray")])
+@pytest.mark.usefixtures("place")
+def test_a_dry_run_paints_here(option: tuple[str, ...]) -> None:
+    line = refused("synthesize", "demo", "--dry-run", *option, "--out", "out")
+    assert line.endswith("has no effect with --dry-run, which paints one batch in this process")
+
+
+@pytest.mark.parametrize("key", ["training.steps=5", "scenes.count = 7", "edits.x={a='b'}", "name='x'"])
+@pytest.mark.usefixtures("place")
+def test_compress_changes_nothing_that_comes_before_it(key: str) -> None:
+    before = Path("run/recipe.toml").read_bytes()
+    name = key.partition("=")[0].strip()
+    line = refused("compress", "run", "--set", "pixel.steps=5", "--set", key)
+    assert line == f"Error: --set {name} has no effect on a student that is trained already"
+    assert Path("run/recipe.toml").read_bytes() == before
+
+
+@pytest.mark.parametrize("teacher", [(), ("--teacher", "miniature"), ("--teacher", ".")])
+@pytest.mark.usefixtures("place")
+def test_a_revision_is_of_the_hub(teacher: tuple[str, ...]) -> None:
+    line = refused("edit", "photo.png", "--prompt", "an igloo", "--revision", "v1", *teacher, "--out", "out")
+    assert line.startswith("Error: --revision has no effect on a teacher that is here")
+
+
+@pytest.mark.usefixtures("place")
+def test_a_server_with_a_token_answers_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    token = "a-secret-of-16-letters"
+    names = ("serve", "model.onnx", "--allowed-host", "edits.example")
+    assert refused(*names, "--token", token) == (
+        "Error: --allowed-host has no effect with a token, with which any name will do"
+    )
+    monkeypatch.setenv("DISTILLERY_TOKEN", token)
+    assert "--allowed-host has no effect" in refused(*names)
+    monkeypatch.delenv("DISTILLERY_TOKEN")
+    assert "no model file at model.onnx" in refused(*names)
+
+
+def test_videos_keep_their_format(place: Path, model: Path) -> None:
+    (place / "clip.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(64))
+    video = ("translate", str(model), "clip.mp4", "--edit", "red leather", "--format", "png", "--out", "out")
+    assert refused(*video) == "Error: --format has no effect on videos, which keep their own"
+
+
 @pytest.mark.usefixtures("place")
 def test_a_training_takes_the_whole_dataset() -> None:
     line = refused("distill", "demo", "--data", "sets", "--num-images", "5", "--out", "out")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 from small_runs import command
 
@@ -51,6 +52,29 @@ def test_serve_names_the_extra_that_it_needs(model: Path) -> None:
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert ran.returncode == 2
     assert 'pip install "dds-distillery[serve]"' in ran.stderr
+
+
+@pytest.mark.parametrize("verb", ["serve", "translate", "inspect"])
+def test_a_model_that_lies_elsewhere_is_one_line(verb: str, tmp_path: Path) -> None:
+    """It says what to copy; the pointer of another machine names the folder and the command that downloads it."""
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "room.png")
+    more = {"translate": [tmp_path / "room.png", "--edit", "x", "--out", tmp_path / "out"], "serve": ["--port", "0"]}
+    pointer = tmp_path / "rooms.latest.json"
+    pointer.write_text('{"model": "rooms-3f9a/model.onnx"}')
+    folder = "copy the pointer and the folder that it names, side by side"
+    for location, message in (
+        (
+            "s3://bucket/runs/rooms.latest.json",
+            f"s3://bucket/runs/rooms.latest.json is not on this machine.*{folder}",
+        ),
+        ("hf://me/x/rooms.latest.json", f"hf://me/x/rooms.latest.json is not on this machine.*{folder}"),
+        ("https://me:secret@host/model.onnx", "https://[*]{3}@host/model.onnx is not on this machine.*copy the file"),
+        (str(pointer), f"names rooms-3f9a/model.onnx, which is not on.*--out {tmp_path / 'rooms-3f9a'}`, downloads"),
+    ):
+        result = command(verb, location, *more.get(verb, []))
+        assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1), result.stderr
+        assert re.search(message, result.stderr), result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_pointer_is_a_model_for_every_verb(model: Path, tmp_path: Path) -> None:
