@@ -1,6 +1,6 @@
 """Progress bars in the terminal and, within a flow run, in Prefect's UI.
 
-Processes that paint or train for a flow have bars as well: they are spared the second that it takes to import Prefect.
+Processes that paint or train for a flow have bars as well, and are spared the second that importing Prefect takes.
 """
 
 import sys
