@@ -17,6 +17,9 @@ NUM_IMAGES, STEPS = 4, 2
 NUM_EXAMPLES, GUIDANCE, ITERATIONS = 2, (3,), (1,)
 OUT = "first-edit"
 """
+LIGHTER = """
+recipe = with_overrides(recipe, ["training.student=compact", "scenes.num_inference_steps=4"])
+"""
 
 
 def names(program: str) -> list[str]:
@@ -26,7 +29,8 @@ def names(program: str) -> list[str]:
 def test_it_runs_from_top_to_bottom(tmp_path: Path) -> None:
     assert names(CODE[0]) == names(SMALLER), "the first cell has the sizes"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    program = "\n".join([SMALLER, *CODE[1:]])
+    (number,) = (number for number, cell in enumerate(CODE) if "recipe = with_overrides(" in cell)
+    program = "\n".join([SMALLER, *CODE[1 : number + 1], LIGHTER, *CODE[number + 1 :]])
     ran = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )

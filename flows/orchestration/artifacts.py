@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import httpx
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
-
 from synth.images.encoding import decode_rgb
 from synth.markdown import escape
 from synth.words import ascii_slug
@@ -32,6 +29,8 @@ def artifact_key(*names: str) -> str:
 @contextmanager
 def ignore_http_errors() -> Iterator[None]:
     """Log a failed request to Prefect instead of raising: a server that restarts must not cost a run its work."""
+    import httpx
+
     try:
         yield
     except httpx.HTTPError as error:
@@ -40,18 +39,24 @@ def ignore_http_errors() -> Iterator[None]:
 
 def show_markdown(key: str, markdown: str, description: str) -> None:
     """Show a page in the UI."""
+    from prefect.artifacts import create_markdown_artifact
+
     with ignore_http_errors():
         create_markdown_artifact(markdown, key=key, description=escape(description))
 
 
 def show_table(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
     """Show a table in the UI, with a column for each key."""
+    from prefect.artifacts import create_table_artifact
+
     with ignore_http_errors():
         create_table_artifact([dict(row) for row in rows], key=key, description=escape(description))
 
 
 def show_link(key: str, place: str | Path, description: str) -> None:
     """A link in the UI: a URL, or a file on the worker's machine."""
+    from prefect.artifacts import create_link_artifact
+
     text = str(place)
     is_url = _URL.match(text) is not None
     # Prefect writes [text](link) itself, so a bracket or a space in the address would end the link.

@@ -1,12 +1,13 @@
-"""Progress bars in the terminal and, within a flow run, in Prefect's UI."""
+"""Progress bars in the terminal and, within a flow run, in Prefect's UI.
 
+Processes that paint or train for a flow have bars as well, and are spared the second that importing Prefect takes.
+"""
+
+import sys
 import time
 from typing import Any
 from uuid import UUID
 
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.context import get_run_context
-from prefect.exceptions import MissingContextError
 from tqdm import tqdm
 
 from flows.orchestration.artifacts import artifact_key, ignore_http_errors
@@ -17,6 +18,11 @@ _SECONDS_BETWEEN_UPDATES = 5.0  # of an artifact; each update is a request to th
 
 def in_a_run() -> bool:
     """Whether this code runs within a flow or task run."""
+    if "prefect" not in sys.modules:
+        return False
+    from prefect.context import get_run_context
+    from prefect.exceptions import MissingContextError
+
     try:
         get_run_context()
     except MissingContextError:
@@ -28,6 +34,8 @@ def open_progress(what: str, recipe_name: str) -> UUID | None:
     """Create a progress artifact for a `Bar` to update; None outside a run."""
     if not in_a_run():
         return None
+    from prefect.artifacts import create_progress_artifact
+
     with ignore_http_errors():
         artifact: Any = create_progress_artifact(
             0.0, artifact_key(recipe_name, what), escape(f"{recipe_name}: {what}")
@@ -76,6 +84,8 @@ class Bar:
         if self._artifact is None or (self.n < self.total and now - self._last_update < _SECONDS_BETWEEN_UPDATES):
             return
         self._last_update = now
+        from prefect.artifacts import update_progress_artifact
+
         with ignore_http_errors():
             update_progress_artifact(self._artifact, 100 * self.n / max(1, self.total))
 

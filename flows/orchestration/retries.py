@@ -3,8 +3,6 @@
 import errno
 from typing import TYPE_CHECKING, Any
 
-from prefect.tasks import exponential_backoff
-
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
@@ -72,7 +70,7 @@ def _is_worth_a_retry(task: Any, task_run: Any, state: "State[Any]") -> bool:
 
 RETRIES: dict[str, Any] = {
     "retries": 4,
-    "retry_delay_seconds": exponential_backoff(10),  # 10, 20, 40, 80 s
+    "retry_delay_seconds": [10, 20, 40, 80],
     "retry_jitter_factor": 0.5,  # workers that lost the same server must not all return at once
     "retry_condition_fn": _is_worth_a_retry,
 }

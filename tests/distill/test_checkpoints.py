@@ -38,7 +38,10 @@ SCENES = SceneSettings(
 SETTINGS = TrainingSettings(
     preset="short", steps=12, batch_size=2, warmup_steps=2, ema_decay=0.9, checkpoint_every=1, autocast="off"
 )
-CHILDREN = get_context("spawn")
+CHILDREN = get_context("forkserver")  # its one process imports the libraries, for all that it forks
+CHILDREN.set_forkserver_preload(
+    ["distill.training.train", "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"]
+)
 
 
 @pytest.fixture(scope="module")

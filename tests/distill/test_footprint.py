@@ -38,18 +38,34 @@ def saved(student: torch.nn.Module, num: int, side: int, half: bool = True) -> i
     return sum(num_bytes for key, (num_bytes, _) in kept.items() if key not in weights)
 
 
-def test_what_is_known_of_stable_diffusion_15(tmp_path: Path) -> None:
+FITS: dict[str, dict[str, Any]] = {
+    "full": {"gradient_checkpointing": True, "micro_batch_size": 1},
+    "lora": {"gradient_checkpointing": True, "micro_batch_size": 1, "lora_rank": 16},
+    "compact": {"student": "compact"},
+}
+
+
+@pytest.fixture(scope="module")
+def sd_15(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
+    return model(tmp_path_factory.mktemp("sd-15"), SD_15)
+
+
+@pytest.fixture(scope="module")
+def fits(sd_15: ModelFolder) -> dict[str, Footprint]:
+    """Six edits of two images, in the ways that fit on smaller cards. A count takes seconds."""
+    return {name: count(sd_15, 512, 6, **settings) for name, settings in FITS.items()}
+
+
+def test_what_is_known_of_stable_diffusion_15(sd_15: ModelFolder, fits: dict[str, Footprint]) -> None:
     """1.16 GiB of activations a pair at 512 px; 860 million weights; what fits on which card."""
-    folder = model(tmp_path, SD_15)
-    eight, six = count(folder, 512, batch_size=8), count(folder, 512, batch_size=6)
+    eight, six = count(sd_15, 512, batch_size=8), count(sd_15, 512, batch_size=6)
     # Each pair also brings four of the teacher's latents, a few hundredths of a GiB each.
     assert 1.10 < (eight.step - six.step) / 2 / GIB < 1.45
     weights = 859_520_964 * 4
     assert eight.student == pytest.approx(3 * weights, rel=0.001)
     assert eight.teacher == 859_520_964 * 2 + 83_653_863 * (2 + 4)
-    small = {"batch_size": 2, "micro_batch_size": 1, "gradient_checkpointing": True}
-    assert count(folder, 512, 6, **small).total < 24 * GIB
-    assert count(folder, 512, 6, **small, lora_rank=16).total < 12 * GIB
+    assert fits["full"].total < 24 * GIB
+    assert fits["lora"].total < 12 * GIB
 
 
 @pytest.mark.slow
@@ -64,26 +80,17 @@ def test_what_a_default_training_takes(tmp_path: Path) -> None:
     assert halves.step == pytest.approx(count(folder, 512, 6, batch_size=1).step, rel=0.01)
 
 
-def test_a_gradient_waits_through_later_micro_batches(tmp_path: Path) -> None:
-    folder = model(tmp_path, SD_15)
-    alone = count(folder, 512, 2, batch_size=1)
-    parts = count(folder, 512, 4, batch_size=1, micro_batch_size=2)
+def test_a_gradient_waits_through_later_micro_batches(sd_15: ModelFolder) -> None:
+    alone = count(sd_15, 512, 2, batch_size=1)
+    parts = count(sd_15, 512, 4, batch_size=1, micro_batch_size=2)
     assert parts.step - alone.step > 2 * GIB
 
 
-FITS: dict[str, dict[str, Any]] = {
-    "full": {"gradient_checkpointing": True, "micro_batch_size": 1},
-    "lora": {"gradient_checkpointing": True, "micro_batch_size": 1, "lora_rank": 16},
-    "compact": {"student": "compact"},
-}
-
-
-def test_counts_are_near_what_a_gpu_allocated(tmp_path: Path) -> None:
+def test_counts_are_near_what_a_gpu_allocated(sd_15: ModelFolder, fits: dict[str, Footprint]) -> None:
     """On an H200, as `benchmarks/gpu.py` measured it for six edits of two images, and for one."""
-    folder = model(tmp_path, SD_15)
-    one = count(folder, 512, 1)
+    one = count(sd_15, 512, 1)
     assert one.allocated / GIB == pytest.approx(16.3, rel=0.03)
-    full, lora, compact = (count(folder, 512, 6, **settings) for settings in FITS.values())
+    full, lora, compact = (fits[name] for name in FITS)
     assert lora.allocated / GIB == pytest.approx(6.2, rel=0.1)
     assert compact.allocated / GIB == pytest.approx(4.4, rel=0.1)
     # That measurement had PyTorch's default Adam, which makes the roots of all second moments at once. The training's

@@ -264,13 +264,13 @@ def test_the_remote_copy_takes_what_resumes(compressed: Path) -> None:
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_run_compresses_between_training_and_export(tiny_sd_folder: Path, tmp_path: Path) -> None:
+def test_a_run_compresses_between_training_and_export(light_sd_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    result = run_command(tiny_sd_folder, out, *TINY)
+    result = run_command(light_sd_folder, out, *TINY)
     assert result.exit_code == 0, result.output
     assert list(RunFolder(out).seconds()) == ["painting", "training", "compress", "export"]
     assert f"pixel  {out / 'model.pixel.onnx'}" in result.stdout
-    again = run_command(tiny_sd_folder, out, *TINY)
+    again = run_command(light_sd_folder, out, *TINY)
     assert "nothing to do: the run in" in again.stdout
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_runs import paint, run_command, small_recipe
+from small_runs import paint, small_recipe
 
 from flows.cli.results import print_times
 from flows.config.loading import load_recipe
@@ -75,12 +75,8 @@ def test_nothing_is_said_of_others_speed(tiny_sd_folder: Path, tmp_path: Path, k
     assert announce(small_recipe(tiny_sd_folder, f"operations.{key}"), RunFolder(tmp_path / "run")) == {}
 
 
-@pytest.mark.usefixtures("prefect_server")
-def test_a_run_says_what_it_does(tiny_sd_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "run"
-    result = run_command(tiny_sd_folder, out)
-    assert result.exit_code == 0, result.output
-    said = capfd.readouterr().out + result.stdout
+def test_a_run_says_what_it_does(finished_and_said: tuple[Path, str]) -> None:
+    out, said = finished_and_said
     # Before: the stages with their estimates, those that will run and no other.
     before, _, rest = said.partition("painting 6 images")
     announced = re.findall(r"^  (\w+(?: \w+)?) +[\d.]+ (?:s|min|h|days)", before, re.MULTILINE)

@@ -32,14 +32,14 @@ JUNK = (".DS_Store", "Thumbs.db", "desktop.ini", "._recipe.toml", ".directory", 
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, tiny_sd_folder: Path, prefect_server: None) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory, light_sd_folder: Path, prefect_server: None) -> Path:
     """A folder with teacher, dataset and run, which was started from there with relative paths."""
     folder = tmp_path_factory.mktemp("Möbel mit Räumen")
-    shutil.copytree(tiny_sd_folder, folder / "teacher")
+    shutil.copytree(light_sd_folder, folder / "teacher")
     before = Path.cwd()
     os.chdir(folder)
     try:
-        paint(small_recipe(tiny_sd_folder), "sets/sofas")
+        paint(small_recipe(light_sd_folder), "sets/sofas")
         overrides = [word for override in SMALL for word in ("--set", override)]
         arguments = ["sofas", "--teacher", "teacher", *overrides, "--data", "sets/sofas", "--out", "runs/sofas"]
         result = command("run", *arguments)

@@ -3,6 +3,8 @@
 import os
 import re
 import shutil
+import subprocess
+import sys
 import threading
 from contextlib import ExitStack
 from functools import partial
@@ -22,6 +24,7 @@ from flows.stages import painters as painting
 from flows.stages.painters import paint_together
 from synth.errors import DatasetError
 
+ROOT = Path(__file__).parents[2]
 SHARDS = [0, 1, 2]
 
 
@@ -77,6 +80,13 @@ def test_the_dataset_is_that_of_one_process(
     assert shards(tmp_path / "together") == shards(alone)
     assert (tmp_path / "together" / "grid.png").read_bytes() == (alone / "grid.png").read_bytes()
     assert ended_at == [5], "the bar counts for all"
+
+
+def test_its_processes_start_without_prefect() -> None:
+    """It takes as long to import as torch does, and each of them would."""
+    program = "import sys, flows.stages.painters, flows.training.launcher; print('prefect' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert (ran.stdout, ran.stderr) == ("False\n", "")
 
 
 def test_the_first_error_ends_all_in_one_line(tiny_sd_folder: Path, tmp_path: Path) -> None:

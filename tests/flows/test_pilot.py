@@ -28,13 +28,13 @@ def test_a_pilot_scales_its_schedules_and_has_its_own_name() -> None:
 
 
 def test_the_full_run_goes_on_with_what_the_pilot_painted(
-    prefect_server: None, tiny_sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prefect_server: None, light_sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pilot, "NUM_IMAGES", 4)
     monkeypatch.setattr(pilot, "NUM_STEPS", 2)
     overrides = [argument for key in SMALL for argument in ("--set", key)]
     out = tmp_path / "runs" / "full"
-    arguments = ["run", "sofas", "--teacher", tiny_sd_folder, *overrides, "--out", out]
+    arguments = ["run", "sofas", "--teacher", light_sd_folder, *overrides, "--out", out]
 
     result = command(*arguments, "--pilot")
     assert result.exit_code == 0, result.output

@@ -104,14 +104,14 @@ def recipe(tiny_sd_folder: Path, tmp_path: Path) -> Path:
     return file
 
 
-def test_the_command_trains_in_four_processes(recipe: Path, painted: Path, tmp_path: Path) -> None:
-    """Four processes share three images with two edits each. Only the main process writes the run folder."""
+def test_the_command_trains_in_several_processes(recipe: Path, painted: Path, tmp_path: Path) -> None:
+    """Two processes share three images with two edits each. Only the main process writes the run folder."""
     script = tmp_path / "distillery.py"
     script.write_text("from flows.cli import main\n\nmain()\n")
     out = tmp_path / "run"
-    launch(script, "distill", recipe, "--data", painted, "--out", out, port=29518, num_processes=4)
+    launch(script, "distill", recipe, "--data", painted, "--out", out, port=29518)
     assert (out / "student" / "config.json").exists()
-    assert len((out / "metrics.jsonl").read_text().splitlines()) == 2  # not four times as many
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 2  # not twice as many
     checkpoint = checkpoints.latest(out)
     assert checkpoint is not None and checkpoint.name == "step_000002"
     assert set(checkpoints.restore_student(checkpoint).edits) == {"red-leather", "blue"}

@@ -184,7 +184,7 @@ def test_logs_and_bars_reach_terminal_and_ui(prefect_server: None, capsys: pytes
 def test_a_bar_that_stands_still_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes are asked twice a second how far they are, also long after the last image."""
     sent: list[float] = []
-    monkeypatch.setattr(progress, "update_progress_artifact", lambda _, percent: sent.append(percent))
+    monkeypatch.setattr("prefect.artifacts.update_progress_artifact", lambda _, percent: sent.append(percent))
     monkeypatch.setattr(progress, "_SECONDS_BETWEEN_UPDATES", 0.0)
     with Bar("painting", 8, "image", initial=2, artifact=uuid4()) as bar:
         for n in (2, 4, 4, 8, 8, 8):

@@ -150,13 +150,22 @@ def networks() -> tuple[AutoencoderKL, UNetStudent]:
     return make_vae(levels=4), make_student(levels=3)
 
 
+PT2 = Kind("pt2", "float32")
+
+
 @pytest.fixture(scope="module")
-def exported(
+def from_one_trace(
     networks: tuple[AutoencoderKL, UNetStudent], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, ParityReport]:
-    path = tmp_path_factory.mktemp("export") / "new" / "model.onnx"
-    report = export_onnx(*networks, METADATA, path, smooth_images(3, 128, 128))
-    return path, report
+) -> dict[Kind, tuple[Path, ParityReport]]:
+    """A U-Net student's ONNX file and its pt2 file, in folders of their own."""
+    files = {kind: tmp_path_factory.mktemp("export") / "new" / kind.file_name for kind in (MAIN, PT2)}
+    written = export_files(*networks, METADATA, files, smooth_images(3, 128, 128))
+    return {kind: (files[kind], report) for kind, report in written}
+
+
+@pytest.fixture(scope="module")
+def exported(from_one_trace: dict[Kind, tuple[Path, ParityReport]]) -> tuple[Path, ParityReport]:
+    return from_one_trace[MAIN]
 
 
 @pytest.mark.parametrize(
@@ -224,18 +233,12 @@ def test_all_kinds_share_one_reference_and_one_file(tmp_path, monkeypatch):
         torch.onnx.ONNXProgram, "save", lambda self, path, **rest: saved.append(path) or save(self, path, **rest)
     )
     vae, images = make_gentle_vae(), smooth_images(4, 32, 32)
-    files = {kind: tmp_path / kind.file_name for kind in ONNX_KINDS[:2]}
-    reports = dict(export_files(vae, ConvStudent(), SMALL, files, images))
-    assert len(calls) == len(saved) == 1, "PyTorch answers once for all files, and float16 needs no second one"
+    files = {kind: tmp_path / kind.file_name for kind in ONNX_KINDS}
+    reports = dict(export_files(vae, ConvStudent(), SMALL, files, images, images))
+    assert len(calls) == 1, "PyTorch answers once for all files"
+    assert len(saved) == 1, "float16 needs no second file, and int8 begins with the float32 file that is there"
     assert reports[MAIN].max_difference < 1e-4 < reports[ONNX_KINDS[1]].quantile < 2 / 255
     assert read_metadata(files[ONNX_KINDS[1]])["parity_quantile"] == reports[ONNX_KINDS[1]].quantile
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model-float16.onnx", "model.onnx"]
-    list(
-        export_files(
-            vae, ConvStudent(), SMALL, {kind: tmp_path / kind.file_name for kind in ONNX_KINDS}, images, images
-        )
-    )
-    assert len(saved) == 2, "int8 begins with the float32 file that is there"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model-float16.onnx", "model-int8.onnx", "model.onnx"]
 
 
@@ -384,10 +387,10 @@ def test_a_compact_student_is_exported_like_any_other(tmp_path):
     assert not np.array_equal(red, image) and not np.array_equal(red, blue)
 
 
-def test_a_unet_student_is_a_pt2_file_for_every_size(networks, tmp_path):
+def test_a_unet_student_is_a_pt2_file_for_every_size(from_one_trace):
     """Parity tries sizes that divide by what the U-Net halves, square ones among them, and sizes that do not."""
-    kind = Kind("pt2", "float32")
-    ((_, report),) = export_files(*networks, METADATA, {kind: tmp_path / kind.file_name}, smooth_images(2, 64, 64))
+    path, report = from_one_trace[PT2]
+    assert [file.name for file in path.parent.iterdir()] == ["model.pt2"]
     assert report.max_difference < MAX_DIFFERENCE["float32"]
     assert any(case.height == case.width for case in report.cases)
 

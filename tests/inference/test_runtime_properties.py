@@ -170,7 +170,7 @@ def test_hundreds_of_images_leave_no_memory_behind(translator):
             picture = Image.fromarray(noise(*sizes[number % 4], seed=number))
             translator([picture, picture], "blue fabric", 0.5)
 
-    edit(100)
+    edit(40)
     before = resident_mib()
-    edit(300)
+    edit(120)
     assert resident_mib() - before < 10
