@@ -9,7 +9,6 @@ import re
 from pathlib import Path
 
 from inference.runtime import ModelFileError
-from synth.urls import redact
 
 SUFFIX = ".latest.json"
 MODEL = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,255}/model\.onnx")
@@ -57,6 +56,8 @@ def resolved(location: str) -> str:
         ModelFileError: for a URL that nothing here downloads, and as `model_of`.
     """
     if "://" in location and (is_pointer(location) or not location.startswith("hf://")):
+        from synth.urls import redact  # for this line alone: a server imports no more of synth than it needs
+
         brought = "the pointer and the folder that it names, side by side" if is_pointer(location) else "the file"
         raise ModelFileError(
             f"{redact(location)} is not on this machine, and only hf://owner/name is downloaded: copy {brought}, and "

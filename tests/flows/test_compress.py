@@ -151,7 +151,7 @@ def test_a_new_student_makes_the_network_outdated(copy: RunFolder, monkeypatch: 
         (["pixel.size=huge"], "pixel.size: input should be 'small', 'large' or 'none'"),
         (["pixel.batch_size=1"], "pixel.batch_size: input should be greater than 1"),
         (["pixel.widths=[8]"], "pixel.widths"),
-        (["scenes.count=3"], "holds another run: its scenes.count is 6"),
+        (["scenes.count=3"], "--set scenes.count has no effect on a student that is trained already"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(finished: Path, settings: list[str], message: str) -> None:

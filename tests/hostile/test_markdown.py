@@ -231,7 +231,7 @@ def test_metrics_and_artifacts(monkeypatch: pytest.MonkeyPatch, text: str) -> No
     check(artifacts.markdown_image(encoded_image.getvalue(), text), images=1)
 
     sent: dict[str, Any] = {}
-    monkeypatch.setattr(artifacts, "create_link_artifact", lambda link, **more: sent.update(more, link=link))
+    monkeypatch.setattr("prefect.artifacts.create_link_artifact", lambda link, **more: sent.update(more, link=link))
     for place in (text.replace("\0", ""), f"s3://bucket/{text}", f"javascript://{text}", f"JavaScript://x/{text}"):
         artifacts.show_link("key", place, text)
         check(sent["description"])

@@ -61,7 +61,6 @@ def _save(folder: Path, scheduler: Any) -> Path:
             norm_num_groups=4,
             sample_size=64,
             scaling_factor=0.18215,
-            mid_block_add_attention=False,  # a quarter of an export; `test_export.py` has one with attention
         )
         unet = UNet2DConditionModel(
             sample_size=8,

@@ -35,10 +35,11 @@ def compress(folder: Path, overrides: tuple[str, ...], dry_run: bool, trust: boo
     distillery compress runs/sofas --set pixel.size=large --dry-run
     """
     from flows.config.loading import with_overrides
+    from synth.errors import RecipeError
 
     for key in (override.partition("=")[0].strip() for override in overrides):
         if key.partition(".")[0] in _EARLIER:
-            raise click.UsageError(f"--set {key} has no effect on a student that is trained already")
+            raise RecipeError(f"--set {key} has no effect on a student that is trained already")
     recipe = with_overrides(trusted_recipe_of(folder, trust), list(overrides))
     prepare_prefect()
     if dry_run:

@@ -116,7 +116,7 @@ def test_compress_changes_nothing_that_comes_before_it(key: str) -> None:
     before = Path("run/recipe.toml").read_bytes()
     name = key.partition("=")[0].strip()
     line = refused("compress", "run", "--set", "pixel.steps=5", "--set", key)
-    assert line == f"Error: --set {name} has no effect on a student that is trained already"
+    assert line == f"error: --set {name} has no effect on a student that is trained already"
     assert Path("run/recipe.toml").read_bytes() == before
 
 
