@@ -14,7 +14,9 @@ import pytest
 from small_photos import captions, files, imported, pixels, png, rejects, write_photos
 
 from synth.dataset.image_dataset import ImageDataset
+from synth.dataset.importing import import_photos
 from synth.errors import DatasetError
+from synth.settings import PhotoSettings
 
 
 def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
@@ -212,7 +214,7 @@ def test_the_splits_that_a_card_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["folder", "archive", "Parquet", "saved"])
 def test_what_a_source_does_not_have_is_refused(kind: str, tmp_path: Path) -> None:
-    """A split of what has none, a column of image files: never ignored, though it is the usual one."""
+    """A split of what has none, a column of image files."""
     source = write_photos(tmp_path / "folder", "a")
     if kind == "archive":
         source = tmp_path / "a.tar"
@@ -225,7 +227,9 @@ def test_what_a_source_does_not_have_is_refused(kind: str, tmp_path: Path) -> No
         source = tmp_path / "saved"
         saved_rows().save_to_disk(source)
     with pytest.raises(DatasetError, match=f"--split has no effect on .*{source.name}, which has none: leave it out"):
-        imported(source, tmp_path / "set", split="train")
+        imported(source, tmp_path / "set", split="test")
+    saved_recipe = PhotoSettings(image_size=8, min_side=1).model_dump()  # it names what nobody set
+    assert import_photos(str(source), PhotoSettings(**saved_recipe), tmp_path / "all", progress=False).num_images
     if kind == "folder":
         (source / "a.txt").write_text("a sofa")
         with pytest.raises(DatasetError, match=r"--caption-column has no effect on .*folder, which has none"):

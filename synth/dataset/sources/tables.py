@@ -115,10 +115,10 @@ def refuse_ignored(settings: PhotoSettings, source: object, *names: str) -> None
     """Refuse settings that this kind of source does not have.
 
     Raises:
-        DatasetError: for the first of them that was set.
+        DatasetError: for the first of them that has another value than the default; a run's saved recipe names all.
     """
     for name in names:
-        if name in settings.model_fields_set and getattr(settings, name) is not None:
+        if getattr(settings, name) != PhotoSettings.model_fields[name].default:
             raise DatasetError(f"--{name.replace('_', '-')} has no effect on {source}, which has none: leave it out")
 
 
