@@ -179,7 +179,7 @@ def _losses(
     if features is not None:
         with autocast():
             distance, textures = features(translated_there, y_there)
-    if step >= sharpening_from(settings.steps) and settings.variogram_weight:
+    if step >= _sharpening_from(settings.steps) and settings.variogram_weight:
         variogram = variogram_loss(translated_there, y_there, x_there)
     return Losses(
         pixels=pixel_loss(translated, y),
@@ -191,14 +191,14 @@ def _losses(
     )
 
 
-def sharpening_from(num_steps: int) -> int:
+def _sharpening_from(num_steps: int) -> int:
     """The step, from 0 on, from which textures get sharp: those from it on are the last seventh, or none of six."""
     return num_steps - num_steps // _PARTS
 
 
 def _learning_rate(step: int, settings: PixelSettings) -> float:
     """It falls to 0 twice: while the network learns what to change, and lower, while its textures get sharp."""
-    start, peak, length = 0, settings.learning_rate, sharpening_from(settings.steps)
+    start, peak, length = 0, settings.learning_rate, _sharpening_from(settings.steps)
     if step >= length:
         start, peak, length = length, settings.learning_rate * _SHARPENING_RATE, settings.steps - length
     return cosine(step - start, peak, 0.0, length) * linear_warmup(step - start, _WARMUP_STEPS)

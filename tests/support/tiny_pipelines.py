@@ -19,7 +19,6 @@ from diffusers import (
 )
 from tiny_clip import WORDS, tiny_clip_config, tiny_tokenizer
 from transformers import (
-    CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     T5Config,
@@ -53,15 +52,7 @@ def _save(folder: Path, scheduler: Any) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         tokenizer = tiny_tokenizer()
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(8, 8, 16, 16),
-            latent_channels=4,
-            norm_num_groups=4,
-            sample_size=64,
-            scaling_factor=0.18215,
-        )
+        vae = tiny_vae(latent_channels=4, scaling_factor=0.18215)
         unet = UNet2DConditionModel(
             sample_size=8,
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -72,19 +63,7 @@ def _save(folder: Path, scheduler: Any) -> Path:
             cross_attention_dim=16,
             attention_head_dim=2,
         )
-        text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=16,
-                intermediate_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                max_position_embeddings=77,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        )
+        text_encoder = CLIPTextModel(tiny_clip_config(tokenizer))
     StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,

@@ -34,7 +34,7 @@ _SHOWN = 100  # characters of a caption
     help="Read images from this column of Parquet or of a Hub dataset. (default: image, jpg or the like)",
 )
 @click.option(
-    "--split", help="Take this split, of a dataset that has some: the Hub's, or a folder's. (default: train)"
+    "--split", default="train", show_default=True, help="Take this split, of a Hub dataset or a folder that has some."
 )
 @click.option("--out", type=OUT_PLACE, required=True, help="Write the dataset to this folder or URL.")
 def import_photos(source: str, out: str, **settings: Any) -> None:
@@ -50,8 +50,7 @@ def import_photos(source: str, out: str, **settings: Any) -> None:
     """
     from synth.settings import PhotoSettings
 
-    given = {key: value for key, value in settings.items() if value is not None}
-    photo_settings = settings_of_options(PhotoSettings, given)
+    photo_settings = settings_of_options(PhotoSettings, settings)
     prepare()
     from synth.dataset.importing import import_photos
 
